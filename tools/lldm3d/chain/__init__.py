@@ -1,0 +1,1 @@
+"""The chain from labelled scans to the report: a Snakemake workflow whose rules are the stages."""

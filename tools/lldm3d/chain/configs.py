@@ -1,0 +1,70 @@
+"""Which bundle and config files each training stage uses, and which keys they define."""
+
+import difflib
+from pathlib import Path
+
+import yaml
+
+from lldm3d.bundle import bundle_path
+
+TRAIN = "configs/train.yaml"
+HERE = Path(__file__).parent
+# stage: (bundle, config files in the order in which they are laid over each other)
+BUNDLES = {
+    "autoencoder_image": ("autoencoder", [TRAIN]),
+    "autoencoder_label": ("autoencoder", [TRAIN, "configs/label.yaml"]),
+    "label_ldm": ("label_ldm", [TRAIN]),
+    "image_ldm": ("image_ldm", [TRAIN]),
+    "controlnet": ("controlnet", [TRAIN]),
+}
+SEGMENT_OVERLAY = str(HERE / "segment.yaml")  # what the chain adds to a stock segmentation bundle
+
+
+def segment_configs() -> list[str]:
+    return [TRAIN, SEGMENT_OVERLAY]
+
+
+def load_configs(bundle: Path, configs: list[str]) -> dict:
+    """The config files of a bundle laid over each other, unresolved; `a#b` keys of overlays stay as they are."""
+    content: dict = {}
+    for config in configs:
+        content.update(yaml.safe_load((bundle / config).read_text()))
+    return content
+
+
+def unknown_overrides(settings: dict) -> list[str]:
+    """A message for each override key of a training section that no config of its bundle defines."""
+    uses = [(stage, settings[stage], *BUNDLES[stage]) for stage in BUNDLES]
+    section = settings["segment"]
+    uses += [("segment#overrides", section["overrides"], name, segment_configs()) for name in section["networks"]]
+    return [fault for stage, overrides, name, configs in uses for fault in undefined(stage, overrides, name, configs)]
+
+
+def undefined(stage: str, overrides: dict, bundle: str, configs: list[str]) -> list[str]:
+    """Messages for the keys of `overrides` that the configs of `bundle` do not define, each with the nearest name."""
+    content = load_configs(bundle_path(bundle), configs)
+    return [
+        f"{stage}#{key} is defined by no config of the bundle {bundle} ({', '.join(configs)}), {hint(key, content)}"
+        for key in overrides
+        if not defines(content, key)
+    ]
+
+
+def defines(content: dict, key: str) -> bool:
+    """Whether the config holds the id `a#b#c` (MONAI also writes `a::b::c`)."""
+    node = content
+    for part in key.replace("::", "#").split("#"):
+        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        elif isinstance(node, dict) and part in node:
+            node = node[part]
+        else:
+            return False
+    return True
+
+
+def hint(key: str, content: dict) -> str:
+    """The nearest id among the top-level ones and those one level below."""
+    ids = [*content, *(f"{name}#{part}" for name, node in content.items() if isinstance(node, dict) for part in node)]
+    close = difflib.get_close_matches(key, ids, n=1)
+    return f"did you mean {close[0]}?" if close else "see the ids at the head of its train.yaml"

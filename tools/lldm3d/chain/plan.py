@@ -1,0 +1,64 @@
+"""Which stages a run has, and the digest of the settings that each depends on."""
+
+import difflib
+import hashlib
+import json
+
+from lldm3d.errors import UserError
+
+# the rules of the Snakefile, in order; `segment` stands for one stage for each network, regime and seed
+RULES = (
+    "phantom",
+    "prepare",
+    "autoencoder_image",
+    "autoencoder_label",
+    "latents",
+    "label_ldm",
+    "image_ldm",
+    "controlnet",
+    "generate",
+    "segment",
+    "evaluate",
+    "report",
+)
+
+
+def segment_stages(settings: dict) -> list[str]:
+    """`segment/<network>/<regime>/seed_<k>` for all of the profile."""
+    section = settings["segment"]
+    return [
+        f"segment/{network}/{regime}/seed_{seed}"
+        for network in section["networks"]
+        for regime in section["regimes"]
+        for seed in section["seeds"]
+    ]
+
+
+def segmenter_stage(settings: dict) -> str:
+    """The segmentation trained on real data that the evaluation reads: of the first network and seed."""
+    section = settings["segment"]
+    return f"segment/{section['networks'][0]}/R/seed_{section['seeds'][0]}"
+
+
+def rules(run: dict) -> list[str]:
+    """The rules of a run; the phantom is made only without the user's data."""
+    return [rule for rule in RULES if rule != "phantom" or not run["data"]]
+
+
+def all_stages(run: dict) -> list[str]:
+    """The names of all stages of a run, in an order in which they can be run."""
+    several = {"segment": segment_stages(run["settings"])}
+    return [stage for rule in rules(run) for stage in several.get(rule, [rule])]
+
+
+def check_stage(name: str, allowed: list[str]) -> None:
+    """Raises UserError with the allowed stages when `name` is none of them."""
+    if name not in allowed:
+        close = difflib.get_close_matches(str(name), allowed, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise UserError(f"there is no stage {name!r} here: {hint}The stages are {', '.join(allowed)}")
+
+
+def digest(*sections: object) -> str:
+    """Changes exactly when the settings in `sections` do; Snakemake then runs the stage again."""
+    return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,107 @@
+"""Run a child process whose output reaches the terminal and a log, and which never outlives its parent."""
+
+import ctypes
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class ChildError(Exception):
+    """A child process failed for a reason of its own: exit status 1."""
+
+
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """Have the kernel send the signal `number` to this process when its parent dies (on Linux; nothing elsewhere)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+
+
+def tied_to_me(number: int) -> Callable[[], None]:
+    """A `preexec_fn` that ties the child to this process, also when this one dies before the child is ready."""
+    parent = os.getpid()
+
+    def tie() -> None:
+        end_with_parent(number)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return tie
+
+
+def source_environment() -> dict[str, str]:
+    """This environment, with the package's folder on PYTHONPATH: it may be a relative path there, or not installed."""
+    source = str(Path(__file__).resolve().parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
+
+
+def run_logged(command: list[str], cwd: Path, log: Path, environment: dict[str, str]) -> None:
+    """Run `command` in the folder `cwd`; its output goes to the terminal as it comes, and line by line to `log`.
+
+    Raises ChildError with the last lines and the log's path when the command fails.
+    """
+    shown = f"$ cd {shlex.quote(str(cwd))} && {shlex.join(command)}"
+    print(shown, flush=True)
+    environment = {**source_environment(), **environment, "PYTHONUNBUFFERED": "1"}
+    with open(log, "ab") as file:
+        file.write(f"{shown}\n".encode())
+        file.flush()
+        child = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=tied_to_me(signal.SIGTERM),
+        )
+        try:
+            tee(child.stdout.fileno(), file)
+            status = child.wait()
+        finally:
+            stop(child)
+    if status:
+        raise ChildError(f"{log}: the command at its head failed with status {status}; the log ends:\n{tail(log)}")
+
+
+def tee(source: int, log) -> None:
+    """Copy the file descriptor `source` to the terminal at once, and to `log` by lines without what was drawn over."""
+    line = b""
+    while chunk := os.read(source, 65536):
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+        *whole, line = (line + chunk).split(b"\n")
+        log.writelines(redrawn(text) + b"\n" for text in whole)
+        log.flush()
+        line = redrawn(line)
+    log.write(line)
+
+
+def redrawn(line: bytes) -> bytes:
+    """What a terminal shows of a line that a progress bar draws again and again (each time after a carriage return)."""
+    return line.rstrip(b"\r").rsplit(b"\r", 1)[-1]
+
+
+def stop(child: subprocess.Popen, patience: float = 10) -> None:
+    """End a child that still runs: SIGTERM, and SIGKILL after `patience` seconds."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(patience)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log file."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def raise_on_sigterm() -> None:
+    """Turn SIGTERM into SystemExit, so that `finally` blocks run and the child is stopped before this process ends."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

@@ -1,0 +1,80 @@
+"""Profiles: the settings of all stages, in one YAML file with a section for each."""
+
+import difflib
+from pathlib import Path
+
+import yaml
+from jsonschema import Draft202012Validator
+
+from lldm3d.chain.configs import unknown_overrides
+from lldm3d.errors import UserError
+
+HERE = Path(__file__).parent
+BUILT_IN = ("demo", "small", "full")
+
+
+def load_profile(profile: str) -> dict:
+    """Read a built-in profile, or a YAML file that may say `base: small` and then only what differs.
+
+    Raises UserError that lists every fault of the file at once.
+    """
+    settings = merged(profile)
+    faults = schema_faults(settings)
+    faults = faults or unknown_overrides(settings)
+    if faults:
+        raise UserError(f"profile {profile}: " + "; ".join(faults) + ". Mend these in the file and run again")
+    return settings
+
+
+def merged(profile: str, folder: Path = Path()) -> dict:
+    """The profile laid over its base; a relative base path is relative to the file that names it."""
+    path = HERE / "profiles" / f"{profile}.yaml" if profile in BUILT_IN else folder / profile
+    settings = read_yaml(path, f"a profile is one of {', '.join(BUILT_IN)} or the path of a YAML file")
+    base = settings.pop("base", None)
+    return lay_over(merged(str(base), path.parent), settings) if base else settings
+
+
+def lay_over(below: dict, above: dict) -> dict:
+    """Merge two nested dicts; where both have a value that is not a dict, `above` wins."""
+    both = {key: lay_over(below[key], above[key]) for key in below.keys() & above.keys() if is_dict(below, above, key)}
+    return {**below, **above, **both}
+
+
+def is_dict(below: dict, above: dict, key: str) -> bool:
+    return isinstance(below[key], dict) and isinstance(above[key], dict)
+
+
+def read_yaml(path: Path, mend: str) -> dict:
+    """Read a YAML file that holds a mapping. Raises UserError ending in `mend`."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {mend}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is not valid YAML ({error}); mend the file") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold sections `name: ...`, holds {type(content).__name__}; {mend}")
+    return content
+
+
+def schema_faults(settings: dict) -> list[str]:
+    """All departures from `profile.schema.yaml`, an unknown key with the nearest name that is allowed."""
+    schema = read_yaml(HERE / "profile.schema.yaml", "install lldm3d again")
+    errors = Draft202012Validator(schema).iter_errors(settings)
+    return [fault for error in sorted(errors, key=lambda error: list(map(str, error.path))) for fault in told(error)]
+
+
+def told(error) -> list[str]:
+    """One message for each fault of a schema error."""
+    place = "#".join(map(str, error.path))
+    if error.validator != "additionalProperties":
+        return [f"{place}: {error.message}" if place else error.message]
+    allowed = list(error.schema["properties"])
+    unknown = [key for key in error.instance if key not in allowed]
+    return [f"{'#'.join(filter(None, [place, str(key)]))} is unknown, {nearest(str(key), allowed)}" for key in unknown]
+
+
+def nearest(name: str, allowed: list[str]) -> str:
+    """A hint: the nearest allowed name, or all of them when none is near."""
+    close = difflib.get_close_matches(name, allowed, n=1)
+    return f"did you mean {close[0]}?" if close else f"allowed are {', '.join(allowed)}"

@@ -1,0 +1,123 @@
+"""Run the whole chain in a work directory: check everything, then hand over to Snakemake."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from lldm3d.chain.lock import locked, visible_gpus
+from lldm3d.chain.plan import all_stages, check_stage, rules
+from lldm3d.chain.process import ChildError, source_environment, tied_to_me
+from lldm3d.chain.profile import BUILT_IN, load_profile, read_yaml
+from lldm3d.chain.stage import FAILURE, IN_WORKFLOW
+from lldm3d.errors import UserError
+from lldm3d.files import read_json, whole
+
+SNAKEFILE = Path(__file__).parent / "Snakefile"
+
+
+def run(
+    workdir: str,
+    profile: str | None = None,
+    data: dict[str, str] | None = None,
+    dry_run: bool = False,
+    until: str | None = None,
+    cores: int | None = None,
+    gpus: int | None = None,
+) -> None:
+    """Run the stages that are not done, or whose settings changed.
+
+    Args:
+        workdir: folder of all results; it remembers its profile and data in `run.yaml`.
+        profile: demo, small, full or a YAML file; None: the remembered one, at first demo.
+        data: arguments of `prepare` that name the user's data, absolute; None: the remembered one, at first a phantom.
+        dry_run: only list what would run.
+        until: the last stage to run.
+        cores: CPU cores to use at once; None: all.
+        gpus: GPUs to use at once; None: all.
+
+    Raises:
+        UserError: for a mistake in the profile or data, a work directory in use, or a stage that stopped with one.
+        ChildError: when a stage failed.
+    """
+    work = Path(workdir).resolve()
+    plan = planned(work, profile, data)
+    if until is not None:
+        check_stage(until, rules(plan))
+    gpus = gpus or max(1, len(visible_gpus()))  # trainings count as one GPU each: on a CPU they run one by one
+    cores = cores or os.cpu_count()
+    plan["threads"] = max(1, cores // gpus)
+    options = ["--cores", str(cores), "--resources", f"gpu={gpus}", *(["--until", until] if until else [])]
+    with locked(work / ".locks" / "run.lock", f"the work directory {work}"):
+        (work / FAILURE).unlink(missing_ok=True)
+        if dry_run:
+            return dry(work, plan, options)
+        with whole(work / "run.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(plan, sort_keys=False))
+        snakemake(work, work / "run.yaml", [*options, "--quiet", "host", "reason", "rules"])
+    print(f"lldm3d: done until {until}" if until else f"lldm3d: done; the report is {work / 'report' / 'report.html'}")
+
+
+def planned(work: Path, profile: str | None, data: dict[str, str] | None) -> dict:
+    """The content of `run.yaml`: profile, data and all settings; what is None is taken from the last run."""
+    path = work / "run.yaml"
+    before = read_yaml(path, "delete it to begin anew") if path.is_file() else {"profile": "demo", "data": data}
+    if data and data != before["data"]:
+        made = before["data"] or "a phantom"
+        raise UserError(f"{path}: this work directory was made from {made}, not from {data}; choose another --workdir")
+    profile = profile or before["profile"]
+    settings = load_profile(profile)
+    named = profile if profile in BUILT_IN else str(Path(profile).resolve())
+    return {"profile": named, "data": before["data"], "settings": settings}
+
+
+def dry(work: Path, plan: dict, options: list[str]) -> None:
+    """List the stages that would run; the work directory keeps the settings it has."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(plan, file)
+        file.flush()
+        shown = snakemake(work, Path(file.name), [*options, "--dry-run", "--printshellcmds"], stdout=subprocess.PIPE)
+    stages = sorted(re.findall(r"lldm3d stage --workdir \. (\S+)", shown), key=all_stages(plan).index)
+    print("\n".join([f"lldm3d: {len(stages)} stages would run in {work}", *stages]))
+
+
+def snakemake(work: Path, config: Path, options: list[str], **keywords) -> str | None:
+    """Run Snakemake in `work` and give its captured output. It dies with this process, and its jobs with it.
+
+    The lock is ours, as Snakemake's stays behind when it is killed. Only times, settings and inputs make a stage run
+    again: not this package's code, or an update would throw away a week of training.
+
+    Raises:
+        UserError, ChildError: what the stage that failed raised.
+    """
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(work)]
+    command += ["--configfile", str(config), "--nolock", "--rerun-incomplete"]
+    command += ["--rerun-triggers", "mtime", "params", "input", "--max-checksum-file-size", "0"]
+    environment = {**source_environment(), IN_WORKFLOW: "1"}
+    child = subprocess.Popen(
+        [*command, *options], env=environment, text=True, preexec_fn=tied_to_me(signal.SIGKILL), **keywords
+    )
+    try:
+        output, _ = child.communicate()
+    finally:
+        child.kill()
+        child.wait()
+    if child.returncode:
+        print(output or "", file=sys.stderr)
+        raise failure(work, child.returncode)
+    return output
+
+
+def failure(work: Path, status: int) -> Exception:
+    """What the stage that failed left as its message."""
+    path = work / FAILURE
+    if not path.is_file():
+        return ChildError(f"{work}: the workflow ended with status {status}; the reason stands above")
+    found = read_json(path)
+    message = f"the stage {found['stage']} stopped: {found['message']}"
+    return UserError(message) if found["user"] else ChildError(message)

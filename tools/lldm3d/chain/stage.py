@@ -1,0 +1,100 @@
+"""One stage of the chain, run by hand or by the workflow: `lldm3d stage --workdir W NAME`."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from lldm3d.chain import checks
+from lldm3d.chain.plan import all_stages, check_stage, segmenter_stage
+from lldm3d.chain.process import end_with_parent, raise_on_sigterm
+from lldm3d.chain.profile import read_yaml
+from lldm3d.chain.segment import segment
+from lldm3d.chain.training import train
+from lldm3d.errors import UserError
+from lldm3d.files import write_json
+
+IN_WORKFLOW = "LLDM3D_WORKFLOW"  # set by the workflow for its jobs
+FAILURE = ".failure.json"
+
+
+def stage(workdir: str, name: str) -> None:
+    """Run the stage `name` of the work directory with the settings in its `run.yaml`.
+
+    Raises UserError when an input is missing or does not fit, or when the gate fails; ChildError when a training fails.
+    """
+    work = Path(workdir).resolve()
+    run = read_yaml(work / "run.yaml", f"make it with `lldm3d run --workdir {workdir} --until prepare`")
+    check_stage(name, all_stages(run))
+    raise_on_sigterm()
+    if IN_WORKFLOW not in os.environ:
+        return dispatch(work, name, run)
+    end_with_parent()
+    try:
+        dispatch(work, name, run)
+    except Exception as error:
+        write_json(work / FAILURE, {"stage": name, "user": isinstance(error, UserError), "message": str(error)})
+        raise
+
+
+def dispatch(work: Path, name: str, run: dict) -> None:
+    """Call the function of the stage; `segment/<network>/<regime>/seed_<k>` is one function for all."""
+    print(f"lldm3d: stage {name}", flush=True)
+    stages: dict[str, Callable[[Path, str, dict], None]] = {
+        "phantom": phantom,
+        "prepare": prepare,
+        "latents": latents,
+        "generate": generate,
+        "evaluate": evaluate,
+        "report": report,
+        "segment": segment,
+    }
+    stages.get(name.split("/")[0], train)(work, name, {**run["settings"], "data": run["data"]})
+
+
+def phantom(work: Path, name: str, settings: dict) -> None:
+    from lldm3d.phantom import write
+
+    write(output_dir=work / "data", overwrite=True, **settings["phantom"])
+
+
+def prepare(work: Path, name: str, settings: dict) -> None:
+    from lldm3d.data.prepare import prepare
+
+    source = settings["data"] or {"data": str(work / "data")}
+    prepare(output_dir=work / "dataset", overwrite=True, **source, **settings["prepare"])
+
+
+def latents(work: Path, name: str, settings: dict) -> None:
+    """Encode the data set, but only with autoencoders that pass the gate."""
+    from lldm3d.data.dataset import load_schema
+    from lldm3d.latents import encode
+
+    schema = load_schema(work / "dataset")
+    for kind in checks.KINDS:
+        checks.codec(work, kind, schema)
+    checks.gate(work, settings["gates"])
+    paths = [checks.codec_path(work, kind) for kind in checks.KINDS]
+    encode(work / "dataset", *paths, work / "latents", **settings["latents"])
+
+
+def generate(work: Path, name: str, settings: dict) -> None:
+    from lldm3d.data.dataset import load_schema
+    from lldm3d.generate import generate
+
+    for model in ("label_ldm", "image_ldm", "controlnet"):
+        checks.diffusion(work, model, load_schema(work / "dataset"))
+    generate(work, output_dir=work / "synthetic", overwrite=True, **settings["generate"])
+
+
+def evaluate(work: Path, name: str, settings: dict) -> None:
+    from lldm3d.evaluation import evaluate
+
+    segmenter = work / segmenter_stage(settings) / "model.pt"
+    output_dir = work / "evaluation"
+    evaluate(work / "dataset", work / "synthetic", segmenter, output_dir, overwrite=True, **settings["evaluate"])
+
+
+def report(work: Path, name: str, settings: dict) -> None:
+    from lldm3d.report import report
+
+    report(work, overwrite=True)

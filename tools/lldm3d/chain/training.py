@@ -1,0 +1,107 @@
+"""A training stage: a bundle run in a process of its own, with its overrides laid last."""
+
+import sys
+from pathlib import Path
+
+import yaml
+
+from lldm3d.bundle import bundle_path
+from lldm3d.chain import checks
+from lldm3d.chain.configs import BUNDLES, undefined
+from lldm3d.chain.lock import free_gpu, locked
+from lldm3d.chain.process import run_logged
+from lldm3d.data.dataset import load_schema
+from lldm3d.errors import UserError
+from lldm3d.files import read_json, whole, write_json
+
+
+def train(work: Path, stage: str, settings: dict) -> None:
+    """Train the bundle of `stage`; a training that was killed goes on from its last full state."""
+    bundle, configs = BUNDLES[stage]
+    inject, inputs = STAGES[stage]
+    overrides = {**inject(work, stage, settings[stage]), **settings[stage], "output_dir": str(work / stage)}
+    run_bundle(work, stage, bundle, "training", configs, overrides, inputs)
+
+
+def run_bundle(
+    work: Path, stage: str, bundle: str, run_id: str, configs: list[str], overrides: dict, inputs: list[str]
+) -> None:
+    """Write `W/<stage>/overrides.yaml` and run `run_id` of the bundle with it.
+
+    Args:
+        inputs: the files, relative to `work`, whose change makes an unfinished training start anew.
+    """
+    folder, root = work / stage, bundle_path(bundle)
+    if faults := undefined(stage, overrides, bundle, configs):
+        raise UserError("; ".join(faults))
+    with locked(folder / ".lock", f"the stage {stage}"), free_gpu(work / ".locks") as environment:
+        start_or_go_on(work, folder, overrides, inputs)
+        write_yaml(folder / "overrides.yaml", overrides)
+        files = [*configs, str(folder / "overrides.yaml")]
+        command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
+        run_logged(command, root, folder / "log.txt", environment)
+
+
+def start_or_go_on(work: Path, folder: Path, overrides: dict, inputs: list[str]) -> None:
+    """Set the state of a training aside when it began from other settings or inputs: it would end as neither."""
+    state, path = folder / "state.pt", folder / "origin.json"
+    times = {name: (work / name).stat().st_mtime_ns for name in inputs}
+    origin = {"settings": relative(overrides, work), "inputs": times}
+    before = read_json(path) if path.is_file() else None
+    if state.is_file() and before != origin:
+        state.replace(folder / "state.old.pt")
+        print(f"{state}: began from other settings or inputs, kept as state.old.pt; training starts anew", flush=True)
+    write_json(path, origin)
+
+
+def relative(overrides: dict, work: Path) -> dict:
+    """The overrides with the work directory's own path taken out, so that moving it changes nothing."""
+    return {key: value.replace(str(work), ".") if isinstance(value, str) else value for key, value in overrides.items()}
+
+
+def write_yaml(path: Path, content: dict) -> None:
+    with whole(path) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def autoencoder(work: Path, stage: str, section: dict) -> dict:
+    """What the data set says: the crop is at most `roi_size` voxels large."""
+    schema = load_schema(work / "dataset")
+    crop = [min(pair) for pair in zip(section.get("roi_size", schema.roi_size), schema.roi_size, strict=True)]
+    section["roi_size"] = crop
+    return {
+        "dataset_dir": str(work / "dataset"),
+        "class_names": list(schema.class_names),
+        "tubular": list(schema.tubular),
+    }
+
+
+def diffusion(work: Path, stage: str, section: dict) -> dict:
+    """What the latents say, after checking that they and the codecs fit."""
+    schema = load_schema(work / "dataset")
+    codecs = {kind: checks.codec(work, kind, schema) for kind in checks.KINDS}
+    checks.latents(work)
+    kind = "label" if stage == "label_ldm" else "image"
+    return {
+        "dataset_dir": str(work / "latents"),
+        "class_names": list(schema.class_names),
+        "latent_channels": codecs[kind]["network"]["latent_channels"],
+    }
+
+
+def controlnet(work: Path, stage: str, section: dict) -> dict:
+    """As for the image LDM that it guides, whose layers it repeats."""
+    injected = diffusion(work, stage, section)
+    network = checks.diffusion(work, "image_ldm", load_schema(work / "dataset"))["network"]
+    repeated = {key: network[key] for key in ("channels", "attention_levels", "num_res_blocks")}
+    return {**injected, **repeated, "image_ldm_path": str(work / "image_ldm" / "model.pt")}
+
+
+# stage: (what its overrides take from earlier stages, the files whose change makes it start anew)
+STAGES = {
+    "autoencoder_image": (autoencoder, ["dataset/dataset.json"]),
+    "autoencoder_label": (autoencoder, ["dataset/dataset.json"]),
+    "label_ldm": (diffusion, ["latents/latents.json"]),
+    "image_ldm": (diffusion, ["latents/latents.json"]),
+    "controlnet": (controlnet, ["latents/latents.json", "image_ldm/model.pt"]),
+}
