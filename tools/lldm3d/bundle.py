@@ -1,0 +1,31 @@
+"""Where the MONAI bundles lie: in a checkout beside `tools`, in an installed wheel inside the package."""
+
+from pathlib import Path
+
+from lldm3d.errors import UserError
+
+INSTALLED = Path(__file__).parent / "bundles"
+CHECKOUT = Path(__file__).resolve().parents[2] / "bundles"
+
+
+def bundles_dir() -> Path:
+    """The folder that holds the bundles."""
+    return INSTALLED if INSTALLED.is_dir() else CHECKOUT
+
+
+def bundle_names() -> list[str]:
+    """All bundles, `baselines/<name>` included."""
+    root = bundles_dir()
+    return sorted(file.parents[1].relative_to(root).as_posix() for file in root.rglob("configs/metadata.json"))
+
+
+def bundle_path(name: str) -> Path:
+    """The folder of the bundle `name`.
+
+    Raises:
+        UserError: where there is no such bundle; the message names those that exist.
+    """
+    path = bundles_dir() / name
+    if name not in bundle_names():
+        raise UserError(f"there is no bundle {name!r} in {bundles_dir()}; the bundles are {', '.join(bundle_names())}")
+    return path
