@@ -34,12 +34,16 @@ def free_gpu(folder: Path) -> Iterator[dict[str, str]]:
     """
     gpus = visible_gpus()
     with ExitStack() as held:
-        for gpu in gpus if len(gpus) > 1 else []:
-            with suppress(UserError):
-                held.enter_context(locked(folder / f"gpu_{gpu}.lock", f"GPU {gpu}"))
-                yield {"CUDA_VISIBLE_DEVICES": gpu}
-                return
-        yield {}
+        yield choose(gpus, folder, held) if len(gpus) > 1 else {}
+
+
+def choose(gpus: list[str], folder: Path, held: ExitStack) -> dict[str, str]:
+    """Lock the first free GPU until `held` is closed."""
+    for gpu in gpus:
+        with suppress(UserError):
+            held.enter_context(locked(folder / f"gpu_{gpu}.lock", f"GPU {gpu}"))
+            return {"CUDA_VISIBLE_DEVICES": gpu}
+    return {}
 
 
 def visible_gpus() -> list[str]:

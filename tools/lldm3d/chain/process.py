@@ -45,7 +45,7 @@ def run_logged(command: list[str], cwd: Path, log: Path, environment: dict[str, 
 
     Raises ChildError with the last lines and the log's path when the command fails.
     """
-    shown = f"$ cd {shlex.quote(str(cwd))} && {shlex.join(command)}"
+    shown = f"$ cd {quoted(str(cwd))} && {' '.join(map(quoted, command))}"
     print(shown, flush=True)
     environment = {**source_environment(), **environment, "PYTHONUNBUFFERED": "1"}
     with open(log, "ab") as file:
@@ -66,6 +66,11 @@ def run_logged(command: list[str], cwd: Path, log: Path, environment: dict[str, 
             stop(child)
     if status:
         raise ChildError(f"{log}: the command at its head failed with status {status}; the log ends:\n{tail(log)}")
+
+
+def quoted(word: str) -> str:
+    """`word` for a shell, in double quotes where that reads better: MONAI's lists of files hold single ones."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def tee(source: int, log) -> None:

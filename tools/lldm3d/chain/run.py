@@ -12,7 +12,7 @@ import yaml
 
 from lldm3d.chain.lock import locked, visible_gpus
 from lldm3d.chain.plan import all_stages, check_stage, rules
-from lldm3d.chain.process import ChildError, source_environment, tied_to_me
+from lldm3d.chain.process import ChildError, source_environment, tail, tied_to_me
 from lldm3d.chain.profile import BUILT_IN, load_profile, read_yaml
 from lldm3d.chain.stage import FAILURE, IN_WORKFLOW
 from lldm3d.errors import UserError
@@ -59,7 +59,7 @@ def run(
             return dry(work, plan, options)
         with whole(work / "run.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(plan, sort_keys=False))
-        snakemake(work, work / "run.yaml", [*options, "--quiet", "host", "reason", "rules"])
+        snakemake(work, work / "run.yaml", [*options, "--quiet", "all"])
     print(f"lldm3d: done until {until}" if until else f"lldm3d: done; the report is {work / 'report' / 'report.html'}")
 
 
@@ -108,7 +108,6 @@ def snakemake(work: Path, config: Path, options: list[str], **keywords) -> str |
         child.kill()
         child.wait()
     if child.returncode:
-        print(output or "", file=sys.stderr)
         raise failure(work, child.returncode)
     return output
 
@@ -117,7 +116,10 @@ def failure(work: Path, status: int) -> Exception:
     """What the stage that failed left as its message."""
     path = work / FAILURE
     if not path.is_file():
-        return ChildError(f"{work}: the workflow ended with status {status}; the reason stands above")
+        logs = sorted((work / ".snakemake" / "log").glob("*.log"), key=lambda log: log.stat().st_mtime)
+        return ChildError(
+            f"{work}: the workflow ended with status {status}; its log {logs[-1]} ends:\n{tail(logs[-1])}"
+        )
     found = read_json(path)
     message = f"the stage {found['stage']} stopped: {found['message']}"
     return UserError(message) if found["user"] else ChildError(message)

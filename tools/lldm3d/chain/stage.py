@@ -1,12 +1,13 @@
 """One stage of the chain, run by hand or by the workflow: `lldm3d stage --workdir W NAME`."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from lldm3d.chain import checks
 from lldm3d.chain.plan import all_stages, check_stage, segmenter_stage
-from lldm3d.chain.process import end_with_parent, raise_on_sigterm
+from lldm3d.chain.process import ChildError, end_with_parent, raise_on_sigterm
 from lldm3d.chain.profile import read_yaml
 from lldm3d.chain.segment import segment
 from lldm3d.chain.training import train
@@ -31,14 +32,15 @@ def stage(workdir: str, name: str) -> None:
     end_with_parent()
     try:
         dispatch(work, name, run)
-    except Exception as error:
+    except (UserError, ChildError) as error:
         write_json(work / FAILURE, {"stage": name, "user": isinstance(error, UserError), "message": str(error)})
-        raise
+        sys.exit(1)  # the workflow's end shows the message
 
 
 def dispatch(work: Path, name: str, run: dict) -> None:
     """Call the function of the stage; `segment/<network>/<regime>/seed_<k>` is one function for all."""
-    print(f"lldm3d: stage {name}", flush=True)
+    names = all_stages(run)
+    print(f"lldm3d: stage {name} ({names.index(name) + 1} of {len(names)})", flush=True)
     stages: dict[str, Callable[[Path, str, dict], None]] = {
         "phantom": phantom,
         "prepare": prepare,
@@ -74,7 +76,7 @@ def latents(work: Path, name: str, settings: dict) -> None:
         checks.codec(work, kind, schema)
     checks.gate(work, settings["gates"])
     paths = [checks.codec_path(work, kind) for kind in checks.KINDS]
-    encode(work / "dataset", *paths, work / "latents", **settings["latents"])
+    encode(work / "dataset", *paths, work / "latents", overwrite=True, **settings["latents"])
 
 
 def generate(work: Path, name: str, settings: dict) -> None:

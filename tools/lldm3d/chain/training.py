@@ -14,6 +14,8 @@ from lldm3d.data.dataset import load_schema
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, whole, write_json
 
+TRUSTED = "ignore:parsing config_file"  # MONAI warns of configs from strangers; these are the user's own
+
 
 def train(work: Path, stage: str, settings: dict) -> None:
     """Train the bundle of `stage`; a training that was killed goes on from its last full state."""
@@ -34,12 +36,12 @@ def run_bundle(
     folder, root = work / stage, bundle_path(bundle)
     if faults := undefined(stage, overrides, bundle, configs):
         raise UserError("; ".join(faults))
-    with locked(folder / ".lock", f"the stage {stage}"), free_gpu(work / ".locks") as environment:
+    with locked(folder / ".lock", f"the stage {stage}"), free_gpu(work / ".locks") as gpu:
         start_or_go_on(work, folder, overrides, inputs)
         write_yaml(folder / "overrides.yaml", overrides)
         files = [*configs, str(folder / "overrides.yaml")]
         command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
-        run_logged(command, root, folder / "log.txt", environment)
+        run_logged(command, root, folder / "log.txt", {**gpu, "PYTHONWARNINGS": TRUSTED})
 
 
 def start_or_go_on(work: Path, folder: Path, overrides: dict, inputs: list[str]) -> None:
