@@ -1,0 +1,134 @@
+"""Finding every faulty case of a data set before any long work starts."""
+
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from tqdm import tqdm
+
+from lldm3d.data.dataset import load_schema
+from lldm3d.data.label_map import MAX_VALUE, LabelMap, load_label_map
+from lldm3d.data.sources import Case, open_source
+from lldm3d.data.volumes import load_volume, spacing_of
+from lldm3d.errors import UserError
+
+
+@dataclass
+class Survey:
+    """What one reading of a case tells; size in voxels and spacing in mm in RAS orientation, values of the label."""
+
+    faults: list[str]
+    size: tuple[int, ...] = ()
+    spacing: tuple[float, ...] = ()
+    values: tuple[int, ...] = ()
+
+
+def check(dataset_dir: str | Path) -> list[str]:
+    """All faults of a Decathlon, nnU-Net raw or prepared data set, each naming its file; empty when there are none.
+
+    Raises UserError where the folder holds no data set at all.
+    """
+    source = open_source(data=dataset_dir)
+    label_map = load_label_map(None, source.about, source.path)
+    surveys = survey_all(source.cases, label_map)
+    faults = [fault for survey in surveys for fault in survey.faults] + split_faults(source.cases)
+    return faults + (prepared_faults(source.path, source.cases) if "roi_size" in source.about else [])
+
+
+def survey_all(cases: list[Case], label_map: LabelMap, channel: int | None = None) -> list[Survey]:
+    """Read and check every case."""
+    return [survey(case, label_map, channel) for case in tqdm(cases, desc="checking", mininterval=1)]
+
+
+def survey(case: Case, label_map: LabelMap, channel: int | None = None) -> Survey:
+    """Read one case and list its faults."""
+    found = Survey(faults=[])
+    image = _load(case.image, found.faults, channel)
+    label = _load(case.label, found.faults)
+    if image:
+        found.faults += image_faults(case.image, image[0])
+        found.size, found.spacing = image[0].shape, spacing_of(image[1])
+    if label:
+        found.values = label_values(case.label, label[0], found.faults)
+        found.faults += label_faults(case.label, found.values, label_map)
+    if image and label:
+        found.faults += pair_faults(case, image, label)
+    return found
+
+
+def _load(path: Path, faults: list[str], channel: int | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+    try:
+        return load_volume(path, channel)
+    except UserError as error:
+        faults.append(str(error))
+        return None
+
+
+def image_faults(path: Path, image: np.ndarray) -> list[str]:
+    """NaN, infinite or constant values."""
+    if wrong := image.size - int(np.isfinite(image).sum()):
+        return [f"{path}: {wrong} voxels are NaN or infinite; all must be finite"]
+    low, high = image.min(), image.max()
+    return [f"{path}: every voxel is {low}; a constant image cannot be scaled"] if low == high else []
+
+
+def label_values(path: Path, label: np.ndarray, faults: list[str]) -> tuple[int, ...]:
+    """The values of a label in order; a fault and no values where they are not whole numbers from 0 to MAX_VALUE."""
+    whole = np.isfinite(label).all() and label.min() >= 0 and label.max() <= MAX_VALUE
+    if not whole or (label.dtype.kind == "f" and (label % 1).any()):
+        examples = np.unique(label[~((label >= 0) & (label <= MAX_VALUE) & (label % 1 == 0))])[:5].tolist()
+        faults.append(f"{path}: label values {examples} are not whole numbers from 0 to {MAX_VALUE}")
+        return ()
+    return tuple(int(value) for value in np.flatnonzero(np.bincount(label.astype(np.int64).ravel())))
+
+
+def label_faults(path: Path, values: tuple[int, ...], label_map: LabelMap) -> list[str]:
+    """Values outside the label map, and labels without any class."""
+    if unknown := label_map.unknown(values):
+        allowed = {name: list(group) for name, group in label_map.classes.items()}
+        return [f"{path}: the label values {unknown} are not in the label map {allowed}"]
+    if values and not label_map.named.intersection(values):
+        return [f"{path}: the label is empty: values {list(values)}, the classes are {sorted(label_map.named)}"]
+    return []
+
+
+def pair_faults(case: Case, image: tuple, label: tuple) -> list[str]:
+    """Image and label must have one shape and lie in one place, to a tenth of a voxel at each corner."""
+    if image[0].shape != label[0].shape:
+        return [f"{case.label}: label shape {label[0].shape} differs from image shape {image[0].shape} of {case.image}"]
+    corners = np.array(list(product(*[(0, size - 1) for size in image[0].shape])))
+    apart = nib.affines.apply_affine(image[1], corners) - nib.affines.apply_affine(label[1], corners)
+    distance, allowed = np.linalg.norm(apart, axis=1).max(), 0.1 * min(spacing_of(image[1]))
+    if distance <= allowed:
+        return []
+    return [
+        f"{case.label}: the affine differs from that of {case.image}: corners lie {distance:.2f} mm apart, "
+        f"allowed are {allowed:.2f} mm"
+    ]
+
+
+def split_faults(cases: list[Case]) -> list[str]:
+    """Patients with cases in more than one split."""
+    splits: dict[str, set[str]] = {}
+    for case in cases:
+        splits.setdefault(case.patient, set()).add(case.split)
+    return [
+        f"patient {patient}: in the splits {', '.join(sorted(names))}; a patient may be in one only"
+        for patient, names in splits.items()
+        if len(names) > 1
+    ]
+
+
+def prepared_faults(dataset_dir: Path, cases: list[Case]) -> list[str]:
+    """Volumes of a prepared data set whose size is not roi_size or whose image leaves [0, 1]."""
+    roi_size, faults = load_schema(dataset_dir).roi_size, []
+    for case in cases:
+        if loaded := _load(case.image, []):
+            image = loaded[0]
+            if image.shape != roi_size:
+                faults.append(f"{case.image}: the shape {image.shape} is not the roi_size {roi_size} of dataset.json")
+            if image.min() < 0 or image.max() > 1:
+                faults.append(f"{case.image}: values from {image.min():g} to {image.max():g}; [0, 1] is allowed")
+    return faults

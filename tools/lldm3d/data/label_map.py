@@ -1,0 +1,124 @@
+"""Which values of the data's labels become which class."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from lldm3d.errors import UserError
+
+MAX_VALUE = 65535  # of a label file, so that a lookup table stays small
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Class names with their values in the data; the n-th class (from 1) is n in the prepared labels, 0 is background."""
+
+    classes: dict[str, tuple[int, ...]]
+    priority: tuple[str, ...]  # low to high; all classes
+    tubular: tuple[str, ...] = ()
+    lesions: tuple[str, ...] = ()
+    inside: dict[str, str] = field(default_factory=dict)
+    background: frozenset[int] | None = frozenset({0})  # values that are background; None: all that no class names
+
+    def unknown(self, values: list[int]) -> list[int]:
+        """Those `values` of a label file that the map does not allow."""
+        return [] if self.background is None else [v for v in values if v not in self.background | self.named]
+
+    @property
+    def named(self) -> frozenset[int]:
+        return frozenset(value for values in self.classes.values() for value in values)
+
+    @property
+    def thin(self) -> frozenset[str]:
+        """Classes that may be smaller than a voxel: they survive resampling at a lower fraction."""
+        return frozenset(self.tubular + self.lesions)
+
+    def apply(self, label: np.ndarray) -> np.ndarray:
+        """Values of the data to class indices, uint8 of the same shape."""
+        table = np.zeros(MAX_VALUE + 1, np.uint8)
+        for index, values in enumerate(self.classes.values(), start=1):
+            table[list(values)] = index
+        return table[label.astype(np.int64)]
+
+
+def load_label_map(label_map: str | Path | dict | None, about: dict, where: str | Path) -> LabelMap:
+    """Read the user's map (YAML file, or the mapping itself), or without one the labels of dataset.json (`about`).
+
+    Raises UserError that names the map and what it may hold.
+    """
+    if label_map is None:
+        return _from_dataset_json(about, where)
+    content, where = _read(label_map)
+    content = content if "classes" in content else {"classes": content}
+    if unknown := sorted(map(str, content.keys() - {"classes", "priority", "tubular", "lesions", "inside"})):
+        raise UserError(f"{where}: unknown keys {unknown}; allowed are classes, priority, tubular, lesions and inside")
+    return _checked(content["classes"], content, where, background=None)
+
+
+def _read(label_map: str | Path | dict) -> tuple[dict, str]:
+    inline = isinstance(label_map, dict) or "{" in str(label_map)
+    where = "--label_map" if inline else str(label_map)
+    try:
+        text = str(label_map) if inline else Path(label_map).read_text()
+        content = label_map if isinstance(label_map, dict) else yaml.safe_load(text)
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read ({error.strerror}); give a YAML file, or `{{liver: 5}}`") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: is not valid YAML ({error})") from None
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{where}: must hold `class name: value`, one line for each class, holds {content!r}")
+    return content, where
+
+
+def _from_dataset_json(about: dict, where: str | Path) -> LabelMap:
+    """Decathlon writes {"1": "liver"}, nnU-Net {"liver": 1}."""
+    where = f"{where}/dataset.json"
+    labels = about.get("labels")
+    if not isinstance(labels, dict) or not labels:
+        raise UserError(f"{where}: no class names found; give --label_map, a YAML file with lines `liver: 5`")
+    decathlon = all(str(key).isdigit() for key in labels)
+    classes = {str(name): int(value) for value, name in labels.items()} if decathlon else dict(labels)
+    regions = [name for name, value in classes.items() if isinstance(value, list) or name == "ignore"]
+    if regions or len(classes) != len(labels):
+        raise UserError(
+            f"{where}: labels {labels} are regions, `ignore` or equal names; say which values make "
+            "which class with --label_map"
+        )
+    zero = [name for name, value in classes.items() if value == 0]
+    ordered = sorted((value, name) for name, value in classes.items() if name not in zero)
+    return _checked({name: value for value, name in ordered}, about, where, background=frozenset({0}))
+
+
+def _checked(classes: dict, content: dict, where: str, background: frozenset[int] | None) -> LabelMap:
+    if not isinstance(classes, dict) or not classes:
+        raise UserError(f"{where}: classes must be `class name: value` lines, got {classes!r}")
+    classes = {str(name): _values(name, value, where) for name, value in classes.items() if name != "background"}
+    values = [value for group in classes.values() for value in group]
+    if twice := sorted({value for value in values if values.count(value) > 1}):
+        raise UserError(f"{where}: the values {twice} belong to more than one class; give each value to one class")
+    if not 1 <= len(classes) <= 255:
+        raise UserError(f"{where}: {len(classes)} classes besides the background; from 1 to 255 are allowed")
+    lists = {key: tuple(content.get(key) or ()) for key in ("priority", "tubular", "lesions")}
+    inside = dict(content.get("inside") or {})
+    _require_classes(classes, {**lists, "inside": (*inside, *inside.values())}, where)
+    rest = tuple(name for name in classes if name not in lists["priority"])
+    lists["priority"] = rest + lists["priority"]  # classes that the list leaves out come lowest
+    return LabelMap(classes=classes, **lists, inside=inside, background=background)
+
+
+def _values(name: str, value: object, where: str) -> tuple[int, ...]:
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if not values or not all(type(v) is int and 0 < v <= MAX_VALUE for v in values):
+        raise UserError(
+            f"{where}: class {name!r} has the value {value!r}; allowed is a whole number from 1 to "
+            f"{MAX_VALUE}, or a list of them (0 is background)"
+        )
+    return values
+
+
+def _require_classes(classes: dict, mentions: dict[str, tuple], where: str) -> None:
+    for key, names in mentions.items():
+        if wrong := [name for name in names if name not in classes]:
+            raise UserError(f"{where}: {key} names {wrong}; the classes are {list(classes)}")

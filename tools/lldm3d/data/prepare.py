@@ -1,0 +1,146 @@
+"""Turning a user's scans into the data set that every later stage reads."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from lldm3d.data.check import Survey, survey_all
+from lldm3d.data.crop import CENTERS
+from lldm3d.data.dataset import SPLITS
+from lldm3d.data.folder import require_free, whole_folder
+from lldm3d.data.geometry import choose_roi_size, choose_spacing
+from lldm3d.data.label_map import LabelMap, load_label_map
+from lldm3d.data.options import require_options
+from lldm3d.data.sources import Source, open_source, stem
+from lldm3d.data.split import split_cases
+from lldm3d.data.writing import Recipe, scaler, write_cases
+from lldm3d.errors import UserError
+from lldm3d.files import write_json
+
+
+def prepare(
+    output_dir: str | Path,
+    data: str | Path | None = None,
+    images: str | Path | None = None,
+    labels: str | Path | None = None,
+    label_map: str | Path | dict | None = None,
+    roi_size: Sequence[int] | None = None,
+    spacing: Sequence[float] | None = None,
+    center: str = "foreground",
+    crops: int | None = None,
+    intensity: str = "min_max",
+    percentiles: Sequence[float] = (0.5, 99.5),
+    split: Sequence[float] = (0.7, 0.1, 0.2),
+    split_by: str = "patient",
+    patient_pattern: str | None = None,
+    channel: int | None = None,
+    max_cases: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Write a prepared data set: RAS, one spacing, one size, intensities in [0, 1], split by patient.
+
+    Everything is checked before anything is written, and the folder appears only when it is whole.
+
+    Args:
+        output_dir: the new folder.
+        data: a Decathlon or nnU-Net raw folder; or instead
+        images: a folder of NIfTI images (or one file), with
+        labels: a folder of labels with the same names (or one file).
+        label_map: YAML file or mapping of class names to values of the data; default: the labels of dataset.json.
+        roi_size: voxels of each prepared volume, multiples of 16; default: what holds all cases, or the usual one.
+        spacing: mm; default: that of the data, where cases differ the median of each axis.
+        center: what each crop is centred on: foreground, image, or the name of a class.
+        crops: random crops of roi_size to draw from each case, round voxels of `center`; default: one, in its middle.
+        intensity: min_max, or percentile (clipped to `percentiles` first); of the whole image of each case.
+        percentiles: lower and upper percentile for intensity=percentile.
+        split: parts of training, validation and test.
+        split_by: patient, or case (crops of a patient then fall into several splits).
+        patient_pattern: regular expression that finds the patient in a case's name, if dataset.json names none.
+        channel: which channel of images that have several, from 0.
+        max_cases: only the first cases.
+        seed: of split and crops.
+        overwrite: replace an existing data set.
+
+    Raises:
+        UserError: with all faults of the options or of the data.
+    """
+    output_dir = Path(output_dir)
+    require_free(output_dir, overwrite, [Path(path) for path in (data, images, labels) if path is not None])
+    require_options(roi_size, spacing, crops, intensity, percentiles, split, split_by, max_cases)
+    source = open_source(data, images, labels, channel, patient_pattern)
+    mapping = load_label_map(label_map, source.about, source.path)
+    require_center(center, mapping)
+    cases = source.cases[:max_cases]
+    splits = split_cases(cases, crops, split, split_by, seed)
+    surveys = survey_all(cases, mapping, channel)
+    require_no_faults(surveys)
+    tell_classes(surveys, mapping)
+    spacing = choose_spacing(surveys, spacing)
+    roi_size, scale = choose_roi_size(surveys, spacing, roi_size), scaler(intensity, percentiles)
+    recipe = Recipe(roi_size, spacing, center, crops, scale, mapping, channel, seed)
+    with whole_folder(output_dir) as folder:
+        entries, lost = write_cases(cases, recipe, folder)
+        about = describe(source, recipe) | {"intensity": intensity, "split_by": split_by, "seed": seed}
+        write_json(folder / "dataset.json", about | listed(entries, splits))
+    tell_result(output_dir, recipe, splits, split_by, lost)
+
+
+def require_center(center: str, label_map: LabelMap) -> None:
+    allowed = [*CENTERS, *label_map.classes]
+    if center not in allowed:
+        raise UserError(f"--center {center!r} is unknown; allowed are {', '.join(allowed)}")
+
+
+def require_no_faults(surveys: list[Survey]) -> None:
+    """Raises UserError with the first 20 faults and the number of all."""
+    faults = [fault for survey in surveys for fault in survey.faults]
+    if faults:
+        more = f"\n... and {len(faults) - 20} more" if len(faults) > 20 else ""
+        raise UserError(f"{len(faults)} faults in the data, nothing was written:\n" + "\n".join(faults[:20]) + more)
+
+
+def describe(source: Source, recipe: Recipe) -> dict:
+    """The part of dataset.json that says what the cases share."""
+    label_map = recipe.label_map
+    about = {key: source.about[key] for key in ("reference", "licence", "license") if key in source.about}
+    return about | {
+        "name": str(source.about.get("name", stem(source.path))),
+        "description": str(source.about.get("description", "")),
+        "modality": source.about.get("modality") or source.about.get("channel_names") or {"0": "unknown"},
+        "tensorImageSize": "3D",
+        "labels": {str(index): name for index, name in enumerate(["background", *label_map.classes])},
+        "roi_size": list(recipe.roi_size),
+        "spacing": list(recipe.spacing),
+        "priority": list(label_map.priority),
+        "tubular": list(label_map.tubular),
+        "lesions": list(label_map.lesions),
+        "inside": label_map.inside,
+    }
+
+
+def listed(entries: list[dict], splits: dict[str, str]) -> dict:
+    """The entries of each split, and their numbers as the Decathlon has them."""
+    lists = {split: [entry for entry in entries if splits[stem(Path(entry["label"]))] == split] for split in SPLITS}
+    return {"numTraining": len(lists["training"]), "numTest": len(lists["test"]), **lists}
+
+
+def tell_classes(surveys: list[Survey], label_map: LabelMap) -> None:
+    """Say which classes no case has, and which values of the data become background."""
+    values = {value for survey in surveys for value in survey.values}
+    if absent := [name for name, group in label_map.classes.items() if not values.intersection(group)]:
+        print(f"classes that no case has: {', '.join(absent)}")
+    if dropped := sorted(values - label_map.named - {0}):
+        print(f"the label map leaves out {len(dropped)} values of the data, they become background: {dropped}")
+
+
+def tell_result(output_dir: Path, recipe: Recipe, splits: dict[str, str], split_by: str, lost: float) -> None:
+    """Say what was written."""
+    counts = Counter(splits.values())
+    numbers = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
+    size, spacing = "x".join(map(str, recipe.roi_size)), "x".join(f"{length:g}" for length in recipe.spacing)
+    print(f"{output_dir}: {numbers} cases of {size} voxels, {spacing} mm, split by {split_by}")
+    if split_by == "case":
+        print("split by case: a patient may be in several splits, so test results do not hold for new patients")
+    if lost > 0:
+        print(f"the crop to {size} voxels cuts off {lost:.2%} of the labelled voxels; a larger --roi_size keeps them")

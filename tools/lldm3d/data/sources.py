@@ -1,0 +1,151 @@
+"""Finding the cases of a user's data: Decathlon and nnU-Net folders, or images and labels with equal names."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lldm3d.data.dataset import SPLITS
+from lldm3d.errors import UserError
+from lldm3d.files import read_json
+
+ENDINGS = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan and its label."""
+
+    name: str
+    image: Path
+    label: Path
+    patient: str
+    split: str = "training"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The labelled cases of a data set; `about` is its dataset.json (empty without one)."""
+
+    path: Path
+    cases: list[Case]
+    about: dict
+
+
+def open_source(
+    data: str | Path | None = None,
+    images: str | Path | None = None,
+    labels: str | Path | None = None,
+    channel: int | None = None,
+    patient_pattern: str | None = None,
+) -> Source:
+    """List the labelled cases of `data` (Decathlon or nnU-Net raw), or of `images` and `labels` (folders or files).
+
+    A case's patient is the "patient" of its entry in dataset.json, else what `patient_pattern` (a regular expression,
+    its first group if it has one) finds in the case's name, else the name. Raises UserError where no case is found.
+    """
+    if (data is None) == (images is None and labels is None) or (images is None) != (labels is None):
+        raise UserError("give either --data FOLDER, or both --images and --labels (two folders, or two files)")
+    source = _folder(Path(data), channel) if data is not None else _pairs(Path(images), Path(labels))
+    if not source.cases:
+        raise UserError(f"{source.path}: no labelled case found; a case is an image and a label, both .nii.gz or .nii")
+    _require_unique(source)
+    return _with_patients(source, patient_pattern)
+
+
+def stem(path: Path) -> str:
+    """The file name without .nii.gz or .nii."""
+    return re.sub(r"\.nii(\.gz)?$", "", path.name)
+
+
+def _folder(folder: Path, channel: int | None) -> Source:
+    if not (folder / "dataset.json").is_file():
+        raise UserError(
+            f"{folder}: holds no dataset.json; --data takes a Decathlon or nnU-Net raw folder, "
+            "for other folders give --images, --labels and --label_map"
+        )
+    about = read_json(folder / "dataset.json")
+    if "training" in about:
+        return Source(folder, _decathlon(folder, about, channel), about)
+    if "file_ending" in about or "channel_names" in about:
+        return Source(folder, _nnunet(folder, about, channel), about)
+    raise UserError(f'{folder / "dataset.json"}: has neither "training" (Decathlon) nor "file_ending" (nnU-Net)')
+
+
+def _decathlon(folder: Path, about: dict, channel: int | None) -> list[Case]:
+    """The entries with a label of all splits; a "test" list of bare image names has none."""
+    cases = []
+    for split in SPLITS:
+        for entry in about.get(split, []):
+            if isinstance(entry, dict) and "label" in entry:
+                if "image" not in entry:
+                    raise UserError(f'{folder / "dataset.json"}: the entry {entry} of {split} has no "image"')
+                label = folder / entry["label"]
+                image = _with_channel(folder / entry["image"], channel)
+                cases.append(Case(stem(label), image, label, str(entry.get("patient", "")), split))
+    return cases
+
+
+def _with_channel(image: Path, channel: int | None) -> Path:
+    """The first nnU-Net format lists `a.nii.gz` for the file `a_0000.nii.gz`."""
+    numbered = image.with_name(f"{stem(image)}_{channel or 0:04d}{image.name.removeprefix(stem(image))}")
+    return numbered if not image.exists() and numbered.exists() else image
+
+
+def _nnunet(folder: Path, about: dict, channel: int | None) -> list[Case]:
+    ending = about.get("file_ending", ".nii.gz")
+    if ending not in ENDINGS:
+        raise UserError(f"{folder}: file_ending {ending!r} cannot be read, only {' and '.join(ENDINGS)}")
+    channels = about.get("channel_names", {"0": "image"})
+    if len(channels) > 1 and channel is None:
+        raise UserError(f"{folder}: the images have the channels {channels}; choose one with --channel NUMBER")
+    labels = sorted((folder / "labelsTr").glob(f"*{ending}"))
+    images = [folder / "imagesTr" / f"{stem(label)}_{channel or 0:04d}{ending}" for label in labels]
+    return [Case(stem(label), image, label, "") for image, label in zip(images, labels, strict=True)]
+
+
+def _pairs(images: Path, labels: Path) -> Source:
+    """Two files are one case; two folders are matched by file name, `a_0000` of nnU-Net counting as `a`."""
+    if images.is_file() and labels.is_file():
+        return Source(images, [Case(stem(images), images, labels, "")], {})
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; give two folders, or two files of one case")
+    left = {re.sub(r"_0000$", "", name): path for name, path in _volumes(images).items()}
+    right = _volumes(labels)
+    if alone := sorted(left.keys() ^ right.keys()):
+        sides = [f"{name} (no {'label' if name in left else 'image'})" for name in alone]
+        raise UserError(
+            f"{images} and {labels}: {len(alone)} files have no partner of the same name: "
+            f"{', '.join(sides[:20])}; rename or remove them"
+        )
+    return Source(images, [Case(name, left[name], right[name], "") for name in sorted(left)], {})
+
+
+def _volumes(folder: Path) -> dict[str, Path]:
+    return {stem(path): path for path in folder.iterdir() if path.name.endswith(ENDINGS) and path.name[0] != "."}
+
+
+def _require_unique(source: Source) -> None:
+    names = [case.name for case in source.cases]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{source.path}: cases listed more than once: {', '.join(twice[:20])}; list each once")
+
+
+def _with_patients(source: Source, pattern: str | None) -> Source:
+    cases = [
+        Case(case.name, case.image, case.label, case.patient or _patient(case.name, pattern), case.split)
+        for case in source.cases
+    ]
+    return Source(source.path, cases, source.about)
+
+
+def _patient(name: str, pattern: str | None) -> str:
+    if pattern is None:
+        return name
+    try:
+        found = re.search(pattern, name)
+    except re.error as error:
+        raise UserError(f"--patient_pattern {pattern!r} is no regular expression ({error})") from None
+    if not found:
+        raise UserError(f"--patient_pattern {pattern!r} is not in the case name {name!r}; it must match all")
+    return next((group for group in found.groups() if group), found.group())
