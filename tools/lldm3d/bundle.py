@@ -16,7 +16,7 @@ def bundles_dir() -> Path:
 def bundle_names() -> list[str]:
     """All bundles, `baselines/<name>` included."""
     root = bundles_dir()
-    return sorted(file.parents[1].relative_to(root).as_posix() for file in root.rglob("configs/metadata.json"))
+    return sorted(file.parents[1].relative_to(root).as_posix() for file in root.rglob("configs/train.yaml"))
 
 
 def bundle_path(name: str) -> Path:
