@@ -38,5 +38,5 @@ def test_other_classes_than_the_data_set_s_are_refused_and_nothing_is_left(evalu
 
 
 def test_a_missing_file_is_named_with_its_mend(tmp_path):
-    with pytest.raises(UserError, match="val_mean_dice_raw.csv: no such file; run .* evaluate.yaml"):
+    with pytest.raises(UserError, match="val_mean_dice_raw.csv: no such file; run .*evaluate.yaml"):
         write_case_metrics(tmp_path, ["background", "liver"], tmp_path / "metrics.csv")
