@@ -2,6 +2,29 @@
 
 from pathlib import Path
 
+from lldm3d.chain.configs import TRAIN, segment_configs
+from lldm3d.chain.training import crop, run_bundle
+from lldm3d.data.dataset import load_schema
+from lldm3d.segmentation import write_case_metrics
+
+EVALUATE = [TRAIN, "configs/evaluate.yaml"]
+
 
 def segment(work: Path, stage: str, settings: dict) -> None:
-    raise NotImplementedError
+    """Train on real (R), synthetic (S) or both (R+S) cases; Dice and HD95 of real test cases go to `metrics.csv`."""
+    _, network, regime, seed = stage.split("/")
+    schema, section = load_schema(work / "dataset"), settings["segment"]["overrides"]
+    overrides = {
+        "dataset_dir": str(work / "dataset"),
+        "class_names": list(schema.class_names),
+        **section,
+        "roi_size": crop(section, schema),
+        "real": regime != "S",
+        "synthetic_dir": None if regime == "R" else str(work / "synthetic"),
+        "seed": int(seed.removeprefix("seed_")),
+        "output_dir": str(work / stage),
+    }
+    inputs = ["dataset/dataset.json", *([] if regime == "R" else ["synthetic/dataset.json"])]
+    run_bundle(work, stage, network, "training", segment_configs(), overrides, inputs)
+    run_bundle(work, stage, network, "evaluating", EVALUATE, overrides, inputs)
+    write_case_metrics(work / stage / "evaluation", schema.class_names, work / stage / "metrics.csv")

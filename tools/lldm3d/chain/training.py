@@ -10,7 +10,7 @@ from lldm3d.chain import checks
 from lldm3d.chain.configs import BUNDLES, undefined
 from lldm3d.chain.lock import free_gpu, locked
 from lldm3d.chain.process import run_logged
-from lldm3d.data.dataset import load_schema
+from lldm3d.data.dataset import Schema, load_schema
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, whole, write_json
 
@@ -21,7 +21,7 @@ def train(work: Path, stage: str, settings: dict) -> None:
     """Train the bundle of `stage`; a training that was killed goes on from its last full state."""
     bundle, configs = BUNDLES[stage]
     inject, inputs = STAGES[stage]
-    overrides = {**inject(work, stage, settings[stage]), **settings[stage], "output_dir": str(work / stage)}
+    overrides = {**settings[stage], **inject(work, stage, settings[stage]), "output_dir": str(work / stage)}
     run_bundle(work, stage, bundle, "training", configs, overrides, inputs)
 
 
@@ -67,15 +67,19 @@ def write_yaml(path: Path, content: dict) -> None:
 
 
 def autoencoder(work: Path, stage: str, section: dict) -> dict:
-    """What the data set says: the crop is at most `roi_size` voxels large."""
+    """What the data set says of classes and sizes."""
     schema = load_schema(work / "dataset")
-    crop = [min(pair) for pair in zip(section.get("roi_size", schema.roi_size), schema.roi_size, strict=True)]
-    section["roi_size"] = crop
     return {
         "dataset_dir": str(work / "dataset"),
         "class_names": list(schema.class_names),
         "tubular": list(schema.tubular),
+        "roi_size": crop(section, schema),
     }
+
+
+def crop(section: dict, schema: Schema) -> list[int]:
+    """The training crop in voxels: that of the profile, but no larger than the cases; without one, whole cases."""
+    return [min(pair) for pair in zip(section.get("roi_size", schema.roi_size), schema.roi_size, strict=True)]
 
 
 def diffusion(work: Path, stage: str, section: dict) -> dict:

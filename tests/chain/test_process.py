@@ -1,0 +1,62 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lldm3d.chain.process import ChildError, quoted, run_logged
+
+CHILD = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+PARENT = f"""
+import sys
+from pathlib import Path
+from lldm3d.chain.process import raise_on_sigterm, run_logged
+raise_on_sigterm()
+run_logged([sys.executable, "-c", {CHILD!r}], Path(sys.argv[1]), Path(sys.argv[1]) / "log.txt", {{}})
+"""
+
+
+def run_python(code: str, folder: Path) -> str:
+    run_logged([sys.executable, "-c", code], folder, folder / "log.txt", {})
+    return (folder / "log.txt").read_text()
+
+
+def test_log_holds_the_command_and_the_output_without_what_was_drawn_over(tmp_path):
+    log = run_python(r"print('a\rb\rlast\nnext'); print('end', end='')", tmp_path)
+    assert log.startswith(f"$ cd {tmp_path} && ")
+    assert log.endswith("\nlast\nnext\nend")
+
+
+def test_a_failed_child_shows_its_last_lines_and_the_path_of_the_log(tmp_path):
+    with pytest.raises(ChildError, match=f"(?s){tmp_path}/log.txt.*status 3.*the reason"):
+        run_python("print('the reason'); raise SystemExit(3)", tmp_path)
+
+
+def test_the_logged_command_runs_in_a_shell():
+    words = ["['a.yaml', '/b c/d.yaml']", "$x", "plain", 'a"b']
+    shell = f"printf '%s\\n' {' '.join(map(quoted, words))}"
+    assert subprocess.run(shell, shell=True, capture_output=True, text=True).stdout.splitlines() == words
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_child_ends_with_its_parent(tmp_path, number):
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    parent.stdout.readline()  # the command
+    child = int(parent.stdout.readline())
+    os.kill(parent.pid, number)
+    assert parent.wait(timeout=10) != 0
+    assert ends(child)
+
+
+def ends(pid: int, patience: float = 10) -> bool:
+    """Whether the process is gone, or a zombie that nobody waits for, within `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        status = Path(f"/proc/{pid}/stat")
+        if not status.exists() or status.read_text().split()[2] == "Z":
+            return True
+        time.sleep(0.1)
+    return False
