@@ -1,0 +1,123 @@
+"""The segmentation bundle, run as a user does: MONAI's command line from the bundle's folder, on tiny data."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from ignite.engine import Engine
+from monai.bundle import ConfigParser
+from monai.networks import one_hot
+
+from lldm3d.bundle import bundle_path
+from lldm3d.segmentation import write_case_metrics
+
+BUNDLE = bundle_path("seg_unet")
+RUN = [sys.executable, "-m", "monai.bundle", "run"]
+TRAIN, EVALUATE = "configs/train.yaml", "configs/evaluate.yaml"
+CLASS_NAMES = ["background", "liver", "portal vein"]
+
+
+@pytest.fixture(scope="module")
+def overrides(tiny_dataset, tmp_path_factory):
+    """A file of settings for a training of seconds; its folder is `output_dir`."""
+    folder = tmp_path_factory.mktemp("seg_unet")
+    settings = {
+        "dataset_dir": str(tiny_dataset),
+        "output_dir": str(folder),
+        "class_names": CLASS_NAMES,
+        "roi_size": [16, 16, 16],
+        "channels": [4, 8],
+        "epochs": 2,
+        "epoch_length": 8,
+        "val_interval": 1,
+        "learning_rate": 0.01,
+        "device": "$torch.device('cpu')",
+        "amp": False,
+    }
+    (folder / "overrides.yaml").write_text(yaml.safe_dump(settings))
+    return folder / "overrides.yaml"
+
+
+def run(command: list[str], run_id: str, files: list[str], **settings) -> str:
+    """Run a bundle's command from its folder without the package on the path, and return what it printed."""
+    arguments = [f"--{key}={value}" for key, value in settings.items()]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["OMP_NUM_THREADS"] = "1"
+    command = [*command, run_id, "--config_file", str(files), *arguments]
+    done = subprocess.run(command, cwd=BUNDLE, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(overrides):
+    run(RUN, "training", [TRAIN, str(overrides)])
+    return overrides.parent
+
+
+def test_training_keeps_the_best_weights_as_plain_tensors(trained):
+    state = torch.load(trained / "model.pt", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in state.values())
+
+
+def test_evaluating_measures_every_test_case_and_class_in_mm(trained, overrides):
+    run(RUN, "evaluating", [TRAIN, EVALUATE, str(overrides)])
+    write_case_metrics(trained / "evaluation", CLASS_NAMES, trained / "metrics.csv")
+    rows = [line.split(",") for line in (trained / "metrics.csv").read_text().splitlines()[1:]]
+    assert [row[:2] for row in rows] == [[case, c] for case in ("case_06", "case_07") for c in CLASS_NAMES[1:]]
+    assert max(float(row[2]) for row in rows) > 0.5
+
+
+def test_inferring_writes_a_label_map_for_each_test_case(trained, overrides, tmp_path):
+    settings = yaml.safe_load(overrides.read_text())
+    known = yaml.safe_load((BUNDLE / "configs/inference.yaml").read_text())
+    kept = {key: value for key, value in settings.items() if key in known and key != "output_dir"}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(kept))
+    files = ["configs/inference.yaml", str(tmp_path / "settings.yaml")]
+    run(RUN, "inferring", files, output_dir=tmp_path, ckpt_path=trained / "model.pt")
+    assert sorted(file.name for file in tmp_path.glob("*.gz")) == ["case_06_pred.nii.gz", "case_07_pred.nii.gz"]
+
+
+def test_synthetic_pairs_join_or_replace_the_real_ones(tiny_dataset, tiny_synthetic):
+    parser = parse(TRAIN, dataset_dir=str(tiny_dataset))
+    numbers = {}
+    for regime, real, synthetic in (("R", True, None), ("S", False, tiny_synthetic), ("R+S", True, tiny_synthetic)):
+        parser.update({"real": real, "synthetic_dir": synthetic and str(synthetic)})
+        parser.parse(reset=True)
+        numbers[regime] = len(parser.get_parsed_content("train#dataset#data"))
+        assert len(parser.get_parsed_content("train#sampler")) == 100 * 2  # epoch_length * batch_size in every regime
+    assert numbers == {"R": 4, "S": 3, "R+S": 7}
+
+
+def test_distances_are_in_mm(tiny_dataset):
+    """A voxel is 1 x 1 x 2 mm in the tiny data set: moved by one voxel along z, a cube is 2 mm off."""
+    metric = parse(TRAIN, EVALUATE, dataset_dir=str(tiny_dataset)).get_parsed_content(
+        "validate#additional_metrics#val_hd95"
+    )
+    label = torch.zeros(1, 1, 16, 16, 16)
+    label[..., 4:9, 4:9, 4:9] = 1
+    pred = label.roll(1, dims=-1)
+    metric.attach(Engine(lambda *_: None), "val_hd95")
+    metric.update((one_hot(pred, 2), one_hot(label, 2)))
+    assert metric.compute() == pytest.approx(2.0)
+
+
+def parse(*files: str, **settings) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / file) for file in files])
+    parser.update(settings)
+    return parser
+
+
+def test_two_processes_train_one_model(overrides, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    files = [TRAIN, "configs/multi_gpu.yaml", str(overrides)]
+    printed = run(
+        [*torchrun, "-m", "monai.bundle", "run"], "training", files, output_dir=tmp_path, device="$torch.device('cpu')"
+    )
+    assert [file.name for file in tmp_path.rglob("*.pt")] == ["model.pt"]
+    assert "nan" not in printed.lower().split("metrics --")[-1]
+    assert all(torch.isfinite(value).all() for value in torch.load(tmp_path / "model.pt", weights_only=True).values())
