@@ -1,3 +1,5 @@
+import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -66,3 +68,23 @@ def recorded(calls: list):
         calls.append(size)
 
     return command
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "function"),
+    [
+        (cli.phantom, "lldm3d.phantom", "write"),
+        (cli.prepare, "lldm3d.data.prepare", "prepare"),
+        (cli.encode, "lldm3d.latents", "encode"),
+        (cli.generate, "lldm3d.generate", "generate"),
+        (cli.evaluate, "lldm3d.evaluation", "evaluate"),
+        (cli.report, "lldm3d.report", "report"),
+    ],
+)
+def test_a_command_offers_what_its_module_takes_with_the_same_defaults(command, module, function):
+    target = getattr(importlib.import_module(module), function)
+    assert defaults(command) == defaults(target), f"make the parameters of cli.{command.__name__} those of {module}"
+
+
+def defaults(function) -> dict:
+    return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}

@@ -1,45 +1,16 @@
 """The command `lldm3d`: python-fire calls one function for each command; each calls one module of the package."""
 
 import functools
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fire
 
 from lldm3d.chain.process import ChildError
 from lldm3d.errors import UserError
-
-
-def phantom(
-    output_dir: str,
-    num_cases: int = 32,
-    size: tuple[int, int, int] = (48, 48, 32),
-    spacing: tuple[float, float, float] = (5.0, 5.0, 6.0),
-    seed: int = 0,
-    overwrite: bool = False,
-) -> None:
-    """Write a raw Decathlon data set of simulated liver MR: size in voxels, spacing in mm."""
-    from lldm3d.phantom import write
-
-    write(output_dir, num_cases, size, spacing, seed, overwrite)
-
-
-def encode(dataset_dir: str, image_codec: str, label_codec: str, output_dir: str, overwrite: bool = False) -> None:
-    """Encode a prepared data set with both autoencoders: mean and sigma of the latents of each case."""
-    from lldm3d.latents import encode
-
-    encode(dataset_dir, image_codec, label_codec, output_dir, overwrite=overwrite)
-
-
-def check(dataset_dir: str) -> None:
-    """Print all faults of a prepared data set, one on each line; exit status 2 when there are any."""
-    from lldm3d.data.check import check
-
-    if faults := check(dataset_dir):
-        print("\n".join(faults))
-        sys.exit(2)
-    print(f"{dataset_dir}: no faults")
 
 
 def run(
@@ -59,29 +30,127 @@ def run(
     Args:
         workdir: folder of all results. It remembers profile and data, so that --workdir alone goes on.
         profile: demo (minutes on a CPU, the default), small, full (the paper's), or a YAML file with `base: small`.
-        data: data set in Decathlon layout; or images and labels: folders of NIfTI files with equal names.
-        images: folder of images.
-        labels: folder of labels.
-        label_map: names of the label values.
+        data: a Decathlon or nnU-Net raw folder; or instead
+        images: a folder of NIfTI images, with
+        labels: a folder of labels with the same names.
+        label_map: YAML file of class names and their values in the data; default: the labels of dataset.json.
         dry_run: only list the stages that would run.
         until: last stage to run.
-        cores: CPU cores to use at once (default: all).
-        gpus: GPUs to use at once (default: all).
+        cores: CPU cores to use at once; default: all.
+        gpus: GPUs to use at once; default: all.
     """
-    from lldm3d.chain.run import run
-
-    folders = {"data": data, "images": images, "labels": labels}
-    source = {key: str(Path(folder).resolve()) for key, folder in folders.items() if folder is not None}
-    if label_map is not None:
-        source["label_map"] = label_map
-    run(workdir, profile, source or None, dry_run, until, cores, gpus)
+    files = {"data": data, "images": images, "labels": labels, "label_map": label_map}
+    source = {key: str(Path(name).resolve()) if isinstance(name, str) else name for key, name in files.items() if name}
+    options = {"dry_run": dry_run, "until": until, "cores": cores, "gpus": gpus}
+    call("lldm3d.chain.run", "run", {"workdir": workdir, "profile": profile, "data": source or None, **options})
 
 
 def stage(workdir: str, name: str) -> None:
     """Run one stage of a work directory by hand: a name that `lldm3d run --dry_run` lists."""
-    from lldm3d.chain.stage import stage
+    call("lldm3d.chain.stage", "stage", locals())
 
-    stage(workdir, name)
+
+def phantom(
+    output_dir: str,
+    num_cases: int = 32,
+    size: tuple[int, int, int] = (48, 48, 32),
+    spacing: tuple[float, float, float] = (5.0, 5.0, 6.0),
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Write a raw Decathlon data set of simulated liver MR.
+
+    Args:
+        output_dir: the new folder.
+        num_cases: number of cases.
+        size: voxels of each case, as 48,48,32.
+        spacing: mm, as 5,5,6.
+        seed: of all random numbers.
+        overwrite: replace an existing data set.
+    """
+    call("lldm3d.phantom", "write", locals())
+
+
+def prepare(
+    output_dir: str,
+    data: str | None = None,
+    images: str | None = None,
+    labels: str | None = None,
+    label_map: str | dict | None = None,
+    roi_size: tuple[int, int, int] | None = None,
+    spacing: tuple[float, float, float] | None = None,
+    center: str = "foreground",
+    crops: int | None = None,
+    intensity: str = "min_max",
+    percentiles: tuple[float, float] = (0.5, 99.5),
+    split: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    split_by: str = "patient",
+    patient_pattern: str | None = None,
+    channel: int | None = None,
+    max_cases: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Prepare your scans: one orientation, spacing and size, intensities in [0, 1], split by patient.
+
+    Args:
+        output_dir: the new folder.
+        data: a Decathlon or nnU-Net raw folder; or instead
+        images: a folder of NIfTI images (or one file), with
+        labels: a folder of labels with the same names (or one file).
+        label_map: YAML file of class names and their values in the data; default: the labels of dataset.json.
+        roi_size: voxels of each prepared volume, multiples of 16; default: follows from the data.
+        spacing: mm; default: follows from the data.
+        center: what each crop is centred on: foreground, image, or the name of a class.
+        crops: random crops to draw from each case; default: one, in its middle.
+        intensity: min_max, or percentile (clipped to `percentiles` first).
+        percentiles: lower and upper percentile.
+        split: parts of training, validation and test.
+        split_by: patient, or case.
+        patient_pattern: regular expression that finds the patient in a case's name, if dataset.json names none.
+        channel: which channel of images that have several, from 0.
+        max_cases: only the first cases.
+        seed: of split and crops.
+        overwrite: replace an existing data set.
+    """
+    call("lldm3d.data.prepare", "prepare", locals())
+
+
+def check(dataset_dir: str) -> None:
+    """Print all faults of a raw or prepared data set, one on each line; exit status 2 when there are any."""
+    if faults := call("lldm3d.data.check", "check", locals()):
+        print("\n".join(faults))
+        sys.exit(2)
+    print(f"{dataset_dir}: no faults")
+
+
+def encode(
+    dataset_dir: str,
+    image_codec: str,
+    label_codec: str,
+    output_dir: str,
+    views: int = 1,
+    degrees: float = 5.0,
+    scale: float = 0.05,
+    shift: float = 2.0,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Encode a prepared data set with both autoencoders: mean and sigma of the latents of each case.
+
+    Args:
+        dataset_dir: prepared data set.
+        image_codec: codec.pt of the image autoencoder.
+        label_codec: codec.pt of the label autoencoder.
+        output_dir: the new folder.
+        views: entries for each training case; the first is the case itself, the others are augmented.
+        degrees: range of the augmentation's rotation.
+        scale: range of its scaling, as a fraction.
+        shift: range of its shift in voxels.
+        seed: of the augmentation.
+        overwrite: replace existing latents.
+    """
+    call("lldm3d.latents", "encode", locals())
 
 
 def generate(
@@ -94,26 +163,33 @@ def generate(
     overwrite: bool = False,
 ) -> None:
     """Draw n pairs of image and label with the models of a work directory; or n images for one given label file."""
-    from lldm3d.generate import generate
-
-    generate(workdir, n, output_dir, seed, label=label, batch_size=batch_size, overwrite=overwrite)
+    call("lldm3d.generate", "generate", locals())
 
 
 def evaluate(real: str, synthetic: str, segmenter: str, output_dir: str, overwrite: bool = False) -> None:
-    """Judge a synthetic data set against the real one: quality, alignment with the labels, copies of patients."""
-    from lldm3d.evaluation import evaluate
+    """Judge a synthetic data set against the real one: quality, alignment with the labels, copies of patients.
 
-    evaluate(real, synthetic, segmenter, output_dir, overwrite=overwrite)
+    Args:
+        real: prepared data set.
+        synthetic: generated data set.
+        segmenter: folder of a segmentation stage trained on `real` alone (regime R).
+        output_dir: folder of the results.
+        overwrite: replace results that are there.
+    """
+    call("lldm3d.evaluation", "evaluate", locals())
 
 
 def report(workdir: str, overwrite: bool = True) -> None:
     """Write the report of a work directory: report/report.html and report/tables.csv."""
-    from lldm3d.report import report
-
-    report(workdir, overwrite=overwrite)
+    call("lldm3d.report", "report", locals())
 
 
-COMMANDS = (phantom, check, encode, run, stage, generate, evaluate, report)
+COMMANDS = (run, stage, phantom, prepare, check, encode, generate, evaluate, report)
+
+
+def call(module: str, function: str, arguments: dict) -> Any:
+    """Import `module` only now, as torch and MONAI take seconds, and call its function."""
+    return getattr(importlib.import_module(module), function)(**arguments)
 
 
 def deferred(command: Callable, calls: list[Callable]) -> Callable:
@@ -134,8 +210,8 @@ def main() -> None:
     calls: list[Callable] = []
     fire.Fire({command.__name__: deferred(command, calls) for command in COMMANDS}, name="lldm3d")
     try:
-        for call in calls:
-            call()
+        for command in calls:
+            command()
     except (UserError, ChildError) as error:
         print(f"lldm3d: error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
