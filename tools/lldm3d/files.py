@@ -17,7 +17,7 @@ from lldm3d.errors import UserError
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` (same suffixes) and rename it to `path` when the block ends without an error."""
+    """Yield a temporary path beside `path` (same suffixes) and rename it to `path` when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = "".join(path.suffixes[-2:])

@@ -1,0 +1,60 @@
+"""The paper's diffusion: DDPM in training, DDIM in sampling."""
+
+from collections.abc import Callable
+
+import torch
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
+
+
+class DDPM:
+    """MONAI's `DDPMScheduler` and `DDIMScheduler` behind the calls of `RectifiedFlow`.
+
+    Ho et al. 2020 (training), Song et al. 2021 (sampling). `clip_sample` is off: latents are not bounded by 1.
+
+    Args:
+        num_inference_steps: DDIM steps.
+        num_train_timesteps: T.
+        schedule: MONAI's name of the noise schedule, with `beta_start` and `beta_end`.
+        prediction_type: "epsilon" or "v_prediction".
+    """
+
+    name = "ddpm"  # in checkpoints, so that no model is sampled by the other process
+
+    def __init__(
+        self,
+        num_inference_steps: int = 50,
+        num_train_timesteps: int = 1000,
+        schedule: str = "scaled_linear_beta",
+        beta_start: float = 0.0015,
+        beta_end: float = 0.0195,
+        prediction_type: str = "epsilon",
+    ) -> None:
+        if prediction_type not in ("epsilon", "v_prediction"):
+            raise ValueError(f"prediction_type must be 'epsilon' or 'v_prediction', got {prediction_type!r}")
+        noise = {"schedule": schedule, "beta_start": beta_start, "beta_end": beta_end, "clip_sample": False}
+        self.training = DDPMScheduler(num_train_timesteps, prediction_type=prediction_type, **noise)
+        self.sampling = DDIMScheduler(num_train_timesteps, prediction_type=prediction_type, **noise)
+        self.num_inference_steps, self.prediction_type = num_inference_steps, prediction_type
+
+    def draw_timesteps(self, num: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Whole timesteps [num] in 0 .. T - 1."""
+        return torch.randint(0, self.training.num_train_timesteps, (num,), generator=generator)
+
+    def corrupt(
+        self, latent: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The noisy latent at `timesteps` [B] and what the network shall answer, both like `latent`."""
+        noisy = self.training.add_noise(original_samples=latent, noise=noise, timesteps=timesteps)
+        if self.prediction_type == "epsilon":
+            return noisy, noise
+        return noisy, self.training.get_velocity(sample=latent, noise=noise, timesteps=timesteps)
+
+    @torch.no_grad()
+    def sample(self, network: Callable, noise: torch.Tensor) -> torch.Tensor:
+        """Denoise `noise` [B, C, x, y, z] to a latent by deterministic DDIM."""
+        self.sampling.set_timesteps(self.num_inference_steps, device=noise.device)
+        latent = noise.float()
+        for timestep in self.sampling.timesteps.tolist():
+            output = network(latent, torch.full((len(latent),), timestep, device=latent.device)).float()
+            latent, _ = self.sampling.step(output, timestep, latent)
+        return latent

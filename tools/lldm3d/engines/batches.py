@@ -1,0 +1,83 @@
+"""What of a batch goes into the network: `prepare_batch` callables for MONAI's supervised engines."""
+
+import torch
+
+from lldm3d.labels import one_hot
+
+
+class ReconstructionBatch:
+    """The input is its own target; label maps [B, 1, X, Y, Z] become one-hot [B, K, X, Y, Z] first.
+
+    Args:
+        key: "image" or "label".
+        num_classes: K, with background (labels only).
+    """
+
+    def __init__(self, key: str, num_classes: int | None = None) -> None:
+        self.key, self.num_classes = key, num_classes
+
+    def __call__(self, batch: dict, device=None, non_blocking: bool = False, **_) -> tuple[torch.Tensor, torch.Tensor]:
+        volume = batch[self.key].to(device, non_blocking=non_blocking)
+        if self.num_classes is not None:
+            volume = one_hot(volume, self.num_classes)
+        return volume, volume
+
+
+class DiffusionBatch:
+    """Draws a latent, its noise and its time, and gives the noisy latent and what the network shall answer.
+
+    MONAI's `LatentDiffusionPrepareBatch` encodes in every step, cannot draw from a cached mean and sigma, and knows
+    no rectified flow.
+
+    Args:
+        noise_scheduler: `RectifiedFlow` or `DDPM`.
+        kind: "image" or "label", whose latents are learnt.
+        num_classes: K with background; given, the one-hot label map is the condition of a ControlNet.
+        condition: "label" (full-resolution one-hot) or "label_latent" (the paper's eq. 6).
+        label_dropout: share of cases whose condition is set to zero in training, for guidance (Ho & Salimans 2022).
+        seed: given, noise and times depend on the case alone (validation), so that losses can be compared.
+    """
+
+    def __init__(
+        self,
+        noise_scheduler,
+        kind: str,
+        num_classes: int | None = None,
+        condition: str = "label",
+        label_dropout: float = 0.0,
+        seed: int | None = None,
+    ) -> None:
+        if condition not in ("label", "label_latent"):
+            raise ValueError(f"condition must be 'label' or 'label_latent', got {condition!r}")
+        self.noise_scheduler, self.kind, self.num_classes = noise_scheduler, kind, num_classes
+        self.condition, self.label_dropout, self.seed = condition, label_dropout, seed
+
+    def __call__(self, batch: dict, device=None, non_blocking: bool = False, **_) -> tuple:
+        generator = None
+        if self.seed is not None:
+            generator = torch.Generator().manual_seed(self.seed + int(batch["index"][0]))
+        latent = draw(batch, self.kind, generator).to(device, non_blocking=non_blocking)
+        noise = torch.randn(latent.shape, generator=generator).to(device)
+        timesteps = self.noise_scheduler.draw_timesteps(len(latent), generator).to(device)
+        noisy, target = self.noise_scheduler.corrupt(latent, noise, timesteps)
+        arguments = {"timesteps": timesteps}
+        if self.num_classes is not None:
+            arguments["condition"] = self.draw_condition(batch, generator).to(device)
+        return noisy, target, (), arguments
+
+    def draw_condition(self, batch: dict, generator: torch.Generator | None) -> torch.Tensor:
+        """The condition [B, K or C, ...], zero where it is dropped."""
+        if self.condition == "label":
+            condition = one_hot(batch["label"], self.num_classes)
+        else:
+            condition = draw(batch, "label", generator)
+        if self.seed is None and self.label_dropout > 0:
+            kept = torch.rand(len(condition)) >= self.label_dropout
+            condition = condition * kept.view(-1, *[1] * (condition.ndim - 1))
+        return condition
+
+
+def draw(batch: dict, kind: str, generator: torch.Generator | None) -> torch.Tensor:
+    """A fresh draw from the cached Gaussian of each latent [B, C, x, y, z], std 1 over the training set."""
+    mean, sigma = batch[f"{kind}_mean"], batch[f"{kind}_sigma"]
+    return mean + sigma * torch.randn(mean.shape, generator=generator)

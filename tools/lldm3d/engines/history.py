@@ -1,0 +1,53 @@
+"""The curve of losses and validation figures."""
+
+from pathlib import Path
+
+from ignite.engine import Engine, Events
+from monai.utils import CommonKeys
+
+from lldm3d.files import write_json
+
+
+class History:
+    """Handler that keeps the mean training loss of each epoch and each validation's figures, through a resume.
+
+    `attach` goes to the trainer; the evaluator, where there is one, is given to the constructor.
+
+    Args:
+        evaluator: the validation engine, whose `state.metrics` are kept.
+    """
+
+    def __init__(self, evaluator: Engine | None = None) -> None:
+        self.curves: dict[str, list[float]] = {"epoch": [], "loss": []}
+        self.sum = self.count = 0.0
+        self.evaluator = evaluator
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.close_epoch)
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.COMPLETED, self.validated)
+
+    def add(self, engine: Engine) -> None:
+        output = engine.state.output
+        self.sum += float((output[0] if isinstance(output, list) else output)[CommonKeys.LOSS])
+        self.count += 1
+
+    def close_epoch(self, engine: Engine) -> None:
+        self.curves["epoch"].append(engine.state.epoch)
+        self.curves["loss"].append(self.sum / max(self.count, 1))
+        self.sum = self.count = 0.0
+
+    def validated(self, evaluator: Engine) -> None:
+        for name, value in evaluator.state.metrics.items():
+            self.curves.setdefault(name, []).append(float(value))
+
+    def state_dict(self) -> dict:
+        return {name: list(values) for name, values in self.curves.items()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.curves = {name: list(values) for name, values in state.items()}
+
+    def write(self, path: str | Path, **further: object) -> None:
+        """Write the curves, and `further` entries, as JSON."""
+        write_json(path, {**further, **self.curves})

@@ -1,0 +1,46 @@
+"""How a network is called in training and validation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.inferers import SimpleInferer
+
+
+def as_float32(output: Any) -> Any:
+    """Cast a tensor, or each tensor of a tuple or list, to float32."""
+    if isinstance(output, (tuple, list)):
+        return type(output)(as_float32(item) for item in output)
+    return output.float()
+
+
+class AutocastInferer(SimpleInferer):
+    """Calls the network in bfloat16 autocast on any device and returns float32.
+
+    Stock `amp=True` of MONAI's engines asks for CUDA autocast and a gradient scaler, so it does nothing on a CPU;
+    bfloat16 has float32's range and needs no scaler.
+
+    Args:
+        device: device of the network.
+        enabled: False computes in float32.
+    """
+
+    def __init__(self, device: torch.device | str, enabled: bool = True) -> None:
+        super().__init__()
+        self.device_type, self.enabled = torch.device(device).type, enabled
+
+    def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.enabled):
+            output = super().__call__(inputs, network, *args, **kwargs)
+        return as_float32(output)
+
+
+class ReconstructionInferer(AutocastInferer):
+    """Decodes the mean code of its input: `AutoencoderKL.reconstruct`, which `SimpleInferer` cannot call.
+
+    A network wrapped by DistributedDataParallel is unwrapped first.
+    """
+
+    def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
+        autoencoder = getattr(network, "module", network)
+        return super().__call__(inputs, autoencoder.reconstruct)

@@ -1,0 +1,124 @@
+"""`lldm3d generate`: synthetic pairs from a work directory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from lldm3d import __version__
+from lldm3d.bundle import bundle_path
+from lldm3d.data.dataset import load_schema
+from lldm3d.errors import UserError
+from lldm3d.files import read_json, sha256, whole, write_json
+
+CHECKPOINTS = {
+    "image_codec_path": "autoencoder_image/codec.pt",
+    "label_codec_path": "autoencoder_label/codec.pt",
+    "label_ldm_path": "label_ldm/model.pt",
+    "image_ldm_path": "image_ldm/model.pt",
+    "ckpt_path": "controlnet/model.pt",
+}
+
+
+def generate(
+    workdir: str,
+    output_dir: str,
+    n: int = 1,
+    label: str | None = None,
+    seed: int = 0,
+    batch_size: int = 4,
+    num_inference_steps: int = 20,
+    guidance_scale: float = 1.0,
+    overlays: tuple[str, ...] = (),
+) -> None:
+    """Write synthetic pairs in Decathlon layout with a manifest; an interrupted call goes on where it stopped.
+
+    Args:
+        workdir: a finished chain.
+        output_dir: folder for the pairs.
+        n: number of pairs with drawn labels; case i is the same whatever n, the batch size or a restart.
+        label: a NIfTI label map of the user's own (or several, separated by commas), instead of drawn ones.
+        seed: seed of all cases.
+        batch_size: cases drawn at once.
+        num_inference_steps: steps of the sampler.
+        guidance_scale: guidance on the label, 1 for none.
+        overlays: further configs of the bundle, such as "ddpm.yaml".
+
+    Raises:
+        UserError: on a missing checkpoint, a label that does not fit, or a folder that holds something else.
+    """
+    if not isinstance(n, int) or n < 1:
+        raise UserError(f"--n must be a whole number of at least 1, got {n!r}")
+    paths = {key: Path(workdir, name).resolve() for key, name in CHECKPOINTS.items()}
+    for path in paths.values():
+        if not path.is_file():
+            raise UserError(f"{path}: no such checkpoint; it is made by `lldm3d run --workdir {workdir}`")
+    target = Path(output_dir).resolve()
+    labels = [str(Path(item).resolve()) for item in label.split(",")] if label else []
+    sampling = {"seed": seed, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    manifest = {
+        "lldm3d": __version__,
+        **sampling,
+        "checkpoints": {path.parent.name + "/" + path.name: sha256(path) for path in paths.values()},
+        "labels": [{"file": Path(item).name, "sha256": sha256(item)} for item in labels if Path(item).is_file()],
+    }
+    claim(target, manifest)
+    overrides = {key: str(path) for key, path in paths.items()}
+    overrides |= {**sampling, "output_dir": str(target), "num_cases": n, "batch_size": 1 if labels else batch_size}
+    overrides["label_paths"] = labels
+    run_bundle(overrides, target / "overrides.yaml", overlays)
+    describe(target, Path(workdir, "dataset"), n if not labels else len(labels), labels)
+
+
+def claim(target: Path, manifest: dict) -> None:
+    """Begin `manifest.json`, or go on with the same one; refuse a folder that holds anything else."""
+    path = target / "manifest.json"
+    if path.is_file():
+        found = read_json(path)
+        changed = sorted(key for key in manifest if found.get(key) != manifest[key])
+        if changed:
+            raise UserError(
+                f"{target}: holds pairs that were generated with another {', '.join(changed)}; choose another --output_dir"
+            )
+    elif target.exists() and any(target.iterdir()):
+        raise UserError(
+            f"{target}: exists and holds no manifest.json of `lldm3d generate`; choose another --output_dir"
+        )
+    else:
+        write_json(path, manifest)
+
+
+def run_bundle(overrides: dict, path: Path, overlays: tuple[str, ...]) -> None:
+    """Run the ControlNet bundle's inference with these overrides laid last."""
+    with whole(path) as temporary:
+        temporary.write_text(yaml.safe_dump(overrides, sort_keys=False))
+    files = ["configs/inference.yaml", *(f"configs/{name}" for name in overlays), str(path)]
+    command = [sys.executable, "-m", "monai.bundle", "run", "inferring", "--config_file", str(files)]
+    done = subprocess.run(command, cwd=bundle_path("controlnet"))
+    if done.returncode:
+        raise UserError(f"generation failed; by hand, in {bundle_path('controlnet')}: {' '.join(command[2:])}")
+
+
+def describe(target: Path, dataset_dir: Path, count: int, labels: list[str]) -> None:
+    """Write `dataset.json` for what was generated, with the schema of the real data set."""
+    schema = load_schema(dataset_dir)
+    names = [Path(item).name.removesuffix(".gz").removesuffix(".nii") for item in labels]
+    names = names or [f"synthetic_{i:05d}" for i in range(count)]
+    cases = [
+        {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz", "patient": name} for name in names
+    ]
+    missing = [case["image"] for case in cases if not (target / case["image"]).is_file()]
+    if missing:
+        raise UserError(f"{target}: lacks {missing[:3]} after generation; see the messages above")
+    content = read_json(dataset_dir / "dataset.json")
+    content |= {
+        "name": f"{schema.name} (synthetic)",
+        "description": "Synthetic pairs drawn by 3D-LLDM; no patient is shown.",
+        "numTraining": len(cases),
+        "numTest": 0,
+        "training": cases,
+        "validation": [],
+        "test": [],
+    }
+    write_json(target / "dataset.json", content)

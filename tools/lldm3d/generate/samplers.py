@@ -1,0 +1,98 @@
+"""From a case's number to its label and image."""
+
+import math
+
+import numpy as np
+import torch
+from ignite.engine import Engine
+
+from lldm3d.codec import Codec
+from lldm3d.diffusion import guided
+from lldm3d.engines import AutocastInferer
+from lldm3d.labels import one_hot
+
+
+def case_noise(seed: int, index: int, kind: str, shape: list[int]) -> torch.Tensor:
+    """The noise [C, x, y, z] of case `index`: the same whatever the batch, the number of cases or the device."""
+    number = np.random.SeedSequence([seed, index, ("label", "image").index(kind)]).generate_state(1, np.uint64)[0]
+    return torch.randn(shape, generator=torch.Generator().manual_seed(int(number) % 2**63))
+
+
+class LatentSampler:
+    """Draws latents of one kind and decodes them.
+
+    Args:
+        codec: its decoder and latent scale.
+        network: called with (x, timesteps) or (x, timesteps, condition).
+        noise_scheduler: `RectifiedFlow` or `DDPM`, as in training.
+        latent_shape: [C, x, y, z].
+        seed: seed of all cases.
+        guidance_scale: guidance on the label; 1 for none.
+        autocast: bfloat16; decoding stays in float32.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        network: torch.nn.Module,
+        noise_scheduler,
+        latent_shape: list[int],
+        seed: int = 0,
+        guidance_scale: float = 1.0,
+        autocast: bool = True,
+    ) -> None:
+        self.codec, self.network, self.noise_scheduler = codec, network, noise_scheduler
+        self.latent_shape, self.seed, self.guidance_scale = list(latent_shape), seed, guidance_scale
+        self.device = codec.latent_mean.device
+        self.inferer = AutocastInferer(self.device, autocast)
+
+    def call(self, x: torch.Tensor, timesteps: torch.Tensor, *condition: torch.Tensor) -> torch.Tensor:
+        return self.inferer(x, self.network, timesteps, *condition)
+
+    @torch.no_grad()
+    def draw(self, indices: list[int], condition: torch.Tensor | None = None) -> torch.Tensor:
+        """Latents [B, C, x, y, z] of these cases; the spatial size follows the condition where it is a label."""
+        shape = self.latent_shape
+        if condition is not None and condition.shape[2:] != torch.Size(shape[1:]):
+            shape = [shape[0], *(math.ceil(size / self.codec.stride) for size in condition.shape[2:])]
+        noise = torch.stack([case_noise(self.seed, index, self.codec.kind, shape) for index in indices]).to(self.device)
+        if condition is None:
+            return self.noise_scheduler.sample(self.call, noise)
+        return self.noise_scheduler.sample(guided(self.call, condition, self.guidance_scale), noise)
+
+
+class Generation:
+    """The update of a generating engine: labels (drawn, or given with the batch), then images on them.
+
+    Args:
+        label: sampler of labels; None where labels come with the batch or none are wanted.
+        image: sampler of images; None for labels alone.
+        condition: what guides the image: "label" (one-hot), "label_latent", or None for images without a label.
+    """
+
+    def __init__(
+        self, label: LatentSampler | None = None, image: LatentSampler | None = None, condition: str | None = None
+    ) -> None:
+        self.label, self.image, self.condition = label, image, condition
+
+    @torch.no_grad()
+    def __call__(self, engine: Engine, batch: dict) -> dict:
+        indices = batch["index"].tolist()
+        output = {key: batch[key] for key in ("name", "affine", "source_affine")}
+        latent = None
+        if "label" in batch:
+            output["label"] = batch["label"].to(engine.state.device)
+        elif self.label is not None:
+            latent = self.label.draw(indices)
+            output["label"] = self.label.codec.decode(latent)
+        if self.image is not None:
+            output["image"] = self.image.codec.decode(self.image.draw(indices, self.guide(output, latent)))
+        return output
+
+    def guide(self, output: dict, latent: torch.Tensor | None) -> torch.Tensor | None:
+        """The condition of the image sampler [B, K or C, ...]."""
+        if self.condition is None:
+            return None
+        if self.condition == "label":
+            return one_hot(output["label"], len(self.image.codec.class_names))
+        return latent if latent is not None else self.label.codec.encode(output["label"])[0]

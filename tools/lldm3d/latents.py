@@ -1,0 +1,148 @@
+"""The cached latents: mean and sigma of every case, computed once and drawn afresh in each step."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandAffined, ToTensord
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from lldm3d.codec import Codec, load_codec
+from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.errors import UserError
+from lldm3d.files import load_checkpoint, read_json, save_checkpoint, sha256, write_json
+
+SPLITS = ("training", "validation", "test")
+
+
+def read_case(case: dict) -> dict[str, torch.Tensor]:
+    """Image and label of a prepared case, each [1, X, Y, Z] float32."""
+    keys = ("image", "label")
+    read = Compose(
+        [LoadImaged(keys), EnsureChannelFirstd(keys, channel_dim="no_channel"), ToTensord(keys, track_meta=False)]
+    )
+    return {key: read(case)[key].float() for key in keys}
+
+
+def augment(spacing: tuple[float, ...], degrees: float, scale: float, shift: float) -> RandAffined:
+    """A small random rotation (degrees), scaling (fraction) and shift (voxels); anatomy stays anatomy, so no flips."""
+    angle = degrees / 180 * torch.pi
+    return RandAffined(
+        keys=("image", "label"),
+        prob=1.0,
+        rotate_range=(angle,) * 3,
+        scale_range=(scale,) * 3,
+        translate_range=(shift,) * 3,
+        mode=("bilinear", "nearest"),
+        padding_mode="border",
+    )
+
+
+@torch.no_grad()
+def encode_case(volumes: dict[str, torch.Tensor], codecs: dict[str, Codec], device: torch.device) -> dict:
+    """Mean and sigma of image and label, float32 [C, x, y, z], and the label itself, uint8 [1, X, Y, Z]."""
+    entry: dict[str, torch.Tensor] = {"label": volumes["label"].to(torch.uint8)}
+    for kind, codec in codecs.items():
+        mean, sigma = codec.encode(volumes[kind][None].to(device))
+        entry[f"{kind}_mean"], entry[f"{kind}_sigma"] = mean[0].cpu(), sigma[0].cpu()
+    return entry
+
+
+def encode(
+    dataset_dir: str,
+    image_codec: str,
+    label_codec: str,
+    output_dir: str,
+    views: int = 1,
+    degrees: float = 5.0,
+    scale: float = 0.05,
+    shift: float = 2.0,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Encode every case of a prepared data set: `<output_dir>/<split>/<case>.pt` and `latents.json`.
+
+    Args:
+        dataset_dir: prepared data set.
+        image_codec: `codec.pt` of the image autoencoder.
+        label_codec: `codec.pt` of the label autoencoder.
+        output_dir: folder to make, whole or not at all.
+        views: entries for each training case; the first is the case itself, the others are augmented.
+        degrees, scale, shift: ranges of the augmentation (degrees, fraction, voxels).
+        seed: seed of the augmentation.
+        overwrite: replace an existing folder.
+
+    Raises:
+        UserError: when the codecs belong to other classes, or `output_dir` exists.
+    """
+    target = Path(output_dir)
+    if target.exists() and not overwrite:
+        raise UserError(f"{target}: exists; choose another --output_dir or pass --overwrite")
+    schema = load_schema(dataset_dir)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    paths = {"image": image_codec, "label": label_codec}
+    codecs = {kind: load_codec(path, kind).to(device) for kind, path in paths.items()}
+    for kind, codec in codecs.items():
+        if codec.class_names != list(schema.class_names):
+            raise UserError(
+                f"{paths[kind]}: was trained on the classes {codec.class_names}, but {dataset_dir} has "
+                f"{list(schema.class_names)}; train the {kind} autoencoder on this data set"
+            )
+    transform = augment(schema.spacing, degrees, scale, shift)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as folder:
+        shape = {}
+        for split in SPLITS:
+            for number, case in enumerate(
+                tqdm(load_cases(dataset_dir, split), desc=f"latents of {split}", mininterval=1)
+            ):
+                volumes = read_case(case)
+                for view in range(views if split == "training" else 1):
+                    if view:
+                        transform.set_random_state(seed + 1000 * number + view)
+                    entry = encode_case(transform(volumes) if view else volumes, codecs, device)
+                    shape = {kind: list(entry[f"{kind}_mean"].shape) for kind in codecs}
+                    name = Path(case["image"]).name.removesuffix(".gz").removesuffix(".nii")
+                    save_checkpoint(Path(folder, split, f"{name}_{view}.pt"), entry)
+        description = {
+            "class_names": list(schema.class_names),
+            "latent_shape": shape,
+            "spacing": list(schema.spacing),
+            "roi_size": list(schema.roi_size),
+            "codecs": {kind: sha256(path) for kind, path in paths.items()},
+            "views": views,
+        }
+        write_json(Path(folder, "latents.json"), description)
+        if target.exists():
+            shutil.rmtree(target)
+        Path(folder).rename(target)
+        Path(folder).mkdir()  # for the context manager to remove
+
+
+class LatentDataset(Dataset):
+    """The cached latents of one split, held in memory.
+
+    An item has "image_mean", "image_sigma", "label_mean", "label_sigma" [C, x, y, z], "label" [1, X, Y, Z] and "index".
+
+    Args:
+        dataset_dir: folder made by `lldm3d encode`.
+        split: "training", "validation" or "test".
+
+    Raises:
+        UserError: where the folder holds no such latents.
+    """
+
+    def __init__(self, dataset_dir: str, split: str) -> None:
+        read_json(Path(dataset_dir) / "latents.json")
+        self.data = sorted(str(path) for path in Path(dataset_dir, split).glob("*.pt"))
+        if not self.data:
+            raise UserError(f"{dataset_dir}: has no latents of the split {split!r}; make them with `lldm3d encode`")
+        self.items = [load_checkpoint(path, made_by="latents") for path in self.data]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
+        return {**self.items[index], "index": index}
