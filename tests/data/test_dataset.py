@@ -1,0 +1,37 @@
+import json
+
+import pytest
+
+from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.errors import UserError
+
+
+def test_the_schema_and_the_cases_are_read(tiny_dataset):
+    schema = load_schema(tiny_dataset)
+    assert schema.class_names == ("background", "liver", "portal vein")
+    assert schema.tubular == ("portal vein",) and schema.inside == {"portal vein": "liver"}
+    assert [len(load_cases(tiny_dataset, split)) for split in ("training", "validation", "test")] == [4, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"roi_size": None}, "is broken"),
+        ({"labels": {"0": "background", "2": "liver"}}, "without a gap"),
+        ({"tubular": ["aorta"]}, "aorta"),
+        ({"spacing": [1, 1]}, "three entries"),
+    ],
+)
+def test_a_broken_dataset_json_is_told(tiny_dataset, tmp_path, change, message):
+    content = json.loads((tiny_dataset / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps(content | change))
+    with pytest.raises(UserError, match=message):
+        load_schema(tmp_path)
+
+
+def test_missing_files_and_unknown_splits_are_told(tiny_dataset, tmp_path):
+    (tmp_path / "dataset.json").write_text((tiny_dataset / "dataset.json").read_text())
+    with pytest.raises(UserError, match="no such file"):
+        load_cases(tmp_path, "training")
+    with pytest.raises(UserError, match="training, validation, test"):
+        load_cases(tiny_dataset, "train")

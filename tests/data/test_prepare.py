@@ -1,0 +1,287 @@
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.data import load_decathlon_datalist
+
+from lldm3d.data import writing
+from lldm3d.data.check import check
+from lldm3d.data.dataset import SPLITS, load_cases, load_schema
+from lldm3d.data.prepare import prepare
+from lldm3d.errors import UserError
+
+from .raw import load, save, volumes, write_decathlon
+
+
+def patients(dataset_dir: Path) -> dict[str, list[str]]:
+    return {split: sorted(case["patient"] for case in load_cases(dataset_dir, split)) for split in SPLITS}
+
+
+def all_cases(dataset_dir: Path) -> list[dict]:
+    return [case for split in SPLITS for case in load_cases(dataset_dir, split)]
+
+
+def test_a_decathlon_folder_becomes_a_data_set_that_monai_and_the_chain_read(tmp_path):
+    raw = write_decathlon(tmp_path / "raw", 10, tubular=["vein"], inside={"vein": "liver"})
+    prepare(tmp_path / "out", data=raw)
+    schema = load_schema(tmp_path / "out")
+    assert schema.class_names == ("background", "liver", "vein")
+    assert (schema.tubular, schema.inside) == (("vein",), {"vein": "liver"})
+    assert schema.roi_size == (32, 32, 16) and schema.spacing == (1, 1, 1)
+    assert [len(load_cases(tmp_path / "out", split)) for split in SPLITS] == [7, 1, 2]
+    assert len(load_decathlon_datalist(str(tmp_path / "out/dataset.json"), data_list_key="training")) == 7
+    for case in all_cases(tmp_path / "out"):
+        image, label = load(case["image"]), load(case["label"])
+        assert image.shape == label.shape == (32, 32, 16)
+        assert image.dtype == np.float32 and label.dtype == np.uint8
+        assert image.min() == 0 and image.max() == 1
+        assert np.bincount(label.ravel())[1:].tolist() == np.bincount(volumes()[1].ravel())[1:].tolist()
+        assert image[label == 1].mean() < image[label == 2].mean(), "image and label fit no more"
+    assert check(tmp_path / "out") == []
+
+
+def test_nnunet_folder(tmp_path):
+    for number in range(3):
+        image, label = volumes(seed=number)
+        save(tmp_path / f"raw/imagesTr/a{number}_0000.nii.gz", image)
+        save(tmp_path / f"raw/labelsTr/a{number}.nii.gz", label)
+    about = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "liver": 1, "vein": 2}, "file_ending": ".nii.gz"}
+    (tmp_path / "raw/dataset.json").write_text(json.dumps(about))
+    prepare(tmp_path / "out", data=tmp_path / "raw")
+    assert load_schema(tmp_path / "out").class_names == ("background", "liver", "vein")
+    assert patients(tmp_path / "out").keys() and len(all_cases(tmp_path / "out")) == 3
+
+
+def test_nnunet_with_several_channels_needs_a_choice(tmp_path):
+    for number in range(3):
+        image, label = volumes(seed=number)
+        save(tmp_path / f"raw/imagesTr/a{number}_0000.nii.gz", np.zeros_like(image))
+        save(tmp_path / f"raw/imagesTr/a{number}_0001.nii.gz", image)
+        save(tmp_path / f"raw/labelsTr/a{number}.nii.gz", label)
+    about = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "liver": 1, "vein": 2}}
+    (tmp_path / "raw/dataset.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="--channel"):
+        prepare(tmp_path / "out", data=tmp_path / "raw")
+    prepare(tmp_path / "out", data=tmp_path / "raw", channel=1)
+    assert load(all_cases(tmp_path / "out")[0]["image"]).max() == 1
+
+
+def test_folders_with_a_label_map_drop_other_values_and_say_so(tmp_path, capsys):
+    for number in range(3):
+        image, label = volumes(seed=number)
+        label[0, 0, 0] = 9
+        save(tmp_path / f"images/a{number}.nii.gz", image)
+        save(tmp_path / f"labels/a{number}.nii.gz", label)
+    (tmp_path / "map.yaml").write_text("classes: {vessel: [2, 7], liver: 1}\ntubular: [vessel]\n")
+    folders = {"images": tmp_path / "images", "labels": tmp_path / "labels"}
+    prepare(tmp_path / "out", **folders, label_map=tmp_path / "map.yaml")
+    assert load_schema(tmp_path / "out").class_names == ("background", "vessel", "liver")
+    label = load(all_cases(tmp_path / "out")[0]["label"])
+    assert ((label == 1).sum(), (label == 2).sum()) == ((volumes()[1] == 2).sum(), (volumes()[1] == 1).sum())
+    assert "leaves out 1 values" in capsys.readouterr().out
+    (tmp_path / "labels/a2.nii.gz").unlink()
+    with pytest.raises(UserError, match=r"a2 \(no label\)"):
+        prepare(tmp_path / "out2", **folders, label_map={"liver": 1})
+    with pytest.raises(UserError, match="--label_map"):
+        (tmp_path / "images/a2.nii.gz").unlink()
+        prepare(tmp_path / "out2", **folders)
+
+
+def test_other_orientations_are_turned_to_ras(tmp_path):
+    raw = write_decathlon(tmp_path / "raw", 3)
+    image, label = volumes(seed=1)
+    flip = np.array([[0, -2.0, 0, 7], [-1, 0, 0, 9], [0, 0, 3, 1], [0, 0, 0, 1]])
+    ras = nib.as_closest_canonical(nib.Nifti1Image(label, flip))
+    for key, array in (("images", image), ("labels", label)):
+        save(raw / f"{key}Tr/case_1.nii.gz", array, flip)
+    prepare(tmp_path / "out", data=raw, spacing=(2, 1, 3), roi_size=(32, 32, 16))
+    case = next(case for case in all_cases(tmp_path / "out") if case["patient"] == "case_1")
+    written = nib.load(case["label"])
+    assert nib.aff2axcodes(written.affine) == ("R", "A", "S")
+    for value in (1, 2):  # every voxel lies where it lay in the world
+        points = [
+            nib.affines.apply_affine(volume.affine, np.argwhere(np.asarray(volume.dataobj) == value)).mean(0)
+            for volume in (ras, written)
+        ]
+        np.testing.assert_allclose(*points, atol=1e-4)
+
+
+def test_cases_of_different_spacing_get_the_median(tmp_path, capsys):
+    raw = write_decathlon(tmp_path / "raw", 3)
+    image, label = volumes()
+    for key, array in (("images", image), ("labels", label)):
+        save(raw / f"{key}Tr/case_2.nii.gz", array, np.diag([2.0, 2, 2, 1]))
+    prepare(tmp_path / "out", data=raw)
+    assert load_schema(tmp_path / "out").spacing == (1, 1, 1)
+    assert "resampled to the median" in capsys.readouterr().out
+    volume = {c["patient"]: (load(c["label"]) > 0).sum() for c in all_cases(tmp_path / "out")}
+    assert volume["case_2"] == pytest.approx(8 * volume["case_1"], rel=0.1)
+
+
+def test_crop_keeps_the_chosen_class_in_the_middle(tmp_path, capsys):
+    raw = tmp_path / "raw"
+    write_decathlon(raw, 3)
+    for number in range(3):
+        label = np.zeros((60, 60, 40), np.uint8)
+        label[5:30, 20:50, 5:30] = 1
+        label[24:28, 40:44, 10:14] = 2
+        save(raw / f"labelsTr/case_{number}.nii.gz", label)
+        save(raw / f"imagesTr/case_{number}.nii.gz", label + np.float32(1))
+    prepare(tmp_path / "out", data=raw, roi_size=(16, 16, 16), center="vein")
+    label = load(all_cases(tmp_path / "out")[0]["label"])
+    assert (label == 2).sum() == 64
+    np.testing.assert_array_equal(np.argwhere(label == 2).min(0), [6, 6, 6])
+    assert "cuts off" in capsys.readouterr().out
+    with pytest.raises(UserError, match="allowed are foreground, image, liver, vein"):
+        prepare(tmp_path / "out2", data=raw, center="spleen")
+
+
+def test_percentile_scaling_is_robust_to_an_outlier(tmp_path):
+    raw = write_decathlon(tmp_path / "raw", 3)
+    for number in range(3):
+        image, _ = volumes(seed=number)
+        image[0, 0, 0] = 1e6
+        save(raw / f"imagesTr/case_{number}.nii.gz", image)
+    for intensity, contrast in (("min_max", (0, 0.01)), ("percentile", (0.3, 1))):
+        prepare(tmp_path / intensity, data=raw, intensity=intensity, percentiles=(0.1, 99.9))
+        case = all_cases(tmp_path / intensity)[0]
+        image, label = load(case["image"]), load(case["label"])
+        assert image.min() >= 0 and image.max() <= 1
+        assert contrast[0] < image[label == 2].mean() - image[label == 1].mean() < contrast[1]
+
+
+def test_split_is_seeded_and_keeps_patients_together(tmp_path):
+    raw = write_decathlon(tmp_path / "raw", 12, patients=[f"p{number // 2}" for number in range(12)])
+    drawn = []
+    for seed in (0, 0, 1):
+        prepare(tmp_path / "out", data=raw, seed=seed, overwrite=True)
+        drawn.append(patients(tmp_path / "out"))
+        assert not set(drawn[-1]["training"]) & set(drawn[-1]["validation"] + drawn[-1]["test"])
+        assert all(drawn[-1].values())
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_patient_pattern_finds_the_patient_in_the_name(tmp_path):
+    raw = write_decathlon(tmp_path / "raw", 4)
+    with pytest.raises(UserError, match="is not in the case name"):
+        prepare(tmp_path / "out", data=raw, patient_pattern="patient")
+    prepare(tmp_path / "out", data=raw, patient_pattern=r"case_(\d)")
+    assert sorted(sum(patients(tmp_path / "out").values(), [])) == ["0", "1", "2", "3"]
+
+
+def test_one_patient_is_split_into_crops_only_on_request(tmp_path, capsys):
+    image, label = volumes((40, 40, 20))
+    save(tmp_path / "mr.nii.gz", image)
+    save(tmp_path / "mr_seg.nii.gz", label)
+    files = {"images": tmp_path / "mr.nii.gz", "labels": tmp_path / "mr_seg.nii.gz", "label_map": "{liver: 1, vein: 2}"}
+    crops = {"roi_size": (16, 16, 16), "crops": 10, "center": "vein"}
+    with pytest.raises(UserError, match=r"1 patient\(s\) cannot be split.*--split_by case with --crops"):
+        prepare(tmp_path / "out", **files, **crops)
+    prepare(tmp_path / "out", **files, **crops, split_by="case")
+    assert "may be in several splits" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out/dataset.json").read_text())["split_by"] == "case"
+    cases = all_cases(tmp_path / "out")
+    assert len(cases) == 10 and {case["patient"] for case in cases} == {"mr"}
+    assert all((load(case["label"]) == 2).any() for case in cases)
+    first = [load(case["image"]) for case in cases]
+    prepare(tmp_path / "again", **files, **crops, split_by="case")
+    assert all((a == load(b["image"])).all() for a, b in zip(first, all_cases(tmp_path / "again"), strict=True))
+
+
+def test_all_faults_of_the_data_are_told_at_once_and_nothing_is_written(tmp_path):
+    raw = write_decathlon(tmp_path / "raw", 5)
+    save(raw / "labelsTr/case_1.nii.gz", np.full((20, 18, 12), 7, np.uint8))
+    save(raw / "imagesTr/case_2.nii.gz", np.full((20, 18, 12), np.nan, np.float32))
+    with pytest.raises(UserError) as error:
+        prepare(tmp_path / "out", data=raw)
+    assert "2 faults" in str(error.value) and "case_1" in str(error.value) and "case_2" in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+
+
+def test_a_failure_in_the_middle_leaves_no_folder_and_the_old_one_whole(tmp_path, monkeypatch):
+    raw = write_decathlon(tmp_path / "raw", 5)
+    prepare(tmp_path / "out", data=raw)
+    before = (tmp_path / "out/dataset.json").read_text()
+    saved = []
+
+    def fail(path, *args):
+        saved.append(path)
+        if len(saved) == 4:
+            raise OSError("disk full")
+        save(path, *args)
+
+    monkeypatch.setattr(writing, "save_nifti", fail)
+    for name in ("out", "new"):
+        saved.clear()
+        with pytest.raises(OSError, match="disk full"):
+            prepare(tmp_path / name, data=raw, seed=1, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+    assert (tmp_path / "out/dataset.json").read_text() == before and check(tmp_path / "out") == []
+
+
+def test_nothing_is_overwritten_unasked_and_the_input_never(tmp_path):
+    raw = write_decathlon(tmp_path / "raw", 3)
+    prepare(tmp_path / "out", data=raw)
+    with pytest.raises(UserError, match="--overwrite"):
+        prepare(tmp_path / "out", data=raw)
+    prepare(tmp_path / "out", data=raw, overwrite=True)
+    with pytest.raises(UserError, match="would replace the input"):
+        prepare(raw, data=raw, overwrite=True)
+    with pytest.raises(UserError, match="would replace the input"):
+        prepare(tmp_path, data=raw, overwrite=True)
+    (tmp_path / "out/thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="thesis.txt"):
+        prepare(tmp_path / "out", data=raw, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"roi_size": (50, 32, 32)}, "multiples of 16"),
+        ({"spacing": (1, 0, 1)}, "above 0"),
+        ({"intensity": "zscore"}, "allowed are min_max, percentile"),
+        ({"percentiles": (99, 1)}, "two rising numbers"),
+        ({"split": (0.5, 0.5, 0.5)}, "sum 1"),
+        ({"crops": 5}, "--roi_size"),
+        ({"max_cases": 2}, r"2 patient\(s\) cannot be split"),
+        ({"label_map": {"liver": 1, "vein": 1}}, "more than one class"),
+        ({"label_map": {"classes": {"liver": 1}, "tubes": []}}, "allowed are classes, priority"),
+        ({"label_map": {"classes": {"liver": 1}, "tubular": ["vein"]}}, "the classes are"),
+        ({"label_map": {"liver": "one"}}, "a whole number from 1"),
+        ({"label_map": "missing.yaml"}, "cannot be read"),
+        ({"images": "somewhere"}, "either --data"),
+    ],
+)
+def test_wrong_options_are_told_before_any_work(tmp_path, options, message):
+    raw = write_decathlon(tmp_path / "raw", 3)
+    with pytest.raises(UserError, match=message):
+        prepare(tmp_path / "out", data=raw, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_regions_of_nnunet_need_a_label_map(tmp_path):
+    raw = write_decathlon(tmp_path / "raw", 3, labels={"background": 0, "whole": [1, 2], "vein": 2})
+    with pytest.raises(UserError, match="--label_map"):
+        prepare(tmp_path / "out", data=raw)
+    prepare(tmp_path / "out", data=raw, label_map={"liver": 1, "vein": 2})
+
+
+def test_hippocampus_gets_the_size_that_holds_every_case(tmp_path, real_data):
+    prepare(tmp_path / "out", data=real_data("hippocampus"))
+    schema = load_schema(tmp_path / "out")
+    assert schema.roi_size == (48, 64, 48) and schema.class_names[1:] == ("Anterior", "Posterior")
+    assert [len(load_cases(tmp_path / "out", split)) for split in SPLITS] == [140, 20, 40]
+    assert check(tmp_path / "out") == []
+
+
+def test_liver_mr_maps_vessels_out_of_49_classes(tmp_path, real_data):
+    folder = real_data("liver_mr")
+    label_map = {"classes": {"liver": 5, "portal vein": 25}, "tubular": ["portal vein"]}
+    files = {"images": folder / "abdomen_mr.nii.gz", "labels": folder / "abdomen_mr_seg.nii.gz"}
+    crops = {"roi_size": (32, 32, 16), "crops": 10, "center": "portal vein", "split_by": "case"}
+    prepare(tmp_path / "out", **files, label_map=label_map, **crops)
+    assert len(all_cases(tmp_path / "out")) == 10 and check(tmp_path / "out") == []
+    prepare(tmp_path / "coarse", **files, label_map=label_map, spacing=(6, 6, 6), **crops)
+    assert all((load(case["label"]) == 2).any() for case in all_cases(tmp_path / "coarse"))
