@@ -249,6 +249,7 @@ def test_nothing_is_overwritten_unasked_and_the_input_never(tmp_path):
         ({"label_map": {"liver": 1, "vein": 1}}, "more than one class"),
         ({"label_map": {"classes": {"liver": 1}, "tubes": []}}, "allowed are classes, priority"),
         ({"label_map": {"classes": {"liver": 1}, "tubular": ["vein"]}}, "the classes are"),
+        ({"label_map": {"classes": {"liver": 1}, "tubular": "liver"}}, r"tubular: \[vein\]"),
         ({"label_map": {"liver": "one"}}, "a whole number from 1"),
         ({"label_map": "missing.yaml"}, "cannot be read"),
         ({"images": "somewhere"}, "either --data"),

@@ -100,9 +100,10 @@ def _checked(classes: dict, content: dict, where: str, background: frozenset[int
         raise UserError(f"{where}: the values {twice} belong to more than one class; give each value to one class")
     if not 1 <= len(classes) <= 255:
         raise UserError(f"{where}: {len(classes)} classes besides the background; from 1 to 255 are allowed")
-    lists = {key: tuple(content.get(key) or ()) for key in ("priority", "tubular", "lesions")}
-    inside = dict(content.get("inside") or {})
+    lists = {key: _names(key, content.get(key), list, where) for key in ("priority", "tubular", "lesions")}
+    inside = _names("inside", content.get("inside"), dict, where)
     _require_classes(classes, {**lists, "inside": (*inside, *inside.values())}, where)
+    lists = {key: tuple(names) for key, names in lists.items()}
     thin = lists["tubular"] + lists["lesions"]
     rest = sorted((name for name in classes if name not in lists["priority"]), key=lambda name: name in thin)
     lists["priority"] = (
@@ -110,6 +111,13 @@ def _checked(classes: dict, content: dict, where: str, background: frozenset[int
         *lists["priority"],
     )  # classes that the list leaves out come lowest, thin ones above others
     return LabelMap(classes=classes, **lists, inside=inside, background=background)
+
+
+def _names(key: str, value: list | dict | None, kind: type, where: str) -> list | dict:
+    example = "[vein]" if kind is list else "{vein: liver}"
+    if not isinstance(value or kind(), kind):
+        raise UserError(f"{where}: {key} is {value!r}; write it as `{key}: {example}`")
+    return value or kind()
 
 
 def _values(name: str, value: object, where: str) -> tuple[int, ...]:

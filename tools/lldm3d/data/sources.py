@@ -77,8 +77,10 @@ def _decathlon(folder: Path, about: dict, channel: int | None) -> list[Case]:
     for split in SPLITS:
         for entry in about.get(split, []):
             if isinstance(entry, dict) and "label" in entry:
-                if "image" not in entry:
-                    raise UserError(f'{folder / "dataset.json"}: the entry {entry} of {split} has no "image"')
+                if not (isinstance(entry.get("image"), str) and isinstance(entry["label"], str)):
+                    raise UserError(
+                        f'{folder / "dataset.json"}: {entry} in {split}: "image" and "label" must be one file each'
+                    )
                 label = folder / entry["label"]
                 image = _with_channel(folder / entry["image"], channel)
                 cases.append(Case(stem(label), image, label, str(entry.get("patient", "")), split))
