@@ -1,4 +1,4 @@
-"""MONAI's own property check: train and inference of each bundle build, on tiny data, and define what MONAI asks for."""
+"""MONAI's own property check: train and inference of each bundle build on tiny data and define what MONAI asks for."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ from lldm3d.networks import save_network
 
 CLASS_NAMES = ["background", "liver", "portal vein"]
 LATENT_CHANNELS = 2
-TINY_DIFFUSION = {"channels": [16, 16], "attention_levels": [False, False], "latent_channels": LATENT_CHANNELS}
+TINY_DIFFUSION = {"channels": [32, 32], "attention_levels": [False, False], "latent_channels": LATENT_CHANNELS}
 TINY = {
     "autoencoder": {"channels": [8, 8, 8], "latent_channels": LATENT_CHANNELS, "roi_size": [16, 16, 16]},
     "label_ldm": TINY_DIFFUSION,
@@ -39,7 +39,7 @@ def tiny_work(tiny_dataset, tmp_path_factory):
             spatial_dims=3,
             in_channels=LATENT_CHANNELS,
             out_channels=LATENT_CHANNELS,
-            channels=[16, 16],
+            channels=[32, 32],
             attention_levels=[False, False],
             num_res_blocks=1,
             num_head_channels=32,
