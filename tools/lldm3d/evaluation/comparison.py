@@ -1,0 +1,93 @@
+"""A distance of synthetic to real cases beside its floor: the same distance between real cases, at equal N."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+DRAWS = 50  # random subsets of each comparison
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`value` and `floor` are means over the draws; `interval` holds 95 % of the values of single draws."""
+
+    between: str
+    value: float | None
+    interval: tuple[float, float] | None
+    n: int
+    floor: float | None
+    note: str
+
+
+def compare(
+    distance: Callable, synthetic: Sequence, training: Sequence, test: Sequence, seed: int = 0
+) -> list[Comparison]:
+    """Compare synthetic cases with real training cases and with real test cases.
+
+    Distances of samples depend on N, so that value and floor share it: each draw splits the training cases into two
+    halves A and B of n cases and takes n synthetic cases S; the value is distance(S, B), the floor distance(A, B).
+    Against the test cases T the floor is distance(training, T), again with n cases on each side.
+    """
+    rng = np.random.default_rng(seed)
+    n = min(len(training) // 2, len(synthetic))
+
+    def halves() -> tuple[float, float]:
+        order = rng.permutation(len(training))
+        a, b = take(training, order[:n]), take(training, order[n : 2 * n])
+        return distance(take(synthetic, rng.permutation(len(synthetic))[:n]), b), distance(a, b)
+
+    m = min(len(training), len(synthetic), len(test))
+
+    def held_out() -> tuple[float, float]:
+        s, r, t = (take(cases, rng.permutation(len(cases))[:m]) for cases in (synthetic, training, test))
+        return distance(s, t), distance(r, t)
+
+    return [
+        summary(halves, n, "synthetic / real training", "floor: half of real training / other half"),
+        summary(held_out, m, "synthetic / real test", "floor: real training / real test"),
+    ]
+
+
+def compare_altered(distance: Callable, altered: np.ndarray, training: np.ndarray, n: int, seed: int = 0) -> Comparison:
+    """A yardstick: what an alteration of real images does, measured between halves as in `compare`.
+
+    `altered` holds the training cases in the same order. The value is distance(altered A, B), the floor distance(A, B).
+    """
+    rng = np.random.default_rng(seed)
+
+    def halves() -> tuple[float, float]:
+        order = rng.permutation(len(training))
+        a, b = order[:n], order[n : 2 * n]
+        return distance(altered[a], training[b]), distance(training[a], training[b])
+
+    return summary(halves, n, "blurred real training / real training", "yardstick; floor: the same without the blur")
+
+
+def summary(draw: Callable[[], tuple[float, float]], n: int, between: str, floor_note: str) -> Comparison:
+    """Mean and interval over the draws; without a value where there are fewer than two cases or nothing to measure."""
+    if n < 2:
+        return Comparison(between, None, None, n, None, f"{n} cases on one side, at least 2 are needed")
+    values, floors = np.array([draw() for _ in range(DRAWS)]).T
+    if np.isnan(values).all():
+        return Comparison(between, None, None, n, None, "does not occur in these cases")
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    floor = None if np.isnan(floors).all() else float(np.nanmean(floors))
+    return Comparison(between, float(np.nanmean(values)), (float(low), float(high)), n, floor, floor_note)
+
+
+def take(cases: Sequence, index: np.ndarray) -> Sequence:
+    """The cases at `index`, of an array [N, D] or of a list."""
+    return cases[index] if isinstance(cases, np.ndarray) else [cases[i] for i in index]
+
+
+def bootstrap(
+    statistic: Callable, *samples: np.ndarray, draws: int = 1000, seed: int = 0
+) -> tuple[float, float] | None:
+    """95 % interval of `statistic(*samples)` when each sample's cases are drawn again; None below two cases."""
+    if min(map(len, samples)) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    values = [statistic(*(x[rng.integers(len(x), size=len(x))] for x in samples)) for _ in range(draws)]
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)

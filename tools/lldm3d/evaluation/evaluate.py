@@ -1,0 +1,76 @@
+"""Judge a synthetic data set against the real one: the command `lldm3d evaluate`."""
+
+from pathlib import Path
+
+from lldm3d import __version__
+from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.errors import UserError
+from lldm3d.evaluation import figures
+from lldm3d.evaluation.alignment import alignment_rows
+from lldm3d.evaluation.copies import copy_rows, nearest_neighbours, worst
+from lldm3d.evaluation.diversity import diversity_rows
+from lldm3d.evaluation.fidelity import fidelity_rows
+from lldm3d.evaluation.labels import label_rows, write_statistics
+from lldm3d.evaluation.network import load_segmenter
+from lldm3d.evaluation.rows import write_csv
+from lldm3d.evaluation.scans import check_counts, check_sides
+from lldm3d.evaluation.survey import Survey, survey
+from lldm3d.files import write_json
+
+
+def evaluate(
+    real: str | Path, synthetic: str | Path, segmenter: str | Path, output_dir: str | Path, overwrite: bool = False
+) -> None:
+    """Write `metrics.json`, `metrics.csv`, `label_statistics.csv` and `figures/*.png` into `output_dir`.
+
+    Args:
+        real: prepared data set.
+        synthetic: generated data set in the same layout, all cases in its training split.
+        segmenter: stage folder of a segmentation network trained on `real` alone (regime R), or its model.pt.
+        output_dir: folder of the results.
+        overwrite: replace an evaluation that is there.
+
+    Raises:
+        UserError: where the data sets cannot be compared, a file is unusable, or results are there already.
+    """
+    real, synthetic, output_dir = Path(real), Path(synthetic), Path(output_dir)
+    if (output_dir / "metrics.json").exists() and not overwrite:
+        raise UserError(f"{output_dir}: holds an evaluation already; choose another folder, or add --overwrite")
+    schema = load_schema(real)
+    check_sides(schema, load_schema(synthetic), real, synthetic)
+    cases = {split: load_cases(real, split) for split in ("training", "validation", "test")}
+    cases["synthetic"] = load_cases(synthetic, "training")
+    check_counts(cases["training"], cases["synthetic"], real, synthetic)
+    network = load_segmenter(segmenter, schema.class_names)
+    sides = {
+        split: survey(split, items, schema, network, score=split in ("test", "synthetic"), blur=split == "training")
+        for split, items in cases.items()
+    }
+    ours, training, test = sides["synthetic"], sides["training"], sides["test"]
+    identity = {"network": f"{network.name}:{network.layer}", "weights": network.weights}
+    spaces = nearest_neighbours(ours, training, [sides["validation"], test])
+    rows = [
+        *fidelity_rows(ours, training, test, identity),
+        *diversity_rows(ours.cases, training.cases, schema, network.device),
+        *label_rows(ours, training, test, schema),
+        *alignment_rows(ours, test, schema, identity),
+        *copy_rows(spaces, identity),
+    ]
+    nearest = worst(spaces, ours, training)
+    write_statistics(output_dir / "label_statistics.csv", sides)
+    figures.write(output_dir / "figures", sides, spaces, nearest, rows, schema)
+    write_csv(output_dir / "metrics.csv", rows)
+    write_json(output_dir / "metrics.json", summary(real, synthetic, sides, identity, rows, nearest))
+
+
+def summary(real: Path, synthetic: Path, sides: dict[str, Survey], identity: dict, rows: list, nearest: list) -> dict:
+    """The content of `metrics.json`."""
+    return {
+        "version": __version__,
+        "real": str(real.resolve()),
+        "synthetic": str(synthetic.resolve()),
+        "cases": {side: len(found) for side, found in sides.items()},
+        **identity,
+        "rows": [row.plain() for row in rows],
+        "nearest": nearest,
+    }

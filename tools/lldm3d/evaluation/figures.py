@@ -1,0 +1,174 @@
+"""The figures of an evaluation."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lldm3d.data.dataset import Schema
+from lldm3d.evaluation import pictures
+from lldm3d.evaluation.copies import Nearest, scaled_features
+from lldm3d.evaluation.rows import Row
+from lldm3d.evaluation.scans import read
+from lldm3d.evaluation.shapes import UNITS
+from lldm3d.evaluation.survey import Survey
+
+SIDES = {  # side: (words, colour, marker)
+    "training": ("real, training", pictures.REAL, "o"),
+    "test": ("real, test", pictures.HELD_OUT, "s"),
+    "synthetic": ("synthetic", pictures.SYNTHETIC, "^"),
+}
+PAIRS_SHOWN = 4
+
+
+def write(
+    folder: Path, sides: dict[str, Survey], spaces: list[Nearest], nearest: list[dict], rows: list[Row], schema: Schema
+) -> None:
+    """Draw all figures of an evaluation as PNG into `folder`."""
+    for name, figure in {
+        "features": features(sides),
+        "label_statistics": label_statistics(sides),
+        "alignment": alignment(rows),
+        "nearest_distances": nearest_distances(spaces),
+        "nearest_pairs": nearest_pairs(nearest, sides, schema),
+    }.items():
+        pictures.save(figure, folder / f"{name}.png")
+
+
+def light(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """A white figure of `width` x `height` inches with a grid of axes [rows, columns] without needless frames."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    return figure, grid
+
+
+def features(sides: dict[str, Survey]) -> Figure:
+    """The cases in the plane of the two principal components of the real training features."""
+    figure, [[axes]] = light(1, 1, 6, 4.6)
+    training = sides["training"]
+    points = scaled_features(training, training)
+    centre = points.mean(0)
+    _, spread, directions = np.linalg.svd(points - centre, full_matrices=False)
+    for side, (words, colour, marker) in SIDES.items():
+        if len(sides[side]):
+            x, y = ((scaled_features(sides[side], training) - centre) @ directions[:2].T).T
+            axes.scatter(x, y, s=30, c=colour, marker=marker, alpha=0.75, label=f"{words} ({len(x)})", linewidths=0)
+    shares = spread**2 / (spread**2).sum()
+    axes.set_xlabel(f"first principal component ({shares[0]:.0%} of the real variance)")
+    axes.set_ylabel(f"second ({shares[1]:.0%})")
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def label_statistics(sides: dict[str, Survey]) -> Figure:
+    """Each statistic and class: every case as a dot, medians as lines."""
+    keys = [
+        key
+        for key in sides["training"].statistics[0]
+        if any(len(case[key]) for side in SIDES for case in sides[side].statistics)
+    ]
+    columns = min(4, len(keys))
+    figure, grid = light(-(-len(keys) // columns), columns, 2.6 * columns, 2.3 * -(-len(keys) // columns))
+    for axes, key in zip(grid.flat, keys, strict=False):
+        strip(axes, [np.concatenate([case[key] for case in sides[side].statistics] or [[]]) for side in SIDES])
+        statistic, name = key
+        unit = f" ({UNITS[statistic]})" if UNITS[statistic] else ""
+        axes.set_title(f"{name}: {statistic}{unit}", fontsize=9)
+    for axes in grid.flat[len(keys) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def strip(axes: Axes, groups: list[np.ndarray]) -> None:
+    """One column of dots for each side, with its median."""
+    rng = np.random.default_rng(0)
+    for at, (values, (_, colour, _)) in enumerate(zip(groups, SIDES.values(), strict=True)):
+        axes.scatter(at + rng.uniform(-0.22, 0.22, len(values)), values, s=9, c=colour, alpha=0.55, linewidths=0)
+        if len(values):
+            axes.hlines(np.median(values), at - 0.33, at + 0.33, color=colour, lw=2)
+    axes.set_xticks(range(3), ["real\ntraining", "real\ntest", "synthetic"], fontsize=7.5)
+    axes.set_xlim(-0.6, 2.6)
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+
+
+def alignment(rows: list[Row]) -> Figure:
+    """Dice and recall of each class: real test cases beside synthetic pairs."""
+    chosen = {
+        name: [row for row in rows if row.group == "alignment" and row.name == name] for name in ("Dice", "recall")
+    }
+    classes = [row.class_name for row in chosen["Dice"]]
+    figure, grid = light(1, 2, max(6.5, 1.3 * len(classes) * 2), 3)
+    for axes, (name, found) in zip(grid.flat, chosen.items(), strict=True):
+        at = np.arange(len(classes))
+        real, ours = (
+            [value or 0 for value in values] for values in ([r.floor for r in found], [r.value for r in found])
+        )
+        axes.bar(at - 0.19, real, 0.36, color=pictures.HELD_OUT, label="real test images")
+        axes.bar(at + 0.19, ours, 0.36, color=pictures.SYNTHETIC, label="synthetic images")
+        for x, row in zip(at, found, strict=True):
+            if row.interval:
+                axes.vlines(x + 0.19, *row.interval, color="black", lw=1.2)
+        axes.set_xticks(at, classes, fontsize=8)
+        axes.set_ylim(0, 1)
+        axes.set_title(f"{name} of the R-trained network", fontsize=9)
+    grid.flat[0].legend(frameon=True, framealpha=0.85, fontsize=8, loc="lower left")
+    return figure
+
+
+def nearest_distances(spaces: list[Nearest]) -> Figure:
+    """Distances to the nearest training case: synthetic and held-out real cases, with the 5 % line."""
+    figure, grid = light(1, len(spaces), 4.4 * len(spaces), 2.9)
+    titles = {"features": "feature space (standard deviations)", "image": "image space (1 - correlation)"}
+    for axes, item in zip(grid.flat, spaces, strict=True):
+        bins = np.linspace(0, max(item.synthetic.max(), *item.held_out, 1e-9) * 1.02, 24)
+        axes.hist(
+            item.held_out,
+            bins,
+            weights=shares(item.held_out),
+            color=pictures.HELD_OUT,
+            alpha=0.55,
+            label="real, held out",
+        )
+        axes.hist(
+            item.synthetic,
+            bins,
+            weights=shares(item.synthetic),
+            color=pictures.SYNTHETIC,
+            alpha=0.55,
+            label="synthetic",
+        )
+        if len(item.held_out) >= 2:
+            axes.axvline(item.threshold, color="black", lw=1, ls="--", label="5 % of held-out real")
+        axes.set_title(titles[item.space], fontsize=9)
+        axes.set_xlabel("distance to the nearest training case", fontsize=8)
+        axes.set_ylabel("share of cases", fontsize=8)
+    grid.flat[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def shares(values: np.ndarray) -> np.ndarray:
+    """Weights that make the bars of a histogram add up to 1."""
+    return np.full(len(values), 1 / max(len(values), 1))
+
+
+def nearest_pairs(nearest: list[dict], sides: dict[str, Survey], schema: Schema) -> Figure:
+    """The synthetic cases nearest to training cases in each space, above those training cases."""
+    chosen = [entry for space in ("features", "image") for entry in of_space(nearest, space)[:PAIRS_SHOWN]]
+    labels = {case["image"]: case for side in ("synthetic", "training") for case in sides[side].cases}
+    figure, grid = pictures.dark(2, len(chosen), 1.55 * len(chosen), 3.9)
+    for column, entry in zip(grid.T, chosen, strict=True):
+        scans = [read(labels[entry[key]], schema) for key in ("image", "nearest_image")]
+        index = pictures.best_slice(scans[0].label, pictures.PLANES["axial"])
+        for axes, scan in zip(column, scans, strict=True):
+            pictures.show(axes, scan.image, schema.spacing, "axial", index)
+        column[0].set_title(f"{entry['case']}\n{entry['space']}: {entry['distance']:.3g}", color="white", fontsize=6.5)
+        column[1].set_title(entry["nearest"], color="white", fontsize=6.5)
+    return figure
+
+
+def of_space(nearest: list[dict], space: str) -> list[dict]:
+    return [entry for entry in nearest if entry["space"] == space]

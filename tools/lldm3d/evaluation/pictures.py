@@ -1,0 +1,101 @@
+"""Slices of volumes, drawn as a radiologist expects them."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+matplotlib.use("Agg")
+
+# Okabe and Ito's colours, told apart by the colour-blind and visible on grey
+COLOURS = ("#E69F00", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#FFFFFF")
+REAL, SYNTHETIC, HELD_OUT, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}  # plane: axis it is perpendicular to
+EDGES = {"sagittal": "AP", "coronal": "RL", "axial": "RL"}  # letters at the left and right edge
+
+
+def colour(value: int) -> str:
+    """Colour of label value 1, 2, ..."""
+    return COLOURS[(value - 1) % len(COLOURS)]
+
+
+def best_slice(label: np.ndarray, axis: int) -> int:
+    """Index along `axis` of the slice of a label map [X, Y, Z] with the most foreground; the middle without any."""
+    counts = (label > 0).sum(tuple(i for i in range(3) if i != axis))
+    return int(counts.argmax()) if counts.any() else label.shape[axis] // 2
+
+
+def cut(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
+    """A slice of a RAS volume [X, Y, Z] as rows and columns of a picture, in radiological view.
+
+    The patient's right is on the left side of axial and coronal slices, anterior on top of axial ones and on the left
+    of sagittal ones, superior on top.
+    """
+    return np.take(volume, index, PLANES[plane])[::-1, ::-1].T
+
+
+def aspect(spacing: tuple[float, float, float], plane: str) -> float:
+    """Height of a pixel over its width, from the spacing in mm."""
+    width, height = (length for axis, length in enumerate(spacing) if axis != PLANES[plane])
+    return height / width
+
+
+def show(
+    axes: Axes, volume: np.ndarray, spacing: tuple[float, float, float], plane: str, index: int, top: float = 1.0
+) -> None:
+    """Draw a slice of an image [X, Y, Z] in grey from 0 to `top`."""
+    axes.imshow(
+        cut(volume, plane, index),
+        cmap="gray",
+        vmin=0,
+        vmax=top,
+        aspect=aspect(spacing, plane),
+        interpolation="bilinear",
+    )
+    axes.set_axis_off()
+
+
+def outline(axes: Axes, label: np.ndarray, plane: str, index: int) -> None:
+    """Draw the outline of each class in a slice of a label map [X, Y, Z]."""
+    picture = cut(label, plane, index)
+    for value in np.unique(picture[picture > 0]):
+        axes.contour(picture == value, levels=[0.5], colors=colour(int(value)), linewidths=1.1)
+
+
+def fill(axes: Axes, label: np.ndarray, spacing: tuple[float, float, float], plane: str, index: int) -> None:
+    """Draw a slice of a label map [X, Y, Z] with each class in its colour, on black."""
+    picture = cut(label, plane, index)
+    rgb = np.zeros((*picture.shape, 3))
+    for value in np.unique(picture[picture > 0]):
+        rgb[picture == value] = matplotlib.colors.to_rgb(colour(int(value)))
+    axes.imshow(rgb, aspect=aspect(spacing, plane), interpolation="nearest")
+    axes.set_axis_off()
+
+
+def letters(axes: Axes, plane: str) -> None:
+    """Mark the patient's sides at the edges of a slice."""
+    style = {"transform": axes.transAxes, "color": "white", "fontsize": 7, "va": "center", "alpha": 0.85}
+    axes.text(0.02, 0.5, EDGES[plane][0], ha="left", **style)
+    axes.text(0.98, 0.5, EDGES[plane][1], ha="right", **style)
+
+
+def legend(figure: Figure, class_names: tuple[str, ...], **position) -> None:
+    """Show which colour stands for which class."""
+    handles = [Line2D([], [], color=colour(value), lw=4) for value in range(1, len(class_names))]
+    figure.legend(handles, class_names[1:], frameon=False, ncols=min(len(handles), 6), labelcolor="white", **position)
+
+
+def dark(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """A black figure of `width` x `height` inches with a grid of axes [rows, columns]."""
+    figure = Figure(figsize=(width, height), facecolor="black", layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def save(figure: Figure, path: str | Path, dpi: int = 110) -> None:
+    """Write a figure as PNG."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=dpi, facecolor=figure.get_facecolor())

@@ -1,0 +1,97 @@
+"""One pass over a split: read each case once and keep the little that the metrics need of it."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from monai.metrics import compute_hausdorff_distance
+from scipy.ndimage import gaussian_filter
+from tqdm import tqdm
+
+from lldm3d.data.dataset import Schema
+from lldm3d.evaluation.network import Segmenter
+from lldm3d.evaluation.scans import Scan, read
+from lldm3d.evaluation.shapes import Statistics, is_one_organ, label_statistics
+from lldm3d.labels import one_hot
+
+BLUR = 2.0  # voxels, of the yardstick
+THUMBNAIL = 24  # voxels along each axis, at most
+
+
+@dataclass
+class Survey:
+    """What is kept of the N cases of a split; `surface` marks those whose predictions are scored."""
+
+    cases: list[dict]
+    features: np.ndarray  # [N, D]
+    thumbnails: np.ndarray  # [N, P]
+    statistics: list[Statistics] = field(default_factory=list)
+    one_organ: list[dict[str, bool]] = field(default_factory=list)  # parent class: is it one component
+    scores: list[dict[str, dict[str, float]]] = field(default_factory=list)  # metric: class: value
+    blurred: np.ndarray | None = None  # [N, D], features of the blurred images
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+
+def survey(
+    split: str, cases: list[dict], schema: Schema, segmenter: Segmenter, score: bool = False, blur: bool = False
+) -> Survey:
+    """Read the cases one by one.
+
+    Args:
+        split: shown by the progress bar.
+        score: compare the network's prediction with the label.
+        blur: also take the features of the image blurred by a Gaussian of 2 voxels.
+
+    Raises:
+        UserError: where a file cannot be used.
+    """
+    features, blurred, thumbnails = [], [], []
+    found = Survey(cases, np.empty((0, 0)), np.empty((0, 0)))
+    for case in tqdm(cases, desc=f"evaluate {split}", mininterval=1):
+        scan = read(case, schema)
+        feature, pred = segmenter(scan.image)
+        features.append(feature)
+        thumbnails.append(thumbnail(scan.image))
+        found.statistics.append(label_statistics(scan.label, schema))
+        parents = set(schema.inside.values())
+        found.one_organ.append({parent: is_one_organ(scan.label, parent, schema) for parent in parents})
+        if score:
+            found.scores.append(agreement(pred, scan, schema))
+        if blur:
+            blurred.append(segmenter(gaussian_filter(scan.image, BLUR))[0])
+    if cases:
+        found.features, found.thumbnails = np.stack(features), np.stack(thumbnails)
+    found.blurred = np.stack(blurred) if blurred else None
+    return found
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """The image [X, Y, Z] averaged down to at most 24 voxels along each axis, flat."""
+    size = [min(length, THUMBNAIL) for length in image.shape]
+    return torch.nn.functional.adaptive_avg_pool3d(torch.as_tensor(image)[None], size).flatten().numpy()
+
+
+def agreement(pred: np.ndarray, scan: Scan, schema: Schema) -> dict[str, dict[str, float]]:
+    """{"dice" | "recall" | "hd95": {class: value}} of a prediction [X, Y, Z] against the label.
+
+    Only classes that the label holds. HD95 in mm is NaN where the prediction lacks the class.
+    """
+    result = {"dice": {}, "recall": {}, "hd95": {}}
+    hot = [one_hot(torch.as_tensor(x)[None, None], len(schema.class_names)) for x in (pred, scan.label)]
+    for value, name in list(enumerate(schema.class_names))[1:]:
+        truth, guess = scan.label == value, pred == value
+        if not truth.any():
+            continue
+        both = float((truth & guess).sum())
+        result["dice"][name] = 2 * both / float(truth.sum() + guess.sum())
+        result["recall"][name] = both / float(truth.sum())
+        result["hd95"][name] = float("nan")
+        if guess.any():
+            masks = [x[:, value : value + 1] for x in hot]
+            distance = compute_hausdorff_distance(
+                *masks, include_background=True, percentile=95, spacing=schema.spacing
+            )
+            result["hd95"][name] = float(distance)
+    return result
