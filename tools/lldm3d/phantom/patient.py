@@ -1,0 +1,111 @@
+"""One case of the phantom in mm: anatomy, lesions and both vessel trees, before any voxel grid."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from lldm3d.phantom.anatomy import Anatomy
+from lldm3d.phantom.lesions import APART, SMALLEST, Lesion, draw_long_axes
+from lldm3d.phantom.vessels import HEPATIC, PORTAL, Tree, grow, skeleton, trim
+
+PITCH = 12.0  # mm between the twigs' targets
+GAP = 4.0  # mm of liver between the walls of the two trees
+
+
+@dataclass(frozen=True)
+class Patient:
+    """All that is drawn in mm."""
+
+    anatomy: Anatomy
+    lesions: list[Lesion]
+    portal: Tree
+    hepatic: Tree
+    low: np.ndarray  # [3] mm, corner of the box round the liver
+    high: np.ndarray  # [3] mm, opposite corner
+
+
+def draw_patient(rng: np.random.Generator) -> Patient:
+    """Draw a patient: the trees go round the lesions and keep clear of one another."""
+    anatomy = Anatomy.draw(rng)
+    points = _inside_liver(anatomy, rng)
+    roots = rng.uniform(5.5, 7.0), rng.uniform(6.0, 7.5)  # mm
+    portal = _main_branches(anatomy, PORTAL, roots[0], inside=5)
+    hepatic = _main_branches(anatomy, HEPATIC, roots[1], inside=3)
+    lesions, portal, hepatic = _place_lesions(rng, anatomy, points, portal, hepatic)
+    targets = points[anatomy.liver(points.T) < -5]
+    rng.shuffle(targets)
+    half = len(targets) // 2
+    hepatic = grow(hepatic, targets[:half], _Clear(anatomy, lesions, portal), roots[1])
+    portal = grow(portal, targets[half:], _Clear(anatomy, lesions, hepatic), roots[0])
+    return Patient(anatomy, lesions, portal, hepatic, points.min(0), points.max(0))
+
+
+def _inside_liver(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
+    """Points [N, 3] (mm) spread over the liver: a jittered grid."""
+    axes = [np.arange(-half, half, PITCH) for half in (140, 115, 115)]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    grid = (grid + rng.uniform(0, PITCH, grid.shape)).astype("f4")
+    return grid[anatomy.liver(grid.T) < 0]
+
+
+def _main_branches(anatomy: Anatomy, branches: tuple, root_radius: float, inside: float) -> Tree:
+    """The main branches, cut where they come within `inside` mm of the liver's surface after having been in it."""
+    tree = skeleton(branches, anatomy.from_standard, root_radius)
+    depth = -anatomy.liver(tree.nodes.T.astype("f4"))
+    entered = np.zeros(len(depth), bool)
+    for node, parent in enumerate(tree.parents):
+        entered[node] = depth[node] > inside or (parent >= 0 and entered[parent])
+    return trim(tree, (depth > inside) | ~entered)
+
+
+def _place_lesions(rng, anatomy: Anatomy, points: np.ndarray, portal: Tree, hepatic: Tree):
+    """Draw lesions one by one; a place is taken if the main vessels, pushed aside, stay apart and in the liver."""
+    lesions: list[Lesion] = []
+    depth = -anatomy.liver(points.T)
+    for long_axis in draw_long_axes(rng):
+        for _ in range(200):
+            radius = long_axis / 2
+            candidates = points[depth > 0.9 * radius + 1]
+            if len(candidates):
+                lesion = Lesion.draw(rng, candidates[rng.integers(len(candidates))], long_axis)
+                pushed = [replace(tree, nodes=lesion.push(tree.nodes)) for tree in (portal, hepatic)]
+                if _fits(anatomy, lesion, lesions, portal, hepatic, *pushed):
+                    lesions.append(lesion)
+                    portal, hepatic = pushed
+                    break
+            long_axis = max(0.97 * long_axis, SMALLEST)
+    return lesions, portal, hepatic
+
+
+def _fits(anatomy, lesion, others, portal, hepatic, pushed_portal, pushed_hepatic) -> bool:
+    """Whether a new lesion leaves room for the other lesions and for the main vessels, before and after the push."""
+    if any(np.linalg.norm(lesion.centre - o.centre) < lesion.radius + o.radius + APART for o in others):
+        return False
+    for old, new in ((portal, pushed_portal), (hepatic, pushed_hepatic)):
+        moved = np.linalg.norm(new.nodes - old.nodes, axis=1) > 1
+        if np.linalg.norm(old.nodes - lesion.centre, axis=1).min() < 0.35 * lesion.radius:
+            return False  # through its middle: the push would tear the vessel apart
+        if moved.any() and (anatomy.liver(new.nodes[moved].T.astype("f4")) > -3).any():
+            return False
+        if any(np.linalg.norm(new.nodes - o.centre, axis=1).min() < o.radius + 3 for o in others):
+            return False
+    before, after = cdist(portal.nodes, hepatic.nodes), cdist(pushed_portal.nodes, pushed_hepatic.nodes)
+    wanted = portal.radii[:, None] + hepatic.radii + 2 * GAP
+    return bool((after >= np.minimum(before, wanted) - 0.5).all())
+
+
+class _Clear:
+    """Whether a path [n, 3] (mm) stays in the liver, out of the lesions and clear of the other tree."""
+
+    def __init__(self, anatomy: Anatomy, lesions: list[Lesion], other: Tree):
+        self.anatomy, self.other = anatomy, other
+        self.centres = np.array([lesion.centre for lesion in lesions]).reshape(-1, 3)
+        self.reach = np.array([lesion.radius + 2.5 for lesion in lesions])
+
+    def __call__(self, path: np.ndarray) -> bool:
+        if (cdist(path, self.centres) < self.reach).any():
+            return False
+        if (cdist(path, self.other.nodes) < self.other.radii + GAP).any():
+            return False
+        return bool((self.anatomy.liver(path.T.astype("f4")) < -2.5).all())

@@ -1,0 +1,99 @@
+"""Writing the phantom as a raw data set in Decathlon layout."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from lldm3d.errors import UserError
+from lldm3d.files import save_nifti, write_json
+from lldm3d.phantom.case import CLASS_NAMES, make_case
+
+SMALLEST_SIZE = 16  # voxels
+SMALLEST_FIELD = 80.0  # mm
+FOLDERS = ("imagesTr", "labelsTr")
+
+
+def write(
+    output_dir: str | Path,
+    num_cases: int,
+    size: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Write `num_cases` pairs of image and label, of `size` (voxels) and `spacing` (mm), and dataset.json.
+
+    Case i depends on `seed` and i alone. dataset.json is written last. Raises UserError for bad arguments, and
+    where `output_dir` holds something and `overwrite` is false; `overwrite` removes an earlier phantom from it.
+    """
+    size, spacing = _checked(num_cases, size, spacing, seed)
+    output_dir = _emptied(Path(output_dir), overwrite)
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = -(np.array(size) - 1) / 2 * spacing
+    entries = []
+    for index in tqdm(range(num_cases), desc="phantom", unit="case"):
+        name = f"phantom_{index:04d}.nii.gz"
+        for folder, array in zip(FOLDERS, make_case(index, size, spacing, seed), strict=True):
+            save_nifti(output_dir / folder / name, array, affine)
+        entries.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
+    write_json(output_dir / "dataset.json", _description(entries))
+
+
+def _description(entries: list[dict]) -> dict:
+    """The content of dataset.json."""
+    return {
+        "name": "liver phantom",
+        "description": "simulated hepatobiliary-phase liver MR with portal vein, hepatic vein and HCC",
+        "modality": {"0": "MRI"},
+        "tensorImageSize": "3D",
+        "labels": {str(value): name for value, name in enumerate(CLASS_NAMES)},
+        "numTraining": len(entries),
+        "numTest": 0,
+        "training": entries,
+        "test": [],
+        "tubular": ["portal vein", "hepatic vein"],
+        "lesions": ["HCC"],
+        "inside": {"portal vein": "liver", "hepatic vein": "liver", "HCC": "liver"},
+    }
+
+
+def _checked(num_cases: int, size: tuple, spacing: tuple, seed: int) -> tuple[tuple, tuple]:
+    """`size` and `spacing` as tuples of three. Raises UserError for what cannot be drawn."""
+    if not _is_int(num_cases) or num_cases < 1:
+        raise UserError(f"num_cases is {num_cases!r}; give a whole number of at least 1")
+    if not _is_int(seed) or seed < 0:
+        raise UserError(f"seed is {seed!r}; give a whole number of at least 0")
+    if not _three(size) or not all(_is_int(n) and n >= SMALLEST_SIZE for n in size):
+        raise UserError(f"size is {size!r}; give three numbers of voxels, each at least {SMALLEST_SIZE}: 48,48,32")
+    if not _three(spacing) or not all(isinstance(s, int | float) and 0 < s < np.inf for s in spacing):
+        raise UserError(f"spacing is {spacing!r}; give three positive lengths in mm: 5,5,6")
+    field = [n * s for n, s in zip(size, spacing, strict=True)]
+    if min(field) < SMALLEST_FIELD:
+        raise UserError(
+            f"the field of view, size x spacing, is {field} mm; each side must be at least {SMALLEST_FIELD:g} mm "
+            "to hold a liver (240 mm is natural): raise size or spacing"
+        )
+    return tuple(size), tuple(float(s) for s in spacing)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _three(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3
+
+
+def _emptied(output_dir: Path, overwrite: bool) -> Path:
+    """Make sure that `output_dir` holds no other data set."""
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UserError(f"{output_dir}: is a file; give a folder for the data set")
+    if output_dir.is_dir() and any(output_dir.iterdir()):
+        if not overwrite:
+            raise UserError(f"{output_dir}: is not empty; give another folder, or --overwrite to replace what is in it")
+        (output_dir / "dataset.json").unlink(missing_ok=True)
+        for folder in FOLDERS:
+            shutil.rmtree(output_dir / folder, ignore_errors=True)
+    return output_dir
