@@ -8,7 +8,14 @@ import pytest
 from lldm3d.chain.lock import locked
 from lldm3d.errors import UserError
 
-HOLD = "import sys, time; from lldm3d.chain.lock import locked\nwith locked(__import__('pathlib').Path(sys.argv[1]), 'it'): print('held', flush=True); time.sleep(60)"
+HOLD = """
+import sys, time
+from pathlib import Path
+from lldm3d.chain.lock import locked
+with locked(Path(sys.argv[1]), "it"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from lldm3d.bundle import bundle_path
+from lldm3d.errors import UserError
 
 TRAIN = "configs/train.yaml"
 HERE = Path(__file__).parent
@@ -42,7 +43,10 @@ def unknown_overrides(settings: dict) -> list[str]:
 
 def undefined(stage: str, overrides: dict, bundle: str, configs: list[str]) -> list[str]:
     """Messages for the keys of `overrides` that the configs of `bundle` do not define, each with the nearest name."""
-    content = load_configs(bundle_path(bundle), configs)
+    try:
+        content = load_configs(bundle_path(bundle), configs)
+    except UserError as error:
+        return [f"{stage}: {error}"]
     return [
         f"{stage}#{key} is defined by no config of the bundle {bundle} ({', '.join(configs)}), {hint(key, content)}"
         for key in overrides

@@ -1,0 +1,98 @@
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lldm3d.chain import checks
+from lldm3d.chain.lock import locked
+from lldm3d.data.dataset import load_schema
+from lldm3d.errors import UserError
+from lldm3d.files import save_checkpoint, write_json
+
+from .conftest import lldm3d, write_profile
+
+AFTER_CONTROLNET = ["controlnet", "generate", "segment/seg_unet/R+S/seed_0", "segment/seg_unet/R+S/seed_1", "evaluate"]
+
+
+def test_a_dry_run_lists_every_stage_and_keeps_the_work_directory_without_settings(tmp_path, dry_run):
+    assert dry_run(tmp_path) == [
+        "phantom",
+        "prepare",
+        "autoencoder_image",
+        "autoencoder_label",
+        "latents",
+        "label_ldm",
+        "image_ldm",
+        "controlnet",
+        "generate",
+        "segment/seg_unet/R/seed_0",
+        "segment/seg_unet/R/seed_1",
+        "segment/seg_unet/R+S/seed_0",
+        "segment/seg_unet/R+S/seed_1",
+        "evaluate",
+        "report",
+    ]
+    assert not (tmp_path / "run.yaml").exists()
+
+
+def test_until_ends_with_that_stage(tmp_path, dry_run):
+    stages = dry_run(tmp_path, data={"data": str(tmp_path)}, until="latents")
+    assert stages == ["prepare", "autoencoder_image", "autoencoder_label", "latents"]
+
+
+def test_an_unknown_stage_names_those_that_exist(tmp_path, dry_run):
+    with pytest.raises(UserError, match="'latent'.*did you mean latents?.*controlnet"):
+        dry_run(tmp_path, until="latent")
+
+
+def test_what_is_done_is_not_done_again(done, dry_run):
+    assert dry_run(done) == []
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({"controlnet": {"learning_rate": 1e-4}}, [*AFTER_CONTROLNET, "report"]),
+        ({"evaluate": {}, "gates": {"image_psnr": 0}}, []),
+        ({"segment": {"seeds": [0, 1, 2]}}, ["segment/seg_unet/R/seed_2", "segment/seg_unet/R+S/seed_2", "report"]),
+    ],
+)
+def test_a_changed_section_runs_its_stage_and_what_depends_on_it(done, dry_run, tmp_path, sections, expected):
+    profile = write_profile(tmp_path / "mine.yaml", **sections)
+    assert dry_run(done, profile=str(profile)) == expected
+
+
+def test_a_new_codec_makes_what_depends_on_it_old(done, dry_run):
+    (done / "autoencoder_label" / "codec.pt").write_bytes(b"new")
+    stages = dry_run(done)
+    assert stages[0] == "latents" and "segment/seg_unet/R/seed_0" not in stages
+
+
+def test_other_data_than_the_work_directory_was_made_from_is_refused(done, dry_run, tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path}.*/elsewhere.*--workdir"):
+        dry_run(done, data={"data": "/elsewhere"})
+
+
+def test_a_second_run_in_the_same_work_directory_is_refused(tmp_path, dry_run):
+    with locked(tmp_path / ".locks" / "run.lock", "the work directory"):
+        with pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
+            dry_run(tmp_path)
+
+
+def test_a_gate_that_fails_stops_the_chain_with_the_reason(tmp_path, tiny_dataset):
+    work = tmp_path / "work"
+    shutil.copytree(tiny_dataset, work / "dataset")
+    write_autoencoders(work, psnr=15.5)
+    result = lldm3d("run", "--workdir", work, "--data", tmp_path, "--until", "latents")
+    assert result.returncode == 2
+    assert result.stderr.count("psnr is 15.5, below the gate image_psnr: 20") == 1
+    assert "mean_dice" not in result.stderr and not (work / "latents" / "latents.json").exists()
+
+
+def write_autoencoders(work: Path, psnr: float) -> None:
+    for kind in checks.KINDS:
+        names = list(load_schema(work / "dataset").class_names)
+        save_checkpoint(checks.codec_path(work, kind), {"kind": kind, "class_names": names})
+    write_json(work / "autoencoder_image" / "metrics.json", {"psnr": psnr})
+    write_json(work / "autoencoder_label" / "metrics.json", {"mean_dice": 0.95})
