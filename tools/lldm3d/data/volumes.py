@@ -82,9 +82,10 @@ def resample_label(
     """Resample class indices [X, Y, Z] from `spacing` to `target` (mm) so that thin classes keep whole.
 
     Each class is resampled by itself to the part that it fills of each new voxel. The largest part wins, between equals
-    the class of higher priority; a `thin` class also takes every voxel that its centreline passes. Measured on straight
-    tubes in a liver at twice the spacing: of radius 1 voxel, 1 piece (nearest neighbour: 4.7 pieces), of 5 voxels, 1.04
-    times the volume. A lower threshold for thin classes would keep the first whole only with 1.22 times the second.
+    the class of higher priority. A `thin` class wins from the part at which it keeps its volume, and takes every voxel
+    that its centreline passes. Measured on 12 tubes in a liver, at 1.5, 2 and 3 times the spacing: of radius 1 voxel
+    all stay in one piece (nearest neighbour: 2.2, 2.7 and 4.2 pieces), Dice 0.66, 0.58 and 0.37 (0.64, 0.49, 0.37),
+    drawn with 1.3, 1.7 and 3.4 times their volume; of radius 2.5 and 5 they have 1.01 to 1.06 times their volume.
 
     Args:
         priority: all classes but the background, from low to high.
@@ -96,11 +97,18 @@ def resample_label(
     result = np.zeros(largest.shape, label.dtype)
     for index in priority:
         part = resample(label == index, spacing, target)
-        result[(part >= largest) & (part > 0)] = index
+        least = _keeping_volume(part) if index in thin else largest
+        result[(part >= least) & (part > 0)] = index
         largest = np.maximum(largest, part)
         if index in thin:
             result[_centerline(label == index, np.divide(target, spacing), result.shape)] = index
     return result
+
+
+def _keeping_volume(part: np.ndarray) -> float:
+    """The part of a voxel from which on a class must win to keep its volume; between 1/4 (else noise grows) and 1/2."""
+    volume = min(round(float(part.sum())), part.size)
+    return float(np.clip(np.partition(part, part.size - volume, axis=None)[-volume], 0.25, 0.5)) if volume else 0.5
 
 
 def _centerline(mask: np.ndarray, ratio: np.ndarray, new_shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
