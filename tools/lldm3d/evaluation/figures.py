@@ -27,6 +27,7 @@ def write(
 ) -> None:
     """Draw all figures of an evaluation as PNG into `folder`."""
     for name, figure in {
+        "fidelity": fidelity(rows),
         "features": features(sides),
         "label_statistics": label_statistics(sides),
         "alignment": alignment(rows),
@@ -44,6 +45,28 @@ def light(rows: int, columns: int, width: float, height: float) -> tuple[Figure,
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
     return figure, grid
+
+
+def fidelity(rows: list[Row]) -> Figure:
+    """FID and KID to half of the real training cases: of the other half, of synthetic and of blurred real cases."""
+    figure, grid = light(1, 2, 7.6, 2.3)
+    for axes, name in zip(grid.flat, ("FID", "KID"), strict=True):
+        ours, blurred = (
+            next(row for row in rows if row.name == name and row.between.startswith(side)) for side in ("synth", "blur")
+        )
+        bars = {
+            "real (floor)": (ours.floor, None, pictures.REAL),
+            "synthetic": (ours.value, ours.interval, pictures.SYNTHETIC),
+            "real, blurred": (blurred.value, blurred.interval, pictures.GREY),
+        }
+        for at, (value, interval, colour) in enumerate(bars.values()):
+            axes.barh(-at, value or 0, 0.62, color=colour)
+            if interval:
+                axes.hlines(-at, *interval, color="black", lw=1.2)
+        axes.axvline(0, color="black", lw=0.8)
+        axes.set_yticks([0, -1, -2], bars)
+        axes.set_title(f"{name} to real training images, {ours.n} cases each", fontsize=9)
+    return figure
 
 
 def features(sides: dict[str, Survey]) -> Figure:
@@ -93,6 +116,7 @@ def strip(axes: Axes, groups: list[np.ndarray]) -> None:
     axes.set_xticks(range(3), ["real\ntraining", "real\ntest", "synthetic"], fontsize=7.5)
     axes.set_xlim(-0.6, 2.6)
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    axes.yaxis.get_major_locator().set_params(integer=all((values % 1 == 0).all() for values in groups))
 
 
 def alignment(rows: list[Row]) -> Figure:
@@ -159,14 +183,16 @@ def nearest_pairs(nearest: list[dict], sides: dict[str, Survey], schema: Schema)
     """The synthetic cases nearest to training cases in each space, above those training cases."""
     chosen = [entry for space in ("features", "image") for entry in of_space(nearest, space)[:PAIRS_SHOWN]]
     labels = {case["image"]: case for side in ("synthetic", "training") for case in sides[side].cases}
-    figure, grid = pictures.dark(2, len(chosen), 1.55 * len(chosen), 3.9)
+    figure, grid = pictures.dark(2, len(chosen), 1.4 * len(chosen), 4.1)
     for column, entry in zip(grid.T, chosen, strict=True):
         scans = [read(labels[entry[key]], schema) for key in ("image", "nearest_image")]
         index = pictures.best_slice(scans[0].label, pictures.PLANES["axial"])
         for axes, scan in zip(column, scans, strict=True):
             pictures.show(axes, scan.image, schema.spacing, "axial", index)
-        column[0].set_title(f"{entry['case']}\n{entry['space']}: {entry['distance']:.3g}", color="white", fontsize=6.5)
-        column[1].set_title(entry["nearest"], color="white", fontsize=6.5)
+        near = entry["threshold"] is not None and entry["distance"] < entry["threshold"]
+        words = f"{entry['case']}\n{entry['space']}: {entry['distance']:.3g}"
+        column[0].set_title(words, color=pictures.COLOURS[0] if near else "white", fontsize=6.5)
+        column[1].set_title(f"nearest real:\n{entry['nearest']}", color="white", fontsize=6.5)
     return figure
 
 

@@ -93,7 +93,7 @@ def read_overrides(path: Path) -> dict:
 
 
 def bundle_root(folder: Path, overrides: dict) -> Path:
-    """The bundle of a stage folder segment/<network>/<regime>/seed_<k>: `bundle_root` of its overrides, or <network>."""
+    """The bundle of a stage: `bundle_root` of its overrides, or <network> of segment/<network>/<regime>/seed_<k>."""
     if "bundle_root" in overrides:
         return Path(overrides["bundle_root"])
     return bundle_path(folder.resolve().parents[1].name)

@@ -43,18 +43,11 @@ def aspect(spacing: tuple[float, float, float], plane: str) -> float:
     return height / width
 
 
-def show(
-    axes: Axes, volume: np.ndarray, spacing: tuple[float, float, float], plane: str, index: int, top: float = 1.0
-) -> None:
-    """Draw a slice of an image [X, Y, Z] in grey from 0 to `top`."""
-    axes.imshow(
-        cut(volume, plane, index),
-        cmap="gray",
-        vmin=0,
-        vmax=top,
-        aspect=aspect(spacing, plane),
-        interpolation="bilinear",
-    )
+def show(axes: Axes, image: np.ndarray, spacing: tuple[float, float, float], plane: str, index: int) -> None:
+    """Draw a slice of an image [X, Y, Z] in grey; white is its 99.5th percentile, as in a viewer."""
+    top = float(np.percentile(image, 99.5)) or float(image.max())
+    picture = cut(image, plane, index)
+    axes.imshow(picture, "gray", vmin=0, vmax=top, aspect=aspect(spacing, plane), interpolation="bilinear")
     axes.set_axis_off()
 
 
@@ -88,11 +81,11 @@ def legend(figure: Figure, class_names: tuple[str, ...], **position) -> None:
     figure.legend(handles, class_names[1:], frameon=False, ncols=min(len(handles), 6), labelcolor="white", **position)
 
 
-def dark(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+def dark(rows: int, columns: int, width: float, height: float, **ratios) -> tuple[Figure, np.ndarray]:
     """A black figure of `width` x `height` inches with a grid of axes [rows, columns]."""
     figure = Figure(figsize=(width, height), facecolor="black", layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=ratios)
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 110) -> None:

@@ -1,0 +1,85 @@
+"""Pictures of real and synthetic pairs, and their embedding in the report."""
+
+import base64
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lldm3d.data.dataset import Schema
+from lldm3d.evaluation import pictures
+from lldm3d.evaluation.scans import case_name, read
+
+PAIRS_SHOWN, LABELS_SHOWN = 4, 8
+WIDTH = 11.0  # inches
+
+
+def pairs(real: list[dict], synthetic: list[dict], schema: Schema) -> Figure:
+    """Three planes through the first pairs of each side, where the label is largest, plain and with its outlines."""
+    rows = min(PAIRS_SHOWN, max(len(real), len(synthetic)))
+    size = np.array(schema.roi_size) * schema.spacing  # mm
+    widths = [size[1], size[0], size[0]]  # of sagittal, coronal and axial slices
+    heights = max(size[2], size[1])
+    height = 2 * rows * heights * WIDTH / (2.15 * sum(widths)) + 0.22 * rows + 0.6
+    figure, grid = pictures.dark(2 * rows, 7, WIDTH, min(height, 24), width_ratios=[*widths, 0.12 * size[0], *widths])
+    for row in range(rows):
+        for offset, cases in ((0, real), (4, synthetic)):
+            if row < len(cases):
+                draw_pair(grid[2 * row : 2 * row + 2, offset : offset + 3], cases[row], schema)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    grid[0, 1].set_title(f"REAL\n{case_title(real, 0)}", color="white", fontsize=9)
+    grid[0, 5].set_title(f"SYNTHETIC\n{case_title(synthetic, 0)}", color="white", fontsize=9)
+    pictures.legend(figure, schema.class_names, loc="outside lower center", fontsize=9)
+    return figure
+
+
+def draw_pair(grid: np.ndarray, case: dict, schema: Schema) -> None:
+    """Fill axes [2, 3]: the plain slices above, the same with outlines below."""
+    scan = read(case, schema)
+    for column, (plane, axis) in zip(grid.T, pictures.PLANES.items(), strict=True):
+        index = pictures.best_slice(scan.label, axis)
+        for axes in column:
+            pictures.show(axes, scan.image, schema.spacing, plane, index)
+            pictures.letters(axes, plane)
+        pictures.outline(column[1], scan.label, plane, index)
+    grid[0, 1].set_title(case_name(case), color="white", fontsize=8)
+
+
+def case_title(cases: list[dict], index: int) -> str:
+    return case_name(cases[index]) if cases else "none"
+
+
+def labels(real: list[dict], synthetic: list[dict], schema: Schema) -> Figure:
+    """Label maps alone: the first cases of each side, in the coronal slice in which they are largest."""
+    columns = min(LABELS_SHOWN, max(len(real), len(synthetic)))
+    cell = WIDTH / columns
+    size = np.array(schema.roi_size) * schema.spacing
+    figure, grid = pictures.dark(2, columns, WIDTH, 2 * cell * size[2] / size[0] + 0.9)
+    for row, (words, cases) in enumerate((("real", real), ("synthetic", synthetic))):
+        for axes in grid[row]:
+            axes.set_axis_off()
+        for axes, case in zip(grid[row], cases[:columns], strict=False):
+            label = read(case, schema).label
+            pictures.fill(axes, label, schema.spacing, "coronal", pictures.best_slice(label, 1))
+            axes.set_title(words, color="white", fontsize=7.5)
+    pictures.legend(figure, schema.class_names, loc="outside lower center", fontsize=9)
+    return figure
+
+
+def embed_figure(figure: Figure, photo: bool = False) -> str:
+    """The figure as a data URL: a photo as JPEG, a chart as PNG."""
+    buffer, kind = BytesIO(), "jpeg" if photo else "png"
+    options = {"pil_kwargs": {"quality": 85}} if photo else {}
+    figure.savefig(buffer, format=kind, dpi=120, facecolor=figure.get_facecolor(), **options)
+    return url(buffer.getvalue(), kind)
+
+
+def embed_file(path: Path) -> str:
+    """A PNG file as a data URL."""
+    return url(path.read_bytes(), "png")
+
+
+def url(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

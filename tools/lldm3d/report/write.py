@@ -1,0 +1,120 @@
+"""Write `report.html` and `tables.csv`: the command `lldm3d report`."""
+
+from datetime import date
+from importlib.resources import files as resources
+from pathlib import Path
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+
+from lldm3d.data.dataset import SPLITS, Schema, load_cases, load_schema
+from lldm3d.errors import UserError
+from lldm3d.files import read_json, whole
+from lldm3d.report import stages, views
+from lldm3d.report.summary import answers
+from lldm3d.report.tables import metric_rows, number, utility_rows, write_tables
+from lldm3d.report.utility import utility_lines
+
+FIGURES = ("fidelity", "features", "label_statistics", "alignment", "nearest_distances", "nearest_pairs")
+
+
+def report(workdir: str | Path, overwrite: bool = True) -> None:
+    """Write W/report/report.html, one file that holds all it shows, and W/report/tables.csv with its numbers.
+
+    What the work directory lacks is named in the report.
+
+    Raises:
+        UserError: where `workdir` is no folder, the data set or a table in it is broken, or a report must not be
+            overwritten.
+    """
+    work = Path(workdir).resolve()
+    if not work.is_dir():
+        raise UserError(f"{work}: no such folder; give the work directory of `lldm3d run`")
+    path = work / "report" / "report.html"
+    if path.exists() and not overwrite:
+        raise UserError(f"{path}: exists already; add --overwrite to replace it")
+    content = gather(work)
+    template = resources("lldm3d.report").joinpath("template.html").read_text()
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = number
+    html = environment.from_string(template).render(content)
+    write_tables(path.with_name("tables.csv"), content["rows"])
+    with whole(path) as temporary:
+        temporary.write_text(html)
+
+
+def gather(work: Path) -> dict:
+    """All that the template shows."""
+    run, training = stages.read_run(work), stages.stage_metrics(work)
+    schema = load_schema(work / "dataset") if (work / "dataset" / "dataset.json").is_file() else None
+    cases = all_cases(work)
+    path = work / "evaluation" / "metrics.json"
+    metrics = read_json(path) if path.is_file() else {}
+    lines = utility_lines(work, schema.class_names if schema else [])
+    rows = [
+        *utility_rows(lines),
+        *metric_rows(metrics),
+        *stages.gate_rows(training, run.get("settings", {}).get("gates", {})),
+    ]
+    curves = stages.loss_curves(training)
+    return {
+        "title": schema.name if schema else work.name,
+        "date": date.today().isoformat(),
+        "schema": schema,
+        "counts": {name: len(found) for name, found in cases.items()},
+        "run": run,
+        "settings": yaml.safe_dump(run["settings"], sort_keys=False, width=110) if "settings" in run else "",
+        "versions": stages.versions(),
+        "commands": stages.commands(work),
+        "answers": answers(rows, lines),
+        "lines": lines,
+        "rows": rows,
+        "metrics": metrics,
+        "pictures": photos(schema, cases),
+        "curves": views.embed_figure(curves) if curves else None,
+        "figures": evaluation_figures(work),
+        "missing": missing(work),
+    }
+
+
+def all_cases(work: Path) -> dict[str, list[dict]]:
+    """The cases of each split of the real data, and the synthetic ones; empty where they were not made."""
+    found: dict[str, list[dict]] = {}
+    real = (work / "dataset" / "dataset.json").is_file()
+    for split in SPLITS:
+        found[split] = load_cases(work / "dataset", split) if real else []
+    made = (work / "synthetic" / "dataset.json").is_file()
+    found["synthetic"] = load_cases(work / "synthetic", "training") if made else []
+    return found
+
+
+def photos(schema: Schema | None, cases: dict[str, list[dict]]) -> dict[str, str]:
+    """The pictures of pairs and of label maps; {} where there is no data."""
+    real = cases["test"] or cases["training"]
+    if schema is None or not (real or cases["synthetic"]):
+        return {}
+    return {
+        "pairs": views.embed_figure(views.pairs(real, cases["synthetic"], schema), photo=True),
+        "labels": views.embed_figure(views.labels(real, cases["synthetic"], schema)),
+    }
+
+
+def evaluation_figures(work: Path) -> dict[str, str | None]:
+    """The evaluation's figures; None for one that is not there."""
+    paths = {name: work / "evaluation" / "figures" / f"{name}.png" for name in FIGURES}
+    return {name: views.embed_file(path) if path.is_file() else None for name, path in paths.items()}
+
+
+def missing(work: Path) -> list[str]:
+    """What a whole run would have left, and this one has not."""
+    wanted = {
+        "dataset/dataset.json": "the prepared data set (`lldm3d prepare`)",
+        "synthetic/dataset.json": "the synthetic pairs (stage generate)",
+        "evaluation/metrics.json": "the evaluation (stage evaluate)",
+        **{f"{stage}/metrics.json": f"the figures of the stage {stage}" for stage in stages.TRAININGS},
+    }
+    absent = [f"{words}: {name}" for name, words in wanted.items() if not (work / name).is_file()]
+    for regime in ("R", "R+S"):
+        if not list((work / "segment").glob(f"*/{regime}/seed_*/metrics.csv")):
+            absent.append(f"segmentation networks tested after training on {regime}: segment/<network>/{regime}/")
+    return absent
