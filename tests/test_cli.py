@@ -1,9 +1,9 @@
 import importlib
 import inspect
 import os
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -17,9 +17,10 @@ def lldm3d(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_help_is_quick_as_heavy_modules_wait():
-    start = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     result = lldm3d("--help")
-    assert result.returncode == 0 and time.monotonic() - start < 2  # 0.15 s on an idle machine
+    assert result.returncode == 0
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1  # s of computing; import torch takes 2
     for command in cli.COMMANDS:
         assert command.__name__ in result.stdout + result.stderr
 
@@ -82,9 +83,11 @@ def recorded(calls: list):
     ],
 )
 def test_a_command_offers_what_its_module_takes_with_the_same_defaults(command, module, function):
-    target = getattr(importlib.import_module(module), function)
-    assert defaults(command) == defaults(target), f"make the parameters of cli.{command.__name__} those of {module}"
+    ours, theirs = (inspect.signature(item).parameters for item in (command, load(module, function)))
+    assert list(ours) == list(theirs), f"make the parameters of cli.{command.__name__} those of {module}.{function}"
+    for name, parameter in theirs.items():
+        assert parameter.default in (ours[name].default, inspect.Parameter.empty), name
 
 
-def defaults(function) -> dict:
-    return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+def load(module: str, function: str):
+    return getattr(importlib.import_module(module), function)

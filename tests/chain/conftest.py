@@ -23,7 +23,6 @@ OUTPUTS = (
     "image_ldm/model.pt",
     "controlnet/model.pt",
     "synthetic/dataset.json",
-    "synthetic/manifest.json",
     "evaluation/metrics.json",
     "evaluation/metrics.csv",
     "report/report.html",

@@ -155,14 +155,28 @@ def encode(
 
 def generate(
     workdir: str,
-    n: int,
     output_dir: str,
-    seed: int = 0,
+    n: int = 1,
     label: str | None = None,
-    batch_size: int = 1,
-    overwrite: bool = False,
+    seed: int = 0,
+    batch_size: int = 4,
+    num_inference_steps: int = 20,
+    guidance_scale: float = 1.0,
+    overlays: tuple[str, ...] = (),
 ) -> None:
-    """Draw n pairs of image and label with the models of a work directory; or n images for one given label file."""
+    """Draw pairs of image and label with the models of a work directory; an interrupted call goes on.
+
+    Args:
+        workdir: a finished chain.
+        output_dir: folder for the pairs.
+        n: number of pairs with drawn labels.
+        label: a NIfTI label map of your own (or several, separated by commas), instead of drawn ones.
+        seed: of all cases.
+        batch_size: cases drawn at once.
+        num_inference_steps: steps of the sampler.
+        guidance_scale: guidance on the label, 1 for none.
+        overlays: further configs of the ControlNet bundle, such as ddpm.yaml.
+    """
     call("lldm3d.generate", "generate", locals())
 
 

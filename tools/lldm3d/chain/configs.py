@@ -25,17 +25,35 @@ def segment_configs() -> list[str]:
     return [TRAIN, SEGMENT_OVERLAY]
 
 
+def bundle_and_configs(stage: str, section: dict) -> tuple[str, list[str]]:
+    """The bundle of a training stage and its config files, with the `overlays` that the profile's section names."""
+    bundle, configs = BUNDLES[stage]
+    return bundle, [*configs, *(f"configs/{name}" for name in section.get("overlays", []))]
+
+
+def overrides_of(section: dict) -> dict:
+    """The part of a training stage's section that overrides ids of the configs."""
+    return {key: value for key, value in section.items() if key != "overlays"}
+
+
 def load_configs(bundle: Path, configs: list[str]) -> dict:
-    """The config files of a bundle laid over each other, unresolved; `a#b` keys of overlays stay as they are."""
+    """The config files of a bundle laid over each other, unresolved; `a#b` keys of overlays stay as they are.
+
+    Raises UserError for an overlay that does not exist.
+    """
     content: dict = {}
     for config in configs:
-        content.update(yaml.safe_load((bundle / config).read_text()))
+        path = bundle / config
+        if not path.is_file():
+            allowed = ", ".join(sorted(file.name for file in (bundle / "configs").glob("*.yaml")))
+            raise UserError(f"{path}: no such config; the bundle has {allowed}")
+        content.update(yaml.safe_load(path.read_text()))
     return content
 
 
 def unknown_overrides(settings: dict) -> list[str]:
     """A message for each override key of a training section that no config of its bundle defines."""
-    uses = [(stage, settings[stage], *BUNDLES[stage]) for stage in BUNDLES]
+    uses = [(stage, overrides_of(settings[stage]), *bundle_and_configs(stage, settings[stage])) for stage in BUNDLES]
     section = settings["segment"]
     uses += [("segment#overrides", section["overrides"], name, segment_configs()) for name in section["networks"]]
     return [fault for stage, overrides, name, configs in uses for fault in undefined(stage, overrides, name, configs)]

@@ -7,21 +7,23 @@ import yaml
 
 from lldm3d.bundle import bundle_path
 from lldm3d.chain import checks
-from lldm3d.chain.configs import BUNDLES, undefined
+from lldm3d.chain.configs import bundle_and_configs, overrides_of, undefined
 from lldm3d.chain.lock import free_gpu, locked
+from lldm3d.chain.origin import same_origin
 from lldm3d.chain.process import run_logged
 from lldm3d.data.dataset import Schema, load_schema
 from lldm3d.errors import UserError
-from lldm3d.files import read_json, whole, write_json
+from lldm3d.files import whole
 
 TRUSTED = "ignore:parsing config_file"  # MONAI warns of configs from strangers; these are the user's own
 
 
 def train(work: Path, stage: str, settings: dict) -> None:
     """Train the bundle of `stage`; a training that was killed goes on from its last full state."""
-    bundle, configs = BUNDLES[stage]
+    section = overrides_of(settings[stage])
+    bundle, configs = bundle_and_configs(stage, settings[stage])
     inject, inputs = STAGES[stage]
-    overrides = {**settings[stage], **inject(work, stage, settings[stage]), "output_dir": str(work / stage)}
+    overrides = {**section, **inject(work, stage, section), "output_dir": str(work / stage)}
     run_bundle(work, stage, bundle, "training", configs, overrides, inputs)
 
 
@@ -37,28 +39,20 @@ def run_bundle(
     if faults := undefined(stage, overrides, bundle, configs):
         raise UserError("; ".join(faults))
     with locked(folder / ".lock", f"the stage {stage}"), free_gpu(work / ".locks") as gpu:
-        start_or_go_on(work, folder, overrides, inputs)
+        set_aside_unless(same_origin(work, stage, overrides, inputs), folder / "state.pt")
         write_yaml(folder / "overrides.yaml", overrides)
         files = [*configs, str(folder / "overrides.yaml")]
         command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
         run_logged(command, root, folder / "log.txt", {**gpu, "PYTHONWARNINGS": TRUSTED})
 
 
-def start_or_go_on(work: Path, folder: Path, overrides: dict, inputs: list[str]) -> None:
-    """Set the state of a training aside when it began from other settings or inputs: it would end as neither."""
-    state, path = folder / "state.pt", folder / "origin.json"
-    times = {name: (work / name).stat().st_mtime_ns for name in inputs}
-    origin = {"settings": relative(overrides, work), "inputs": times}
-    before = read_json(path) if path.is_file() else None
-    if state.is_file() and before != origin:
-        state.replace(folder / "state.old.pt")
+def set_aside_unless(same: bool, state: Path) -> None:
+    """Keep the state of an earlier training only if it began the same: otherwise it would end as neither."""
+    if state.is_file() and same:
+        print(f"{state}: the training goes on from here", flush=True)
+    elif state.is_file():
+        state.replace(state.with_name("state.old.pt"))
         print(f"{state}: began from other settings or inputs, kept as state.old.pt; training starts anew", flush=True)
-    write_json(path, origin)
-
-
-def relative(overrides: dict, work: Path) -> dict:
-    """The overrides with the work directory's own path taken out, so that moving it changes nothing."""
-    return {key: value.replace(str(work), ".") if isinstance(value, str) else value for key, value in overrides.items()}
 
 
 def write_yaml(path: Path, content: dict) -> None:
