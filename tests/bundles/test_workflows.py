@@ -1,0 +1,115 @@
+"""Every bundle trains and infers on tiny data, passes MONAI's property check and the conformance check."""
+
+import json
+import logging
+import runpy
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from monai.bundle import ConfigWorkflow
+
+from lldm3d.bundle import bundle_names, bundle_path
+from lldm3d.latents import encode
+
+ROOT = Path(__file__).parents[2]
+KINDS = {"train": "train", "inference": "infer"}  # config, and what MONAI calls the workflow
+AUTOENCODER = {"channels": [8, 8, 8], "latent_channels": 2, "roi_size": [16, 16, 16]}
+# one level: at two, the lower one is 2 voxels long, where the bfloat16 conv3d of torch 2.13 has NaN gradients on a CPU
+DIFFUSION = {"channels": [32], "attention_levels": [False], "latent_channels": 2}
+CONTROLNET = {**DIFFUSION, "conditioning_channels": [4, 8, 16]}
+SEGMENTATION = {"channels": [4, 8], "roi_size": [16, 16, 16]}
+SMALL = {"autoencoder": AUTOENCODER, "label_ldm": DIFFUSION, "image_ldm": DIFFUSION, "controlnet": CONTROLNET}
+
+
+def settings(bundle: str, config: str, work: Path, output_dir: Path) -> dict:
+    """The ids of a config that make its workflow one of seconds in the work directory `work`."""
+    path = bundle_path(bundle) / "configs" / f"{config}.yaml"
+    content = yaml.safe_load(path.read_text())
+    wanted = {
+        "bundle_root": str(path.parents[1]),
+        "work_dir": str(work),
+        "output_dir": str(output_dir),
+        "device": "$torch.device('cpu')",
+        "class_names": ["background", "liver", "portal vein"],
+        "tubular": ["portal vein"],
+        "epochs": 1,
+        "epoch_length": 2,
+        "val_interval": 1,
+        "batch_size": 1,
+        "num_cases": 1,
+        "num_inference_steps": 2,
+        "label_dir": str(work / "dataset"),
+        "image_ldm_path": str(work / "image_ldm/model.pt"),
+        **SMALL.get(bundle, SEGMENTATION),
+    }
+    if "work_dir" in content:  # the paths follow from it
+        del wanted["image_ldm_path"]
+    else:
+        wanted["dataset_dir"] = str(work / Path(content["dataset_dir"]).name)
+    if bundle.startswith("seg_") and config == "inference":
+        wanted["ckpt_path"] = str(work / bundle / "model.pt")
+    return {key: value for key, value in wanted.items() if key in content}
+
+
+def workflow(bundle: str, config: str, work: Path, output_dir: Path, overlays: tuple[str, ...] = ()) -> ConfigWorkflow:
+    configs = bundle_path(bundle) / "configs"
+    flow = ConfigWorkflow(
+        config_file=[str(configs / f"{name}.yaml") for name in (config, *overlays)],
+        meta_file=str(configs / "metadata.json"),
+        logging_file=False,
+        workflow_type=KINDS[config],
+        **settings(bundle, config, work, output_dir),
+    )
+    flow.initialize()
+    return flow
+
+
+@pytest.fixture(scope="module")
+def tiny_work(tiny_dataset, tmp_path_factory) -> Path:
+    """A work directory in which every bundle was trained for two steps."""
+    work = tmp_path_factory.mktemp("work")
+    shutil.copytree(tiny_dataset, work / "dataset")
+    workflow("autoencoder", "train", work, work / "autoencoder_image").run()
+    workflow("autoencoder", "train", work, work / "autoencoder_label", ("label",)).run()
+    codecs = [str(work / f"autoencoder_{kind}/codec.pt") for kind in ("image", "label")]
+    encode(str(tiny_dataset), *codecs, str(work / "latents"))
+    for name in ("label_ldm", "image_ldm", "controlnet", *(n for n in bundle_names() if n.startswith("seg_"))):
+        workflow(name, "train", work, work / name).run()
+    return work
+
+
+@pytest.mark.parametrize("config", KINDS)
+@pytest.mark.parametrize("bundle", bundle_names())
+def test_monai_s_property_check_passes(bundle, config, tiny_work, tmp_path):
+    flow = workflow(bundle, config, tiny_work, tmp_path)
+    assert flow.check_properties() == []
+    assert (flow.trainer if config == "train" else flow.evaluator) is not None
+
+
+@pytest.mark.parametrize("bundle", bundle_names())
+def test_inference_writes_volumes(bundle, tiny_work, tmp_path):
+    workflow(bundle, "inference", tiny_work, tmp_path).run()
+    assert list(tmp_path.rglob("*.nii.gz"))
+
+
+@pytest.mark.parametrize("bundle", bundle_names())
+def test_the_independent_conformance_check_passes(bundle, tiny_work, tmp_path, monkeypatch):
+    """The check is a script beside the checkout; no weights come with the bundles, so it is not asked about them."""
+    script = ROOT.parent / "shared" / "bundle_conformance.py"
+    if not script.is_file():
+        pytest.skip("../shared/bundle_conformance.py does not exist")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(logging, "disable", lambda *_: None)
+    overrides = {kind: settings(bundle, config, tiny_work, tmp_path) for config, kind in KINDS.items()}
+    (tmp_path / "overrides.json").write_text(
+        json.dumps({bundle: {**overrides, "__exclude__": ["file:models/model.pt"]}})
+    )
+    options = {"schema_dir": str(Path(__file__).parent), "overrides": str(tmp_path / "overrides.json")}
+    options |= {"pna": [1, 1, 1], "no_dynamic": False, "no_export": True}
+    rows = runpy.run_path(str(script))["check_one"](str(bundle_path(bundle)), SimpleNamespace(**options))
+    assert len(rows) > 30
+    assert [row for row in rows if row[0] == "FAIL"] == []
