@@ -108,18 +108,17 @@ def snakemake(work: Path, config: Path, options: list[str], **keywords) -> str |
         child.kill()
         child.wait()
     if child.returncode:
-        raise failure(work, child.returncode)
+        raise failure(work, child.returncode, output or "")
     return output
 
 
-def failure(work: Path, status: int) -> Exception:
-    """What the stage that failed left as its message."""
+def failure(work: Path, status: int, output: str) -> Exception:
+    """What the stage that failed left as its message; when the fault is Snakemake's, what it said or logged last."""
     path = work / FAILURE
     if not path.is_file():
         logs = sorted((work / ".snakemake" / "log").glob("*.log"), key=lambda log: log.stat().st_mtime)
-        return ChildError(
-            f"{work}: the workflow ended with status {status}; its log {logs[-1]} ends:\n{tail(logs[-1])}"
-        )
+        said = output or "".join(f"{log} ends:\n{tail(log)}" for log in logs[-1:])
+        return ChildError(f"{work}: the workflow ended with status {status}; {said}")
     found = read_json(path)
     message = f"the stage {found['stage']} stopped: {found['message']}"
     return UserError(message) if found["user"] else ChildError(message)
