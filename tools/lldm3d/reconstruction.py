@@ -14,11 +14,11 @@ from lldm3d.labels import one_hot
 
 
 def cldice(pred: np.ndarray, truth: np.ndarray) -> float:
-    """Centreline Dice of two masks [X, Y, Z] (Shit et al. 2021, eq. 3): harmonic mean of the shares of each skeleton in the other mask."""
-    precision, sensitivity = skeletonize(pred)[...], skeletonize(truth)[...]
-    if not precision.any() or not sensitivity.any():
+    """Centreline Dice of two masks [X, Y, Z]: how much of each skeleton lies in the other (Shit et al. 2021, eq. 3)."""
+    pred_skeleton, truth_skeleton = skeletonize(pred), skeletonize(truth)
+    if not pred_skeleton.any() or not truth_skeleton.any():
         return 0.0
-    precision, sensitivity = truth[precision].mean(), pred[sensitivity].mean()
+    precision, sensitivity = truth[pred_skeleton].mean(), pred[truth_skeleton].mean()
     return float(2 * precision * sensitivity / (precision + sensitivity)) if precision + sensitivity else 0.0
 
 

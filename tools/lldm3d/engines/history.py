@@ -1,10 +1,12 @@
 """The curve of losses and validation figures."""
 
+import math
 from pathlib import Path
 
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
+from lldm3d.errors import UserError
 from lldm3d.files import write_json
 
 
@@ -30,7 +32,13 @@ class History:
 
     def add(self, engine: Engine) -> None:
         output = engine.state.output
-        self.sum += float((output[0] if isinstance(output, list) else output)[CommonKeys.LOSS])
+        loss = float((output[0] if isinstance(output, list) else output)[CommonKeys.LOSS])
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss became {loss} at iteration {engine.state.iteration}; lower learning_rate, or set autocast: false "
+                "(torch's bfloat16 convolutions on a CPU give NaN gradients on latents of 2 voxels)"
+            )
+        self.sum += loss
         self.count += 1
 
     def close_epoch(self, engine: Engine) -> None:

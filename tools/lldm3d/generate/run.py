@@ -1,5 +1,6 @@
 """`lldm3d generate`: synthetic pairs from a work directory."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ def generate(
     num_inference_steps: int = 20,
     guidance_scale: float = 1.0,
     overlays: tuple[str, ...] = (),
+    overwrite: bool = False,
 ) -> None:
     """Write synthetic pairs in Decathlon layout with a manifest; an interrupted call goes on where it stopped.
 
@@ -44,6 +46,7 @@ def generate(
         num_inference_steps: steps of the sampler.
         guidance_scale: guidance on the label, 1 for none.
         overlays: further configs of the bundle, such as "ddpm.yaml".
+        overwrite: replace pairs that were generated with other settings or checkpoints.
 
     Raises:
         UserError: on a missing checkpoint, a label that does not fit, or a folder that holds something else.
@@ -63,7 +66,7 @@ def generate(
         "checkpoints": {path.parent.name + "/" + path.name: sha256(path) for path in paths.values()},
         "labels": [{"file": Path(item).name, "sha256": sha256(item)} for item in labels if Path(item).is_file()],
     }
-    claim(target, manifest)
+    claim(target, manifest, overwrite)
     overrides = {key: str(path) for key, path in paths.items()}
     overrides |= {**sampling, "output_dir": str(target), "num_cases": n, "batch_size": 1 if labels else batch_size}
     overrides["label_paths"] = labels
@@ -71,20 +74,25 @@ def generate(
     describe(target, Path(workdir, "dataset"), n if not labels else len(labels), labels)
 
 
-def claim(target: Path, manifest: dict) -> None:
+def claim(target: Path, manifest: dict, overwrite: bool) -> None:
     """Begin `manifest.json`, or go on with the same one; refuse a folder that holds anything else."""
     path = target / "manifest.json"
     if path.is_file():
         found = read_json(path)
         changed = sorted(key for key in manifest if found.get(key) != manifest[key])
-        if changed:
+        if changed and overwrite:
+            for name in ("manifest.json", "dataset.json"):
+                (target / name).unlink(missing_ok=True)
+            for folder in ("imagesTr", "labelsTr"):
+                shutil.rmtree(target / folder, ignore_errors=True)
+            write_json(path, manifest)
+        elif changed:
             raise UserError(
-                f"{target}: holds pairs that were generated with another {', '.join(changed)}; choose another --output_dir"
+                f"{target}: holds pairs that were generated with another {', '.join(changed)}; "
+                "choose another --output_dir or pass --overwrite"
             )
     elif target.exists() and any(target.iterdir()):
-        raise UserError(
-            f"{target}: exists and holds no manifest.json of `lldm3d generate`; choose another --output_dir"
-        )
+        raise UserError(f"{target}: holds something else than `lldm3d generate` made; choose another --output_dir")
     else:
         write_json(path, manifest)
 

@@ -80,8 +80,8 @@ def check_checkpoint(path: str, stage: str, checkpoint: dict, hashes: dict[str, 
     for kind, digest in hashes.items():
         if checkpoint["codecs"][kind] != digest:
             raise UserError(
-                f"{path}: was trained on the latents of another {kind} codec ({checkpoint['codecs'][kind][:12]}, this one "
-                f"is {digest[:12]}); run the stages 'latents' and {stage!r} again"
+                f"{path}: was trained on the latents of another {kind} codec ({checkpoint['codecs'][kind][:12]}, this "
+                f"one is {digest[:12]}); run the stages 'latents' and {stage!r} again"
             )
     if checkpoint["noise_scheduler"] != noise_scheduler:
         raise UserError(

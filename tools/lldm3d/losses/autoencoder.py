@@ -8,7 +8,7 @@ from torch import nn
 
 
 def kl_divergence(mean: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """KL of N(mean, sigma²) to N(0, 1), averaged over all elements of [B, C, x, y, z] (Kingma & Welling 2014, app. B)."""
+    """KL of N(mean, sigma²) to N(0, 1), mean over the elements [B, C, x, y, z] (Kingma & Welling 2014, app. B)."""
     variance = sigma.square()
     return 0.5 * (mean.square() + variance - torch.log(variance + 1e-8) - 1).mean()
 

@@ -19,9 +19,9 @@ def perceptual_loss(weights: str | None) -> nn.Module:
 
     Args:
         weights: path of MedicalNet ResNet-10 weights (`resnet_10_23dataset.pth`); "monai" for MONAI's own loader, which
-            downloads them; None for the spectral term (Dhariwal et al. 2020, Jukebox, sec. 3.2), which needs none and takes a
-            ninth of the time of 3D SSIM on a CPU. Where MONAI's loader cannot reach its source, training goes on
-            with the spectral term, and says so once.
+            downloads them; None for the spectral term (Dhariwal et al. 2020, Jukebox, sec. 3.2), which needs none and
+            takes a ninth of the time of 3D SSIM on a CPU. Where MONAI's loader cannot reach its source, training
+            goes on with the spectral term, and says so once.
 
     Raises:
         UserError: when the path does not exist or does not hold ResNet-10 weights.

@@ -37,8 +37,8 @@ class ControlledDiffusion(nn.Module):
             self.controlnet.load_state_dict(self.diffusion.state_dict(), strict=False)
         except RuntimeError as error:
             raise UserError(
-                f"the ControlNet does not have the image LDM's sizes ({str(error).splitlines()[-1].strip()}); give both "
-                "the same channels, attention_levels, num_res_blocks and latent_channels"
+                f"the ControlNet does not have the image LDM's sizes ({str(error).splitlines()[-1].strip()}); give "
+                "both the same channels, attention_levels, num_res_blocks and latent_channels"
             ) from None
 
     def train(self, mode: bool = True) -> "ControlledDiffusion":

@@ -1,0 +1,98 @@
+import pytest
+import torch
+from lldm3d.diffusion import DDPM, RectifiedFlow, guided
+
+
+@pytest.mark.parametrize("steps", [1, 3, 20, 30, 1000])
+def test_step_sizes_sum_to_one(steps):
+    sizes = -RectifiedFlow(steps).times().diff()
+    assert sizes.dtype == torch.float32
+    assert float(sizes.double().sum()) == pytest.approx(1, abs=1e-6)
+    assert (sizes > 0).all()
+
+
+def test_corrupt_joins_latent_and_noise():
+    latent, noise = torch.randn(2, 3, 4, 4, 4), torch.randn(2, 3, 4, 4, 4)
+    flow = RectifiedFlow()
+    clean, velocity = flow.corrupt(latent, noise, torch.tensor([0.0, 0.0]))
+    torch.testing.assert_close(clean, latent)
+    pure, _ = flow.corrupt(latent, noise, torch.tensor([1000.0, 1000.0]))
+    torch.testing.assert_close(pure, noise)
+    torch.testing.assert_close(noise + velocity, latent)  # one step of size 1 along the velocity
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_sampling_with_the_true_velocity_gives_the_latent(solver):
+    latent, noise = torch.randn(2, 3, 4, 4, 4), torch.randn(2, 3, 4, 4, 4)
+    sampled = RectifiedFlow(7, solver).sample(lambda x, t: latent - noise, noise)
+    torch.testing.assert_close(sampled, latent, atol=1e-5, rtol=1e-5)
+
+
+def test_heun_is_more_exact_than_euler_on_a_curved_flow():
+    def network(x, timesteps):  # dx/ds = x with s = 1 - t: the exact end is e times the noise
+        return x
+
+    noise = torch.ones(1, 1, 2, 2, 2)
+    errors = {s: float((RectifiedFlow(8, s).sample(network, noise) - torch.e).abs().max()) for s in ("euler", "heun")}
+    assert errors["heun"] < errors["euler"] / 5
+
+
+def test_sampling_learns_a_gaussian():
+    """The exact velocity of N(3, 0.5²) turns noise into that Gaussian."""
+    mean, std = 3.0, 0.5
+
+    def network(x, timesteps):
+        t = (timesteps / 1000).view(-1, 1, 1, 1, 1)
+        variance = (1 - t) ** 2 * std**2 + t**2
+        residual = x - (1 - t) * mean
+        latent = mean + (1 - t) * std**2 / variance * residual
+        noise = t / variance * residual
+        return latent - noise
+
+    noise = torch.randn(64, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    sampled = RectifiedFlow(50).sample(network, noise)
+    assert float(sampled.mean()) == pytest.approx(mean, abs=0.03)
+    assert float(sampled.std()) == pytest.approx(std, rel=0.05)
+
+
+def test_timesteps_of_a_batch_cover_the_path():
+    timesteps = RectifiedFlow().draw_timesteps(10, torch.Generator().manual_seed(0))
+    assert sorted((timesteps // 100).int().tolist()) == list(range(10))
+
+
+@pytest.mark.parametrize("arguments", [{"solver": "rk4"}, {"num_inference_steps": 0}])
+def test_bad_arguments_are_named(arguments):
+    with pytest.raises(ValueError, match=str(next(iter(arguments.values())))):
+        RectifiedFlow(**arguments)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_ddim_with_the_true_answer_gives_the_latent(prediction_type):
+    """A network that knows the latent (beyond [-1, 1], so nothing may be clipped) leads DDIM back to it."""
+    process = DDPM(20, prediction_type=prediction_type)
+    latent = 3 * torch.randn(1, 2, 4, 4, 4)
+
+    def network(x, timesteps):
+        alpha = process.training.alphas_cumprod[timesteps.long()].view(-1, 1, 1, 1, 1)
+        noise = (x - alpha.sqrt() * latent) / (1 - alpha).sqrt()
+        return noise if prediction_type == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * latent
+
+    sampled = process.sample(network, torch.randn(latent.shape))
+    torch.testing.assert_close(sampled, latent, atol=0.05, rtol=0.05)
+
+
+def test_ddpm_corrupts_to_noise():
+    process, latent, noise = DDPM(), torch.randn(1, 2, 4, 4, 4), torch.randn(1, 2, 4, 4, 4)
+    noisy, target = process.corrupt(latent, noise, torch.tensor([999]))
+    torch.testing.assert_close(target, noise)
+    assert torch.corrcoef(torch.stack([noisy.flatten(), noise.flatten()]))[0, 1] > 0.99
+
+
+def test_guidance_moves_away_from_the_unconditional_answer():
+    def network(x, timesteps, condition):
+        return condition.mean((1, 2, 3, 4), keepdim=True).expand_as(x)
+
+    x, condition = torch.zeros(2, 1, 2, 2, 2), torch.ones(2, 3, 2, 2, 2)
+    timesteps = torch.zeros(2)
+    assert float(guided(network, condition, 1)(x, timesteps).mean()) == 1
+    assert float(guided(network, condition, 2.5)(x, timesteps).mean()) == 2.5

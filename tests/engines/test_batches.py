@@ -1,0 +1,76 @@
+import pytest
+import torch
+from lldm3d.diffusion import RectifiedFlow
+from lldm3d.engines import AutocastInferer, DiffusionBatch, ReconstructionBatch, ReconstructionInferer
+
+
+@pytest.fixture
+def batch():
+    mean, sigma = torch.randn(4, 2, 3, 3, 3), torch.full((4, 2, 3, 3, 3), 0.5)
+    label = torch.randint(0, 3, (4, 1, 12, 12, 12))
+    return {
+        "image_mean": mean, "image_sigma": sigma, "label_mean": mean + 9, "label_sigma": sigma,
+        "label": label, "index": torch.arange(4),
+    }  # fmt: skip
+
+
+def test_latents_are_drawn_afresh_in_training_and_alike_in_validation(batch):
+    train = DiffusionBatch(RectifiedFlow(), "image")
+    assert not torch.equal(train(batch)[0], train(batch)[0])
+    validate = DiffusionBatch(RectifiedFlow(), "image", seed=0)
+    assert torch.equal(validate(batch)[0], validate(batch)[0])
+
+
+def test_target_is_latent_minus_noise(batch):
+    batch["image_sigma"] = torch.zeros_like(batch["image_sigma"])
+    noisy, target, _, arguments = DiffusionBatch(RectifiedFlow(), "image")(batch)
+    time = (arguments["timesteps"] / 1000).view(-1, 1, 1, 1, 1)
+    torch.testing.assert_close(noisy + time * target, batch["image_mean"])
+
+
+def test_the_condition_is_the_whole_label(batch):
+    condition = DiffusionBatch(RectifiedFlow(), "image", num_classes=3)(batch)[3]["condition"]
+    assert condition.shape == (4, 3, 12, 12, 12)
+    assert torch.equal(condition.argmax(1, keepdim=True), batch["label"])
+
+
+def test_labels_are_dropped_in_training_alone(batch):
+    dropped = DiffusionBatch(RectifiedFlow(), "image", num_classes=3, label_dropout=1.0)(batch)[3]["condition"]
+    assert not dropped.any()
+    kept = DiffusionBatch(RectifiedFlow(), "image", num_classes=3, label_dropout=1.0, seed=0)(batch)[3]["condition"]
+    assert kept.any()
+
+
+def test_the_papers_condition_is_the_label_latent(batch):
+    batch["label_sigma"] = torch.zeros_like(batch["label_sigma"])
+    condition = DiffusionBatch(RectifiedFlow(), "image", num_classes=3, condition="label_latent")(batch)[3]["condition"]
+    torch.testing.assert_close(condition, batch["label_mean"])
+
+
+def test_an_unknown_condition_is_named():
+    with pytest.raises(ValueError, match="edges"):
+        DiffusionBatch(RectifiedFlow(), "image", condition="edges")
+
+
+def test_labels_become_one_hot_and_values_outside_are_named(batch):
+    one_hot, target = ReconstructionBatch("label", num_classes=3)(batch)
+    assert one_hot is target and one_hot.shape == (4, 3, 12, 12, 12)
+    assert (one_hot.sum(1) == 1).all()
+    with pytest.raises(ValueError, match=r"0\.\.1.*0\.\.2"):
+        ReconstructionBatch("label", num_classes=2)(batch)
+
+
+def test_autocast_computes_in_bfloat16_and_returns_float32():
+    seen = []
+
+    class Network(torch.nn.Linear):
+        def forward(self, x):
+            seen.append(super().forward(x).dtype)
+            return super().forward(x), x
+
+        reconstruct = forward
+
+    for inferer in (AutocastInferer("cpu"), ReconstructionInferer("cpu")):
+        output, _ = inferer(torch.randn(2, 3), Network(3, 3))
+        assert output.dtype == torch.float32
+    assert seen == [torch.bfloat16] * 2
