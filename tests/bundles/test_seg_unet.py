@@ -47,7 +47,7 @@ def run(command: list[str], run_id: str, files: list[str], **settings) -> str:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment["OMP_NUM_THREADS"] = "1"
     command = [*command, run_id, "--config_file", str(files), *arguments]
-    done = subprocess.run(command, cwd=BUNDLE, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=BUNDLE, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
 
