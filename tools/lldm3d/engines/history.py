@@ -35,8 +35,8 @@ class History:
         loss = float((output[0] if isinstance(output, list) else output)[CommonKeys.LOSS])
         if not math.isfinite(loss):
             raise UserError(
-                f"the loss became {loss} at iteration {engine.state.iteration}; lower learning_rate, or set autocast: false "
-                "(torch's bfloat16 convolutions on a CPU give NaN gradients on latents of 2 voxels)"
+                f"the loss became {loss} at iteration {engine.state.iteration}; lower learning_rate, or set autocast: "
+                "false (torch's bfloat16 convolutions on a CPU give NaN gradients on latents of 2 voxels)"
             )
         self.sum += loss
         self.count += 1
