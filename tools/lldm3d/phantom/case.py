@@ -30,7 +30,7 @@ def make_case(index: int, size: tuple, spacing: tuple, seed: int) -> tuple[np.nd
     for lesion in patient.lesions:
         _paint_lesion(canvas, lesion, points, liver)
     for distance, mask in vessels:
-        canvas.paint("blood", np.where(mask, np.minimum(distance, -0.2 * grid.voxel), distance))
+        canvas.paint("blood", np.where(mask, np.minimum(distance, -0.2 * grid.voxel), np.maximum(distance, 0)))
     return scan(canvas.signal, grid, rng), label
 
 
@@ -85,9 +85,11 @@ def _paint_neighbours(canvas: _Canvas, patient: Patient, p: np.ndarray, rng: np.
     body, cavity, above = anatomy.body(p), anatomy.cavity(p), -anatomy.diaphragm(p)
     canvas.paint("fat", body)
     canvas.paint("muscle", body + anatomy.fat)
+    rib = np.abs((p[2] + np.float32(0.5) * p[1]) % 30 - 15) - 6
+    canvas.paint("bone", np.maximum(rib, np.abs(cavity - 6) - 4))
     canvas.paint("fat", cavity)
-    for _ in range(14):  # bowel
-        centre = rng.uniform((m - 90, -10, -110), (m + 100, 80, -35))
+    for _ in range(24):  # bowel
+        centre = rng.uniform((m - 100, -10, -120), (m + 90, 80, -20))
         canvas.paint("bowel", np.maximum(ellipsoid(p, centre, rng.uniform(12, 26, 3)), cavity + 4))
     canvas.paint("lung", np.maximum(cavity, above))
     canvas.paint("heart", np.maximum(ellipsoid(p, (m - 20, 32, 98), (55, 45, 42)), above))

@@ -51,7 +51,7 @@ class Lesion:
         """Move points [N, 3] (mm) as an incompressible lesion does that grows from its centre: r^3 -> r^3 + R^3."""
         offset = points - self.centre
         distance = np.maximum(np.linalg.norm(offset, axis=1, keepdims=True), 1e-3)
-        return self.centre + offset * np.cbrt(1 + ((self.radius + 4) / distance) ** 3)
+        return self.centre + offset * np.cbrt(1 + ((self.radius + 3) / distance) ** 3)
 
 
 def draw_long_axes(rng: np.random.Generator) -> np.ndarray:

@@ -48,8 +48,8 @@ class Tubes:
 
     def __init__(self, tree: Tree, grid: Grid):
         self.tree, self.grid = tree, grid
-        self.radii = np.maximum(tree.radii, 0.5 * grid.voxel)  # a voxel wide at least
-        self.kept = tree.radii >= 0.3 * grid.voxel  # thinner ones would not be seen
+        self.radii = np.maximum(tree.radii, 0.55 * grid.voxel)  # a voxel wide at least
+        self.kept = tree.radii >= 0.27 * grid.voxel  # thinner ones would not be seen
         self.distance = np.full(grid.size, 1e3, "f4")
         self.mask, self.near = np.zeros(grid.size, bool), np.zeros(grid.size, bool)
 
@@ -77,12 +77,13 @@ class Tubes:
 def paint_trees(trees: tuple[Tree, Tree], grid: Grid) -> list[tuple[np.ndarray, np.ndarray]]:
     """(signed distance in mm, mask) [X, Y, Z] of both trees: each 26-connected, at least a voxel between the two.
 
-    The thickest tubes go first, hence where the trees would touch on this grid the thinner branch ends.
+    Main branches go first, then the thickest, hence where the trees would touch on this grid the lesser branch ends.
     """
     pair = [Tubes(tree, grid) for tree in trees]
     which = np.concatenate([np.full(len(tree.radii), i) for i, tree in enumerate(trees)])
     nodes = np.concatenate([np.arange(len(tree.radii)) for tree in trees])
-    for at in np.argsort(-np.concatenate([tree.radii for tree in trees]), kind="stable"):  # parents stay first
+    twig = np.concatenate([np.arange(len(tree.radii)) >= tree.main for tree in trees])
+    for at in np.lexsort((-np.concatenate([tree.radii for tree in trees]), twig)):  # stable: parents stay first
         pair[which[at]].paint(nodes[at], pair[1 - which[at]].near)
     return [(tubes.distance, largest_component(tubes.mask)) for tubes in pair]
 

@@ -11,6 +11,7 @@ from lldm3d.phantom.vessels import HEPATIC, PORTAL, Tree, grow, skeleton, trim
 
 PITCH = 12.0  # mm between the twigs' targets
 GAP = 4.0  # mm of liver between the walls of the two trees
+TRIES = 250  # to place a lesion
 
 
 @dataclass(frozen=True)
@@ -60,39 +61,45 @@ def _main_branches(anatomy: Anatomy, branches: tuple, root_radius: float, inside
 
 
 def _place_lesions(rng, anatomy: Anatomy, points: np.ndarray, portal: Tree, hepatic: Tree):
-    """Draw lesions one by one; a place is taken if the main vessels, pushed aside, stay apart and in the liver."""
+    """Draw lesions one by one, each a little smaller at each vain try, and push the main vessels round them."""
     lesions: list[Lesion] = []
     depth = -anatomy.liver(points.T)
     for long_axis in draw_long_axes(rng):
-        for _ in range(200):
-            radius = long_axis / 2
-            candidates = points[depth > 0.9 * radius + 1]
+        for _ in range(TRIES):
+            candidates = points[depth > 0.42 * long_axis + 1]
             if len(candidates):
                 lesion = Lesion.draw(rng, candidates[rng.integers(len(candidates))], long_axis)
-                pushed = [replace(tree, nodes=lesion.push(tree.nodes)) for tree in (portal, hepatic)]
-                if _fits(anatomy, lesion, lesions, portal, hepatic, *pushed):
+                pushed = [_pushed(anatomy, lesion, tree) for tree in (portal, hepatic)]
+                if all(pushed) and _apart(lesion, lesions, *pushed):
                     lesions.append(lesion)
                     portal, hepatic = pushed
                     break
-            long_axis = max(0.97 * long_axis, SMALLEST)
+            long_axis = max(0.99 * long_axis, SMALLEST)
     return lesions, portal, hepatic
 
 
-def _fits(anatomy, lesion, others, portal, hepatic, pushed_portal, pushed_hepatic) -> bool:
-    """Whether a new lesion leaves room for the other lesions and for the main vessels, before and after the push."""
-    if any(np.linalg.norm(lesion.centre - o.centre) < lesion.radius + o.radius + APART for o in others):
-        return False
-    for old, new in ((portal, pushed_portal), (hepatic, pushed_hepatic)):
-        moved = np.linalg.norm(new.nodes - old.nodes, axis=1) > 1
-        if np.linalg.norm(old.nodes - lesion.centre, axis=1).min() < 0.35 * lesion.radius:
-            return False  # through its middle: the push would tear the vessel apart
-        if moved.any() and (anatomy.liver(new.nodes[moved].T.astype("f4")) > -3).any():
+def _pushed(anatomy: Anatomy, lesion: Lesion, tree: Tree) -> Tree | None:
+    """The tree pushed aside by a lesion, without what was squeezed out of the liver; None where that tears it."""
+    if np.linalg.norm(tree.nodes - lesion.centre, axis=1).min() < 0.3 * lesion.radius:
+        return None
+    nodes = lesion.push(tree.nodes)
+    before, after = (anatomy.liver(n.T.astype("f4")) for n in (tree.nodes, nodes))
+    outside = before > -2.5  # the trunk, and the mouth of the hepatic veins
+    squeezed = after > -2.5
+    pushed = trim(replace(tree, nodes=nodes), ~squeezed | outside)
+    return pushed if len(pushed.nodes) > 0.6 * len(nodes) else None
+
+
+def _apart(lesion: Lesion, others: list[Lesion], portal: Tree, hepatic: Tree) -> bool:
+    """Whether a new lesion keeps its distance from the others, the pushed vessels from those and from one another."""
+    for other in others:
+        if np.linalg.norm(lesion.centre - other.centre) < lesion.radius + other.radius + APART:
             return False
-        if any(np.linalg.norm(new.nodes - o.centre, axis=1).min() < o.radius + 3 for o in others):
+        vessels = np.concatenate([portal.nodes, hepatic.nodes])
+        if np.linalg.norm(vessels - other.centre, axis=1).min() < other.radius + 3:
             return False
-    before, after = cdist(portal.nodes, hepatic.nodes), cdist(pushed_portal.nodes, pushed_hepatic.nodes)
-    wanted = portal.radii[:, None] + hepatic.radii + 2 * GAP
-    return bool((after >= np.minimum(before, wanted) - 0.5).all())
+    walls = portal.radii[:, None] + hepatic.radii
+    return bool((cdist(portal.nodes, hepatic.nodes) > walls + GAP - 1).all())
 
 
 class _Clear:

@@ -5,7 +5,7 @@ branching of vessels (Cuntz et al. 2010, "One rule to grow them all"). Radii fol
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.interpolate import make_interp_spline
@@ -44,6 +44,7 @@ class Tree:
     nodes: np.ndarray  # [N, 3] mm
     parents: np.ndarray  # [N] index of the parent; -1 at the root
     radii: np.ndarray  # [N] mm
+    main: int  # the first nodes, those of the main branches
 
 
 def skeleton(branches: tuple, from_standard: Callable, root_radius: float) -> Tree:
@@ -55,7 +56,7 @@ def skeleton(branches: tuple, from_standard: Callable, root_radius: float) -> Tr
         curve = curve if start < 0 else curve[1:]
         parents += [start, *range(len(nodes), len(nodes) + len(curve) - 1)]
         nodes = np.concatenate([nodes, curve])
-    return _with_radii(nodes, np.array(parents), root_radius)
+    return _with_radii(nodes, np.array(parents), root_radius, len(nodes))
 
 
 def trim(tree: Tree, keep: np.ndarray) -> Tree:
@@ -65,40 +66,51 @@ def trim(tree: Tree, keep: np.ndarray) -> Tree:
         keep[node] &= keep[tree.parents[node]]
     index = np.cumsum(keep) - 1
     parents = np.where(tree.parents < 0, -1, index[tree.parents])
-    return Tree(tree.nodes[keep], parents[keep], tree.radii[keep])
+    return Tree(tree.nodes[keep], parents[keep], tree.radii[keep], int(keep[: tree.main].sum()))
 
 
 def grow(tree: Tree, targets: np.ndarray, allowed: Callable[[np.ndarray], bool], root_radius: float) -> Tree:
-    """Grow twigs from `tree` to `targets` [T, 3] mm, each on a path [n, 3] that `allowed` accepts."""
-    nodes, parents = list(tree.nodes), list(tree.parents)
-    length = list(_path_lengths(tree))
-    cost, nearest = np.full(len(targets), np.inf), np.zeros(len(targets), int)
-    first_new = 0
-    while True:
-        fresh = cdist(targets, np.array(nodes[first_new:])) if first_new < len(nodes) else np.empty((len(targets), 0))
-        if fresh.size:
-            fresh[fresh > LONGEST] = np.inf
-            fresh += BALANCE * np.array(length[first_new:])
-            best = fresh.argmin(1)
-            lower = fresh[np.arange(len(targets)), best] < cost
-            lower &= cost != -np.inf
-            cost[lower] = fresh[lower, best[lower]]
-            nearest[lower] = first_new + best[lower]
-        first_new = len(nodes)
-        target = int(np.where(cost == -np.inf, np.inf, cost).argmin())
-        if not np.isfinite(cost[target]):
-            break
-        start = nodes[nearest[target]]
-        distance = np.linalg.norm(targets[target] - start)
-        path = np.linspace(start, targets[target], int(distance / STEP) + 2)[1:]
-        if not allowed(path):
-            cost[target] = np.inf  # until a new node comes near
-            continue
-        cost[target] = -np.inf  # reached
-        parents += [nearest[target], *range(first_new, first_new + len(path) - 1)]
-        length += list(length[nearest[target]] + distance * np.arange(1, len(path) + 1) / len(path))
-        nodes += list(path)
-    return _smoothed(_with_radii(np.array(nodes), np.array(parents), root_radius))
+    """Grow twigs from `tree` to `targets` [T, 3] mm, the cheapest first, on paths [n, 3] that `allowed` accepts."""
+    growth = _Growth(tree, targets)
+    while np.isfinite(growth.cost).any():
+        target = int(growth.cost.argmin())
+        growth.cost[target] = np.inf  # reached now, or blocked until a new node offers another way
+        path = growth.path(target)
+        if allowed(path):
+            growth.reached[target] = True
+            growth.add(path, growth.start[target])
+    return _smoothed(_with_radii(np.array(growth.nodes), np.array(growth.parents), root_radius, tree.main))
+
+
+class _Growth:
+    """A growing tree, and for each target the cheapest node to start from."""
+
+    def __init__(self, tree: Tree, targets: np.ndarray):
+        self.nodes, self.parents, self.length = list(tree.nodes), list(tree.parents), list(_path_lengths(tree))
+        self.targets, self.reached = targets, np.zeros(len(targets), bool)
+        self.cost, self.start = np.full(len(targets), np.inf), np.zeros(len(targets), int)
+        self._offer(0)
+
+    def path(self, target: int) -> np.ndarray:
+        """The straight way [n, 3] to a target, a node each 4 mm, without its start."""
+        start, end = self.nodes[self.start[target]], self.targets[target]
+        return np.linspace(start, end, int(np.linalg.norm(end - start) / STEP) + 2)[1:]
+
+    def add(self, path: np.ndarray, start: int) -> None:
+        """Hang `path` [n, 3] on the node `start`."""
+        first, step = len(self.nodes), np.linalg.norm(path[0] - self.nodes[start])
+        self.nodes += list(path)
+        self.parents += [start, *range(first, first + len(path) - 1)]
+        self.length += list(self.length[start] + step * np.arange(1, len(path) + 1))
+        self._offer(first)
+
+    def _offer(self, first: int) -> None:
+        """Let the nodes from index `first` on compete for the targets that are not reached."""
+        distance = cdist(self.targets, np.array(self.nodes[first:]))
+        cost = np.where(distance < LONGEST, distance + BALANCE * np.array(self.length[first:]), np.inf)
+        lower = (cost.min(1, initial=np.inf) < self.cost) & ~self.reached
+        self.cost[lower] = cost[lower].min(1)
+        self.start[lower] = first + cost[lower].argmin(1)
 
 
 def _smooth_curve(points: np.ndarray) -> np.ndarray:
@@ -117,13 +129,13 @@ def _path_lengths(tree: Tree) -> np.ndarray:
     return length
 
 
-def _with_radii(nodes: np.ndarray, parents: np.ndarray, root_radius: float) -> Tree:
+def _with_radii(nodes: np.ndarray, parents: np.ndarray, root_radius: float, main: int) -> Tree:
     """Murray's law: each end of the tree carries the same flow."""
     flow = np.ones(len(nodes))
     flow[np.unique(parents[1:])] = 0
     for node in range(len(nodes) - 1, 0, -1):
         flow[parents[node]] += flow[node]
-    return Tree(nodes, parents, np.maximum(root_radius * (flow / flow[0]) ** (1 / MURRAY), THINNEST))
+    return Tree(nodes, parents, np.maximum(root_radius * (flow / flow[0]) ** (1 / MURRAY), THINNEST), main)
 
 
 def _smoothed(tree: Tree) -> Tree:
@@ -135,4 +147,4 @@ def _smoothed(tree: Tree) -> Tree:
     nodes = tree.nodes.copy()
     for _ in range(3):
         nodes[inner] = 0.5 * nodes[inner] + 0.25 * (nodes[tree.parents[inner]] + nodes[child[inner]])
-    return Tree(nodes, tree.parents, tree.radii)
+    return replace(tree, nodes=nodes)

@@ -1,0 +1,134 @@
+"""The phantom data set: seeded, whole, anatomically consistent at any size and spacing."""
+
+import json
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from lldm3d.errors import UserError
+from lldm3d.phantom import write
+from lldm3d.phantom.case import HCC, HEPATIC, LIVER, PORTAL, make_case
+from lldm3d.phantom.paint import NEIGHBOURS
+from lldm3d.phantom.patient import draw_patient
+
+SIZE, SPACING = (48, 48, 32), (5.0, 5.0, 6.0)
+GRIDS = [(SIZE, SPACING), ((64, 64, 48), (4.0, 4.0, 4.0)), ((40, 32, 24), (3.0, 4.0, 7.0)), ((72, 56, 40), (5, 5, 6))]
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return [make_case(index, SIZE, SPACING, seed=0) for index in range(6)]
+
+
+def components(mask: np.ndarray) -> int:
+    return ndimage.label(mask, NEIGHBOURS)[1]
+
+
+@pytest.mark.parametrize(("size", "spacing"), GRIDS)
+def test_any_grid_holds_one_liver_with_two_connected_trees_that_never_touch(size, spacing):
+    image, label = make_case(3, size, spacing, seed=1)
+    assert image.shape == label.shape == size
+    assert components(label > 0) == components(label == PORTAL) == components(label == HEPATIC) == 1
+    assert not (ndimage.binary_dilation(label == PORTAL, NEIGHBOURS) & (label == HEPATIC)).any()
+    edge = np.ones(size, bool)
+    edge[1:-1, 1:-1, 1:-1] = False
+    assert not label[edge].any(), "the liver is cut by the edge of the field of view"
+
+
+def test_trees_branch_inside_the_liver(cases):
+    for _, label in cases:
+        vessels = (label == PORTAL) | (label == HEPATIC)
+        organ = ndimage.binary_closing(label > 0, NEIGHBOURS, 2)
+        in_liver = ndimage.binary_erosion(organ, NEIGHBOURS)
+        assert (vessels & in_liver).sum() > 0.75 * vessels.sum()
+        assert 0.02 < vessels.sum() / (label > 0).sum() < 0.12
+
+
+def test_a_finer_grid_shows_the_same_anatomy_with_finer_branches(cases):
+    _, coarse = cases[0]
+    _, fine = make_case(0, (96, 96, 64), (2.5, 2.5, 3.0), seed=0)
+    volume = [np.prod(s) * (label > 0).sum() for s, label in ((SPACING, coarse), ((2.5, 2.5, 3.0), fine))]
+    assert volume[0] == pytest.approx(volume[1], rel=0.03)
+    for vein in (PORTAL, HEPATIC):
+        assert (fine == vein).sum() > 3 * (coarse == vein).sum()
+
+
+def test_lesions_are_0_to_5_of_5_to_60_mm_and_lie_apart():
+    drawn = [draw_patient(np.random.default_rng([2, index])) for index in range(12)]
+    counts = [len(p.lesions) for p in drawn]
+    axes = [2 * lesion.radius for p in drawn for lesion in p.lesions]
+    assert min(counts) >= 0 and max(counts) <= 5 and len(set(counts)) > 2
+    assert min(axes) >= 5 and max(axes) <= 60 and max(axes) > 2 * min(axes)
+    for index, count in enumerate(counts[:3]):
+        assert components(make_case(index, SIZE, SPACING, seed=2)[1] == HCC) == count
+
+
+def test_liver_is_brighter_than_vessels_and_lesions(cases):
+    for image, label in cases:
+        means = {value: image[label == value].mean() for value in np.unique(label)}
+        assert all(means[LIVER] > 1.25 * means[value] for value in (PORTAL, HEPATIC))
+        assert HCC not in means or means[LIVER] > 1.2 * means[HCC]
+
+
+def test_case_depends_on_seed_and_index_alone(tmp_path, cases):
+    write(tmp_path / "one", 1, SIZE, SPACING, seed=0)
+    write(tmp_path / "two", 2, SIZE, SPACING, seed=0)
+    read = [nib.load(tmp_path / run / "imagesTr" / "phantom_0000.nii.gz").get_fdata() for run in ("one", "two")]
+    assert np.array_equal(*read) and np.array_equal(read[0], cases[0][0])
+    assert not np.array_equal(cases[0][1], cases[1][1])
+    assert not np.array_equal(cases[0][1], make_case(0, SIZE, SPACING, seed=1)[1])
+
+
+def test_data_set_loads_and_nothing_half_written_is_left(tmp_path):
+    output = tmp_path / "phantom"
+    write(output, 2, [40, 40, 24], (6, 6, 8), seed=0)
+    content = json.loads((output / "dataset.json").read_text())
+    assert list(content["labels"].values()) == ["background", "liver", "portal vein", "hepatic vein", "HCC"]
+    assert len(content["training"]) == content["numTraining"] == 2
+    for entry in content["training"]:
+        image, label = (nib.load(output / entry[key]) for key in ("image", "label"))
+        assert image.shape == label.shape == (40, 40, 24) and np.allclose(image.affine, label.affine)
+        assert nib.aff2axcodes(image.affine) == ("R", "A", "S") and image.header.get_zooms() == (6, 6, 8)
+        assert label.get_data_dtype() == np.uint8 and set(np.unique(label.dataobj)) <= set(range(5))
+    assert len(list(output.rglob("*.*"))) == 5
+
+
+def test_an_earlier_data_set_is_kept_unless_overwrite(tmp_path):
+    write(tmp_path, 2, (32, 32, 24), (7, 7, 8), seed=0)
+    with pytest.raises(UserError, match="not empty.*--overwrite"):
+        write(tmp_path, 1, (32, 32, 24), (7, 7, 8), seed=0)
+    (tmp_path / "notes.txt").write_text("mine")
+    write(tmp_path, 1, (32, 32, 24), (7, 7, 8), seed=0, overwrite=True)
+    assert len(list((tmp_path / "imagesTr").iterdir())) == 1
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_cases": 0}, "num_cases is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": "a"}, "seed is 'a'"),
+        ({"size": (48, -48, 32)}, r"size is \(48, -48, 32\)"),
+        ({"size": (48, 48)}, "three"),
+        ({"size": 48}, "three"),
+        ({"spacing": (5, 0, 6)}, "positive"),
+        ({"spacing": (5, float("nan"), 6)}, "positive"),
+        ({"size": (16, 16, 16), "spacing": (1, 1, 1)}, "field of view.*at least 80 mm"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, change, message):
+    arguments = {"num_cases": 1, "size": SIZE, "spacing": SPACING, "seed": 0} | change
+    with pytest.raises(UserError, match=message):
+        write(tmp_path / "phantom", **arguments)
+    assert not (tmp_path / "phantom").exists()
+
+
+def test_figure_is_drawn(tmp_path):
+    command = [sys.executable, "-m", "lldm3d.phantom.figure", "--output", str(tmp_path / "f.png"), "--cases", "[0]"]
+    subprocess.run([*command, "--size", "48,48,32", "--spacing", "5,5,6"], check=True)
+    assert (tmp_path / "f.png").stat().st_size > 10_000
