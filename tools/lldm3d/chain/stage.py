@@ -89,7 +89,7 @@ def generate(work: Path, name: str, settings: dict) -> None:
     for model in DIFFUSION:
         checks.diffusion(work, model, load_schema(work / "dataset"))
     section, target = settings["generate"], work / "synthetic"
-    if not same_origin(work, name, section, [f"{model}/model.pt" for model in DIFFUSION]) and target.exists():
+    if not same_origin(work, name, section, [f"{model}/model.pt" for model in DIFFUSION]) and list(target.glob("*")):
         print(f"{target}: pairs of other models or settings are replaced", flush=True)
         shutil.rmtree(target)
     generate(work, output_dir=target, **section)
