@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from lldm3d.diffusion import RectifiedFlow
 from lldm3d.engines import AutocastInferer, DiffusionBatch, ReconstructionBatch, ReconstructionInferer
 

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from lldm3d.engines import EpochSampler, TrainingState
-from lldm3d.errors import UserError
+from ignite.engine import Events
 from monai.data import CacheDataset, DataLoader
 from monai.engines import SupervisedTrainer
 from monai.transforms import RandGaussianNoised
+
+from lldm3d.engines import EpochSampler, TrainingState
+from lldm3d.errors import UserError
 
 
 class Killed(Exception):
@@ -15,7 +17,10 @@ class Killed(Exception):
 
 def build(path, epochs, width=4):
     torch.manual_seed(7)
-    data = [{"image": torch.randn(1, 4, generator=torch.Generator().manual_seed(i)), "label": torch.ones(1, 1)} for i in range(6)]
+    data = [
+        {"image": torch.randn(1, 4, generator=torch.Generator().manual_seed(i)), "label": torch.ones(1, 1)}
+        for i in range(6)
+    ]
     dataset = CacheDataset(data, RandGaussianNoised("image", prob=1.0), progress=False)
     sampler = EpochSampler(6, 8, seed=1)
     network = torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.Dropout(0.5), torch.nn.Linear(width, 1))
@@ -38,8 +43,6 @@ def test_resumed_weights_equal_uninterrupted_ones(tmp_path):
         if engine.state.iteration == 11:  # in the middle of the third epoch
             raise Killed
 
-    from ignite.engine import Events
-
     trainer.add_event_handler(Events.ITERATION_COMPLETED, kill)
     with pytest.raises(Killed):
         trainer.run()
@@ -61,5 +64,5 @@ def test_a_finished_training_is_not_trained_again(tmp_path):
 
 def test_a_state_of_another_configuration_is_refused(tmp_path):
     build(tmp_path / "state.pt", 1)[0].run()
-    with pytest.raises(UserError, match=r"state\.pt.*another configuration.*delete it"):
+    with pytest.raises(UserError, match=r"(?s)state\.pt.*another configuration.*delete it"):
         build(tmp_path / "state.pt", 1, width=8)[0].run()

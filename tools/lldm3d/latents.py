@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandAffined, ToTensord
+from monai.utils import convert_to_tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
@@ -26,7 +27,7 @@ def read_case(case: dict) -> dict[str, torch.Tensor]:
     return {key: read(case)[key].float() for key in keys}
 
 
-def augment(spacing: tuple[float, ...], degrees: float, scale: float, shift: float) -> RandAffined:
+def augment(degrees: float, scale: float, shift: float) -> RandAffined:
     """A small random rotation (degrees), scaling (fraction) and shift (voxels); anatomy stays anatomy, so no flips."""
     angle = degrees / 180 * torch.pi
     return RandAffined(
@@ -43,6 +44,7 @@ def augment(spacing: tuple[float, ...], degrees: float, scale: float, shift: flo
 @torch.no_grad()
 def encode_case(volumes: dict[str, torch.Tensor], codecs: dict[str, Codec], device: torch.device) -> dict:
     """Mean and sigma of image and label, float32 [C, x, y, z], and the label itself, uint8 [1, X, Y, Z]."""
+    volumes = {key: convert_to_tensor(volume, track_meta=False) for key, volume in volumes.items()}
     entry: dict[str, torch.Tensor] = {"label": volumes["label"].to(torch.uint8)}
     for kind, codec in codecs.items():
         mean, sigma = codec.encode(volumes[kind][None].to(device))
@@ -90,7 +92,7 @@ def encode(
                 f"{paths[kind]}: was trained on the classes {codec.class_names}, but {dataset_dir} has "
                 f"{list(schema.class_names)}; train the {kind} autoencoder on this data set"
             )
-    transform = augment(schema.spacing, degrees, scale, shift)
+    transform = augment(degrees, scale, shift)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as folder:
         shape = {}

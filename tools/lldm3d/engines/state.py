@@ -18,7 +18,7 @@ class TrainingState:
     """Handler that saves everything at the end of each epoch and, at the start, goes on from what it finds.
 
     Stock `CheckpointSaver` and `CheckpointLoader` keep weights and optimizers, but neither the random numbers nor the
-    order of the data. Here both follow from (seed, iteration): before each batch every generator is seeded anew. On a
+    order of the data. Here both follow from (seed, iteration): before each batch, and each step, every generator is seeded anew. On a
     CPU without loader workers a resumed training therefore ends with the same weights as one that was never killed.
     Attach it last, so that what other handlers do at the end of an epoch is in the state.
 
@@ -38,7 +38,8 @@ class TrainingState:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_STARTED, self.start_epoch)
-        engine.add_event_handler(Events.GET_BATCH_STARTED, self.seed_iteration)
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self.seed_iteration)  # what transforms draw
+        engine.add_event_handler(Events.ITERATION_STARTED, self.seed_iteration)  # what the step draws
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def load(self, engine: Engine) -> None:

@@ -1,0 +1,138 @@
+"""`lldm3d generate` with small untrained networks, through MONAI's command line."""
+
+import shutil
+from functools import partial
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.networks.nets import AutoencoderKL, ControlNet, DiffusionModelUNet
+
+from lldm3d.codec import save_codec
+from lldm3d.errors import UserError
+from lldm3d.files import read_json, sha256, write_json
+from lldm3d.generate import generate
+from lldm3d.networks import save_network
+
+NAMES = ["background", "liver", "portal vein"]
+SIZES = {
+    "spatial_dims": 3, "in_channels": 2, "channels": [16], "attention_levels": [False], "num_res_blocks": 1,
+    "num_head_channels": 16, "norm_num_groups": 8,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workdir(tiny_dataset, tmp_path_factory):
+    work = tmp_path_factory.mktemp("work")
+    shutil.copytree(tiny_dataset, work / "dataset")
+    torch.manual_seed(0)
+    for kind, channels in (("image", 1), ("label", 3)):
+        build = partial(
+            AutoencoderKL, spatial_dims=3, in_channels=channels, out_channels=channels, channels=[8, 8],
+            num_res_blocks=1, attention_levels=[False] * 2, latent_channels=2, norm_num_groups=4,
+            with_encoder_nonlocal_attn=False, with_decoder_nonlocal_attn=False,
+        )  # fmt: skip
+        volume = torch.rand(1, 1, 16, 16, 16) if kind == "image" else torch.randint(0, 3, (1, 1, 16, 16, 16))
+        save_codec(str(work / f"autoencoder_{kind}/codec.pt"), build(), build, kind, NAMES, [volume], "cpu")
+    codecs = {kind: sha256(work / f"autoencoder_{kind}/codec.pt") for kind in ("image", "label")}
+    shape = {"image": [2, 8, 8, 8], "label": [2, 8, 8, 8]}
+    latents = {"class_names": NAMES, "codecs": codecs, "latent_shape": shape, "roi_size": [16] * 3}
+    write_json(work / "latents/latents.json", {**latents, "spacing": [1.0, 1.0, 2.0]})
+    unet = partial(DiffusionModelUNet, out_channels=2, **SIZES)
+    embedding = {"conditioning_embedding_in_channels": 3, "conditioning_embedding_num_channels": [4, 8]}
+    for stage, build in (
+        ("label_ldm", unet),
+        ("image_ldm", unet),
+        ("controlnet", partial(ControlNet, **embedding, **SIZES)),
+    ):
+        network = build()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+        further = {"condition": "label"} if stage == "controlnet" else {}
+        path, latents_dir = str(work / stage / "model.pt"), str(work / "latents")
+        save_network(path, network, build, latents_dir, noise_scheduler="rectified_flow", **further)
+    return work
+
+
+def draw(workdir, folder, n, **options):
+    generate(str(workdir), str(folder), n=n, num_inference_steps=2, **options)
+    return {
+        path.name: nib.load(path).get_fdata() for path in sorted(folder.glob("*/*.nii.gz")) if "imagesTr" in str(path)
+    }
+
+
+def test_a_case_is_the_same_whatever_the_number_the_batch_or_a_restart(workdir, tmp_path):
+    three = draw(workdir, tmp_path / "three", 3, batch_size=3)
+    content = read_json(tmp_path / "three/dataset.json")
+    assert len(content["training"]) == 3 and content["labels"]["2"] == "portal vein"
+    assert set(read_json(tmp_path / "three/manifest.json")) >= {"seed", "checkpoints", "num_inference_steps"}
+    label = nib.load(tmp_path / "three/labelsTr/synthetic_00000.nii.gz")
+    assert label.get_data_dtype() == np.uint8 and label.header.get_zooms() == (1.0, 1.0, 2.0)
+    one = draw(workdir, tmp_path / "one", 1, batch_size=1)
+    np.testing.assert_allclose(one["synthetic_00000.nii.gz"], three["synthetic_00000.nii.gz"], atol=2e-2)
+    time = (tmp_path / "one/imagesTr/synthetic_00000.nii.gz").stat().st_mtime_ns
+    grown = draw(workdir, tmp_path / "one", 2, batch_size=1)
+    assert (tmp_path / "one/imagesTr/synthetic_00000.nii.gz").stat().st_mtime_ns == time  # kept, not drawn again
+    np.testing.assert_allclose(grown["synthetic_00001.nii.gz"], three["synthetic_00001.nii.gz"], atol=2e-2)
+    assert not np.allclose(three["synthetic_00000.nii.gz"], three["synthetic_00001.nii.gz"], atol=2e-2)
+    with pytest.raises(UserError, match="another seed.*--overwrite"):
+        draw(workdir, tmp_path / "one", 1, seed=1)
+
+
+def test_an_image_for_a_label_of_the_users_own_keeps_its_affine(workdir, tmp_path):
+    affine = np.array([[0, -1.0, 0, 20], [1.0, 0, 0, -5], [0, 0, -2.0, 7], [0, 0, 0, 1]])  # not RAS
+    volume = np.zeros((16, 20, 8), np.uint8)
+    volume[4:12, 4:12, 2:6] = 1
+    nib.save(nib.Nifti1Image(volume, affine), tmp_path / "mine.nii.gz")
+    draw(workdir, tmp_path / "out", 1, label=str(tmp_path / "mine.nii.gz"))
+    image, label = (nib.load(tmp_path / f"out/{folder}/mine.nii.gz") for folder in ("imagesTr", "labelsTr"))
+    np.testing.assert_allclose(image.affine, affine, atol=1e-5)
+    np.testing.assert_array_equal(label.get_fdata(), volume)
+    assert image.shape == volume.shape and 0 <= image.get_fdata().min() <= image.get_fdata().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"value": 7}, r"mine\.nii\.gz.*\[7.*0 background, 1 liver, 2 portal vein"),
+        ({"value": 0}, "empty"),
+        ({"spacing": 3.0}, r"3\.0.*1\.0"),
+        ({"shape": (15, 16, 16)}, "multiple of 2"),
+        ({"shape": (16, 16)}, "2 dimensions"),
+    ],
+)
+def test_a_label_that_does_not_fit_is_refused(workdir, tmp_path, change, message):
+    from lldm3d.generate.cases import CaseDataset
+
+    volume = np.zeros(change.get("shape", (16, 16, 16)), np.uint8)
+    volume[2:4, 2:4] = change.get("value", 1)
+    spacing = change.get("spacing", 1.0)
+    nib.save(nib.Nifti1Image(volume, np.diag([spacing, 1, 2, 1])), tmp_path / "mine.nii.gz")
+    with pytest.raises(UserError, match=message):
+        CaseDataset(1, str(tmp_path), NAMES, [1, 1, 2], 2, label_paths=[str(tmp_path / "mine.nii.gz")])
+
+
+def test_a_missing_checkpoint_and_a_strange_folder_are_refused(workdir, tmp_path):
+    with pytest.raises(UserError, match=r"codec\.pt.*lldm3d run"):
+        generate(str(tmp_path), str(tmp_path / "out"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="something else"):
+        generate(str(workdir), str(tmp_path / "full"), overwrite=True)
+    assert (tmp_path / "full/thesis.txt").read_text() == "mine"
+
+
+def test_a_model_of_other_latents_is_refused(workdir, tmp_path):
+    from lldm3d.generate import load_system
+
+    image = torch.load(workdir / "autoencoder_image/codec.pt", weights_only=True)
+    image["latent_mean"] += 1
+    torch.save(image, tmp_path / "codec.pt")
+    paths = {"image_codec_path": str(tmp_path / "codec.pt"), "image_ldm_path": str(workdir / "image_ldm/model.pt")}
+    with pytest.raises(UserError, match="another image codec.*'latents'"):
+        load_system("cpu", "rectified_flow", **paths)
+    paths["image_codec_path"] = str(workdir / "autoencoder_image/codec.pt")
+    with pytest.raises(UserError, match="'rectified_flow'.*'ddpm'"):
+        load_system("cpu", "ddpm", **paths)

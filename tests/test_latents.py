@@ -1,0 +1,81 @@
+import shutil
+from functools import partial
+
+import pytest
+import torch
+from monai.networks.nets import AutoencoderKL
+
+from lldm3d.codec import save_codec
+from lldm3d.errors import UserError
+from lldm3d.files import read_json, sha256
+from lldm3d.latents import LatentDataset, encode
+
+NAMES = ["background", "liver", "portal vein"]  # of tiny_dataset
+
+
+@pytest.fixture(scope="module")
+def codecs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("codecs")
+    torch.manual_seed(0)
+    for kind, channels in (("image", 1), ("label", 3)):
+        build = partial(
+            AutoencoderKL, spatial_dims=3, in_channels=channels, out_channels=channels, channels=(8, 8),
+            num_res_blocks=1, attention_levels=(False, False), latent_channels=2, norm_num_groups=4,
+            with_encoder_nonlocal_attn=False, with_decoder_nonlocal_attn=False,
+        )  # fmt: skip
+        volume = torch.rand(1, 1, 16, 16, 16) if kind == "image" else torch.randint(0, 3, (1, 1, 16, 16, 16))
+        save_codec(str(folder / f"{kind}.pt"), build(), build, kind, NAMES, [volume], "cpu")
+    return str(folder / "image.pt"), str(folder / "label.pt")
+
+
+@pytest.fixture(scope="module")
+def latents(tiny_dataset, codecs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work") / "latents"
+    encode(str(tiny_dataset), *codecs, str(folder), views=2)
+    return folder
+
+
+def test_every_case_has_mean_sigma_and_its_whole_label(latents):
+    item = LatentDataset(str(latents), "test")[1]
+    assert item["image_mean"].shape == item["label_sigma"].shape == (2, 8, 8, 8)
+    assert item["label"].shape == (1, 16, 16, 16) and item["label"].dtype == torch.uint8
+    assert (item["image_sigma"] > 0).all() and item["index"] == 1
+
+
+def test_views_are_of_training_cases_alone_and_differ(latents):
+    training = LatentDataset(str(latents), "training")
+    assert len(training) == 8 and len(LatentDataset(str(latents), "validation")) == 2
+    whole, view = training[0], training[1]
+    assert not torch.equal(whole["image_mean"], view["image_mean"])
+    assert set(view["label"].unique().tolist()) <= {0, 1, 2}
+    overlap = ((whole["label"] > 0) & (view["label"] > 0)).sum() / (whole["label"] > 0).sum()
+    assert 0.6 < overlap < 1  # moved a little
+
+
+def test_the_folder_says_what_it_was_made_with(latents, codecs):
+    content = read_json(latents / "latents.json")
+    assert content["class_names"] == NAMES
+    assert content["codecs"] == {"image": sha256(codecs[0]), "label": sha256(codecs[1])}
+    assert content["latent_shape"] == {"image": [2, 8, 8, 8], "label": [2, 8, 8, 8]}
+
+
+def test_existing_latents_are_kept_without_overwrite(latents, tiny_dataset, codecs):
+    with pytest.raises(UserError, match="--overwrite"):
+        encode(str(tiny_dataset), *codecs, str(latents))
+
+
+def test_a_codec_of_other_classes_is_refused_before_anything_is_written(tiny_dataset, codecs, tmp_path):
+    dataset = tmp_path / "dataset"
+    shutil.copytree(tiny_dataset, dataset)
+    path = dataset / "dataset.json"
+    path.write_text(path.read_text().replace("portal vein", "artery"))
+    with pytest.raises(UserError, match=r"image\.pt.*portal vein.*artery"):
+        encode(str(dataset), *codecs, str(tmp_path / "latents"))
+    assert not (tmp_path / "latents").exists() and not list(tmp_path.glob(".partial-*"))
+
+
+def test_a_missing_split_is_named(latents, tmp_path):
+    with pytest.raises(UserError, match="latents.json"):
+        LatentDataset(str(tmp_path), "training")
+    with pytest.raises(UserError, match="'held out'"):
+        LatentDataset(str(latents), "held out")
