@@ -163,6 +163,7 @@ def generate(
     num_inference_steps: int = 20,
     guidance_scale: float = 1.0,
     overlays: tuple[str, ...] = (),
+    overwrite: bool = False,
 ) -> None:
     """Draw pairs of image and label with the models of a work directory; an interrupted call goes on.
 
@@ -176,6 +177,7 @@ def generate(
         num_inference_steps: steps of the sampler.
         guidance_scale: guidance on the label, 1 for none.
         overlays: further configs of the ControlNet bundle, such as ddpm.yaml.
+        overwrite: replace pairs that were generated with other settings or checkpoints.
     """
     call("lldm3d.generate", "generate", locals())
 

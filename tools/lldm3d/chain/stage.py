@@ -1,13 +1,11 @@
 """One stage of the chain, run by hand or by the workflow: `lldm3d stage --workdir W NAME`."""
 
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from lldm3d.chain import checks
-from lldm3d.chain.origin import same_origin
 from lldm3d.chain.plan import all_stages, check_stage, segmenter_stage
 from lldm3d.chain.process import ChildError, end_with_parent, raise_on_sigterm
 from lldm3d.chain.profile import read_yaml
@@ -18,7 +16,6 @@ from lldm3d.files import write_json
 
 IN_WORKFLOW = "LLDM3D_WORKFLOW"  # set by the workflow for its jobs
 FAILURE = ".failure.json"
-DIFFUSION = ("label_ldm", "image_ldm", "controlnet")
 
 
 def stage(workdir: str, name: str) -> None:
@@ -86,13 +83,9 @@ def generate(work: Path, name: str, settings: dict) -> None:
     from lldm3d.data.dataset import load_schema
     from lldm3d.generate import generate
 
-    for model in DIFFUSION:
+    for model in ("label_ldm", "image_ldm", "controlnet"):
         checks.diffusion(work, model, load_schema(work / "dataset"))
-    section, target = settings["generate"], work / "synthetic"
-    if not same_origin(work, name, section, [f"{model}/model.pt" for model in DIFFUSION]) and list(target.glob("*")):
-        print(f"{target}: pairs of other models or settings are replaced", flush=True)
-        shutil.rmtree(target)
-    generate(work, output_dir=target, **section)
+    generate(work, output_dir=work / "synthetic", overwrite=True, **settings["generate"])
 
 
 def evaluate(work: Path, name: str, settings: dict) -> None:
