@@ -58,12 +58,20 @@ def outline(axes: Axes, label: np.ndarray, plane: str, index: int) -> None:
         axes.contour(picture == value, levels=[0.5], colors=colour(int(value)), linewidths=1.1)
 
 
-def fill(axes: Axes, label: np.ndarray, spacing: tuple[float, float, float], plane: str, index: int) -> None:
-    """Draw a slice of a label map [X, Y, Z] with each class in its colour, on black."""
-    picture = cut(label, plane, index)
-    rgb = np.zeros((*picture.shape, 3))
-    for value in np.unique(picture[picture > 0]):
-        rgb[picture == value] = matplotlib.colors.to_rgb(colour(int(value)))
+def see_through(axes: Axes, label: np.ndarray, spacing: tuple[float, float, float], plane: str) -> None:
+    """Draw a label map [X, Y, Z] seen through from the front (or side, or above): brighter where a class is thicker.
+
+    Small classes lie over large ones, so that vessels and tumours show inside their organ.
+    """
+    axis = PLANES[plane]
+    values, counts = np.unique(label[label > 0], return_counts=True)
+    first = cut(label, plane, 0)
+    rgb = np.zeros((*first.shape, 3))
+    for value in values[np.argsort(-counts)]:
+        depth = np.expand_dims((label == value).sum(axis), axis)
+        depth = cut(depth, plane, 0) / depth.max()
+        cover = np.where(depth > 0, 0.25 + 0.65 * depth, 0)[..., None]
+        rgb = rgb * (1 - cover) + cover * np.array(matplotlib.colors.to_rgb(colour(int(value))))
     axes.imshow(rgb, aspect=aspect(spacing, plane), interpolation="nearest")
     axes.set_axis_off()
 

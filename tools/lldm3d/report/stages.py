@@ -105,8 +105,10 @@ def loss_curves(metrics: dict[str, dict]) -> Figure | None:
             shade = pictures.SYNTHETIC if name.startswith("val") else pictures.REAL
             words = "held-out cases" if name.startswith("val") else "training"
             axes.plot(epochs, values, color=shade, label=words, lw=1.6, marker="o" if len(values) < 3 else None)
-        if all(value > 0 for values in found.values() for value in values):
+        values = [value for curve in found.values() for value in curve]
+        if min(values) > 0 and max(values) > 20 * min(values):
             axes.set_yscale("log")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_title(stage.replace("_", " "), fontsize=9)
         axes.set_xlabel("epoch", fontsize=8)
         axes.legend(frameon=False, fontsize=7.5)

@@ -42,8 +42,10 @@ def fidelity(rows: list[dict]) -> dict:
         f"FID {number(row['value'])}; two halves of the real images {number(row['floor'])}, "
         f"blurred real images {number(blurred['value'])} ({row['n']} cases each)"
     )
-    if row["value"] <= row["interval_high"] and row["interval_low"] <= row["floor"]:
-        return answer(question, "Not told from real ones", detail, "good")
+    if blurred["interval_low"] <= blurred["floor"]:
+        return answer(question, "Too few cases to tell", f"{detail}: even blur is lost in the scatter", "open")
+    if row["interval_low"] <= row["floor"]:
+        return answer(question, "As near as other real images", detail, "good")
     if row["value"] < blurred["value"]:
         return answer(question, "Nearer to real than blurred ones", detail, "open")
     return answer(question, "Farther than blurred real ones", detail, "bad")

@@ -52,20 +52,29 @@ def case_title(cases: list[dict], index: int) -> str:
 
 
 def labels(real: list[dict], synthetic: list[dict], schema: Schema) -> Figure:
-    """Label maps alone: the first cases of each side, in the coronal slice in which they are largest."""
-    columns = min(LABELS_SHOWN, max(len(real), len(synthetic)))
-    cell = WIDTH / columns
-    size = np.array(schema.roi_size) * schema.spacing
-    figure, grid = pictures.dark(2, columns, WIDTH, 2 * cell * size[2] / size[0] + 0.9)
-    for row, (words, cases) in enumerate((("real", real), ("synthetic", synthetic))):
-        for axes in grid[row]:
-            axes.set_axis_off()
-        for axes, case in zip(grid[row], cases[:columns], strict=False):
-            label = read(case, schema).label
-            pictures.fill(axes, label, schema.spacing, "coronal", pictures.best_slice(label, 1))
+    """Label maps alone, seen through from the front: the first cases of each side, cut to what they hold together."""
+    shown = [[read(case, schema).label for case in cases[:LABELS_SHOWN]] for cases in (real, synthetic)]
+    box = common_box([label for side in shown for label in side])
+    columns = max(map(len, shown))
+    size = np.array([axis.stop - axis.start for axis in box]) * schema.spacing
+    height = 2 * min(WIDTH / columns * size[2] / size[0], 4) + 0.9
+    figure, grid = pictures.dark(2, columns, WIDTH, height)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for row, words, side in zip(grid, ("real", "synthetic"), shown, strict=True):
+        for axes, label in zip(row, side, strict=False):
+            pictures.see_through(axes, label[box], schema.spacing, "coronal")
             axes.set_title(words, color="white", fontsize=7.5)
     pictures.legend(figure, schema.class_names, loc="outside lower center", fontsize=9)
     return figure
+
+
+def common_box(volumes: list[np.ndarray]) -> tuple[slice, slice, slice]:
+    """The smallest box, and two voxels more, that holds the foreground of all label maps [X, Y, Z]."""
+    held = np.any([label > 0 for label in volumes], axis=0)
+    if not held.any():
+        return tuple(slice(0, length) for length in held.shape)
+    return tuple(slice(max(at.min() - 2, 0), at.max() + 3) for at in np.nonzero(held))
 
 
 def embed_figure(figure: Figure, photo: bool = False) -> str:

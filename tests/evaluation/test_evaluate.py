@@ -1,0 +1,147 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from lldm3d.errors import UserError
+from lldm3d.evaluation import evaluate
+from lldm3d.files import load_nifti, read_json, save_nifti
+
+from .toys import write_dataset, write_segmenter
+
+SEEDS = {"training": list(range(12)), "validation": list(range(100, 104)), "test": list(range(200, 206))}
+NEW = {"training": list(range(300, 308))}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation")
+    write_dataset(folder / "dataset", SEEDS)
+    write_segmenter(folder / "stage")
+    return folder
+
+
+def judged(work: Path, name: str, seeds=NEW, change=None) -> dict:
+    """The metrics of a synthetic data set; its figures are drawn once, for `good`."""
+    write_dataset(work / name, seeds, change)
+    with pytest.MonkeyPatch.context() as patch:
+        if name != "good":
+            patch.setattr("lldm3d.evaluation.figures.write", lambda *arguments: None)
+        evaluate(work / "dataset", work / name, work / "stage", work / f"{name}_evaluation")
+    return read_json(work / f"{name}_evaluation" / "metrics.json")
+
+
+def value(metrics: dict, name: str, between: str = "", class_name: str | None = None) -> float:
+    found = [
+        row
+        for row in metrics["rows"]
+        if row["name"] == name and row["between"].startswith(between) and row["class"] == class_name
+    ]
+    return found[0]["value"]
+
+
+@pytest.fixture(scope="module")
+def good(work) -> dict:
+    return judged(work, "good")
+
+
+def test_what_is_written(work, good):
+    folder = work / "good_evaluation"
+    assert {path.stem for path in (folder / "figures").glob("*.png")} == {
+        "fidelity",
+        "features",
+        "label_statistics",
+        "alignment",
+        "nearest_distances",
+        "nearest_pairs",
+    }
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == [row["name"] for row in good["rows"]]
+    assert good["cases"] == {"training": 12, "validation": 4, "test": 6, "synthetic": 8}
+    json.dumps(good, allow_nan=False)
+    assert all(row["value"] is not None or row["note"] for row in good["rows"])
+
+
+def test_new_cases_of_the_same_kind_come_near_every_floor(good):
+    fid = next(row for row in good["rows"] if row["name"] == "FID")
+    assert fid["n"] == 6 and fid["interval"][0] <= 1.5 * fid["floor"]
+    assert value(good, "held share in liver", class_name="vessel") == 1
+
+
+def test_blur_and_noise_raise_fid_and_kid(work, good):
+    noise = np.random.default_rng(0)
+    blurred = judged(work, "blurred", change=lambda image, label, _: (gaussian_filter(image, 1.5), label))
+    noisy = judged(work, "noisy", change=lambda image, label, _: (image + noise.normal(0, 0.3, image.shape), label))
+    for name in ("FID", "KID"):
+        for worse in (blurred, noisy):
+            assert value(worse, name, "synthetic / real training") > 2 * value(good, name, "synthetic / real training")
+
+
+def test_other_labels_move_their_statistics(work, good):
+    def smaller(image, label, index):
+        return image, np.where((label == 3) | ((label == 1) & (np.indices(label.shape)[0] > 12)), 0, label)
+
+    metrics = judged(work, "smaller", change=smaller)
+    name = "volume: Wasserstein distance"
+    assert value(metrics, name, "synthetic / real training", "liver") > 5 * value(good, name, class_name="liver")
+    assert value(metrics, "lesion long axis: Wasserstein distance", class_name="tumour") is None
+    assert value(metrics, "Dice", class_name="tumour") is None
+
+
+def test_planted_copies_are_found(work, good):
+    metrics = judged(work, "copies", {"training": [3, 5, *NEW["training"][:6]]})
+    found = {(entry["case"], entry["nearest"]) for entry in metrics["nearest"] if entry["distance"] < 1e-6}
+    assert {("training_00", "training_03"), ("training_01", "training_05")} <= found
+    for space in ("features", "image"):
+        name = f"share nearer than 5 % of held-out cases, {space}"
+        assert value(metrics, name) >= 0.25 and value(metrics, name) > value(good, name)
+
+
+def test_equal_images_lack_diversity(work, good):
+    metrics = judged(work, "equal", {"training": [300] * 4})
+    assert value(metrics, "SSIM of pairs") == pytest.approx(1) > value(good, "SSIM of pairs")
+    small = next(row for row in good["rows"] if row["name"] == "MS-SSIM of pairs")
+    assert small["value"] is None and "28 voxels" in small["note"]
+
+
+def test_without_held_out_cases_the_reason_is_given(work, tmp_path):
+    write_dataset(tmp_path / "dataset", {"training": list(range(6))})
+    evaluate(tmp_path / "dataset", work / "good", work / "stage", tmp_path / "out")  # figures too: empty sides
+    rows = read_json(tmp_path / "out" / "metrics.json")["rows"]
+    by_name = {(row["name"], row["class"]): row for row in rows if row["value"] is None}
+    assert "0 held-out real cases" in by_name["share nearer than 5 % of held-out cases, image", None]["note"]
+    assert "no real test case" in by_name["Dice ratio", "liver"]["note"]
+
+
+def test_results_are_not_overwritten(work, good):
+    with pytest.raises(UserError, match="holds an evaluation already"):
+        evaluate(work / "dataset", work / "good", work / "stage", work / "good_evaluation")
+
+
+@pytest.mark.parametrize("key, other", [("spacing", [1, 1, 1]), ("labels", {"0": "background", "1": "liver"})])
+def test_sides_that_differ_are_refused(work, tmp_path, key, other):
+    extra = {"tubular": [], "lesions": [], "inside": {}} if key == "labels" else {}
+    write_dataset(tmp_path / "other", NEW, **{key: other}, **extra)
+    with pytest.raises(UserError, match="the two data sets differ in"):
+        evaluate(work / "dataset", tmp_path / "other", work / "stage", tmp_path / "out")
+
+
+def test_too_few_cases_are_refused(work, tmp_path):
+    write_dataset(tmp_path / "few", {"training": [300]})
+    with pytest.raises(UserError, match="has 1 training cases, at least 2"):
+        evaluate(work / "dataset", tmp_path / "few", work / "stage", tmp_path / "out")
+
+
+@pytest.mark.parametrize("fill, message", [(np.nan, "holds NaN"), (0.5, "is constant")])
+def test_unusable_images_are_named(work, tmp_path, fill, message):
+    write_dataset(tmp_path / "bad", NEW)
+    path = tmp_path / "bad" / "imagesTr" / "training_02.nii.gz"
+    image, affine = load_nifti(path)
+    save_nifti(path, np.full_like(image, fill), affine)
+    with pytest.raises(UserError, match=f"training_02.nii.gz: {message}"):
+        evaluate(work / "dataset", tmp_path / "bad", work / "stage", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

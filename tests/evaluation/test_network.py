@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+import torch
+from monai.networks.nets import SegResNet, UNet
+
+from lldm3d.errors import UserError
+from lldm3d.evaluation.network import deepest_layer, load_segmenter
+
+from .toys import CLASSES, SIZE, scan, write_segmenter
+
+
+@pytest.mark.parametrize(
+    "network, layer",
+    [
+        (UNet(3, 1, 2, [4, 8, 16], [2, 2], num_res_units=2), "model.1.submodule.1.submodule"),
+        (UNet(3, 1, 2, [4, 8, 16], [2, 2], num_res_units=0), "model.1.submodule.1.submodule"),
+        (SegResNet(init_filters=8, out_channels=2, blocks_down=(1, 1), blocks_up=(1,)), "down_layers.1"),
+    ],
+)
+def test_the_bottleneck_is_found(network, layer):
+    assert deepest_layer(network, lambda: network(torch.rand(1, 1, 16, 16, 16))) == layer
+
+
+def test_features_and_prediction_of_any_size(tmp_path):
+    weights = write_segmenter(tmp_path / "stage")
+    segmenter = load_segmenter(tmp_path / "stage", CLASSES)
+    assert segmenter.weights == weights and segmenter.name == "seg_unet"
+    for size in (SIZE, (10, 30, 18)):
+        features, pred = segmenter(np.random.default_rng(0).random(size, np.float32))
+        assert features.shape == (16,) and pred.shape == size and pred.dtype == np.uint8
+    image = scan(0)[0].astype(np.float32)
+    assert np.array_equal(segmenter(image)[0], segmenter(image)[0])
+
+
+def test_other_classes_are_refused(tmp_path):
+    write_segmenter(tmp_path / "stage")
+    with pytest.raises(UserError, match="was trained for the classes"):
+        load_segmenter(tmp_path / "stage", ("background", "kidney"))
+
+
+def test_a_folder_without_a_network_is_refused(tmp_path):
+    with pytest.raises(UserError, match="overrides.yaml: no such file"):
+        load_segmenter(tmp_path, CLASSES)
+    write_segmenter(tmp_path / "stage")
+    (tmp_path / "stage" / "model.pt").unlink()
+    with pytest.raises(UserError, match="no such checkpoint"):
+        load_segmenter(tmp_path / "stage", CLASSES)
