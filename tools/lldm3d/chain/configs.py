@@ -21,10 +21,6 @@ BUNDLES = {
 SEGMENT_OVERLAY = str(HERE / "segment.yaml")  # what the chain adds to a stock segmentation bundle
 
 
-def segment_configs() -> list[str]:
-    return [TRAIN, SEGMENT_OVERLAY]
-
-
 def bundle_and_configs(stage: str, section: dict) -> tuple[str, list[str]]:
     """The bundle of a training stage and its config files, with the `overlays` that the profile's section names."""
     bundle, configs = BUNDLES[stage]
@@ -55,7 +51,9 @@ def unknown_overrides(settings: dict) -> list[str]:
     """A message for each override key of a training section that no config of its bundle defines."""
     uses = [(stage, overrides_of(settings[stage]), *bundle_and_configs(stage, settings[stage])) for stage in BUNDLES]
     section = settings["segment"]
-    uses += [("segment#overrides", section["overrides"], name, segment_configs()) for name in section["networks"]]
+    uses += [
+        ("segment#overrides", section["overrides"], name, [TRAIN, SEGMENT_OVERLAY]) for name in section["networks"]
+    ]
     return [fault for stage, overrides, name, configs in uses for fault in undefined(stage, overrides, name, configs)]
 
 

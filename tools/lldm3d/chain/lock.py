@@ -27,6 +27,14 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
 
 @contextmanager
+def at_work(work: Path, stage: str) -> Iterator[dict[str, str]]:
+    """Hold the stage of a work directory and a GPU for it, and yield the environment that selects the GPU."""
+    locks = work / ".locks"
+    with locked(locks / f"{stage}.lock", f"the stage {stage}"), free_gpu(locks) as environment:
+        yield environment
+
+
+@contextmanager
 def free_gpu(folder: Path) -> Iterator[dict[str, str]]:
     """Hold a GPU that no other stage of this work directory uses, and yield the environment that selects it.
 

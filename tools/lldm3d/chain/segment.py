@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from lldm3d.chain.configs import TRAIN, segment_configs
-from lldm3d.chain.training import crop, run_bundle
+from lldm3d.chain.configs import SEGMENT_OVERLAY, TRAIN
+from lldm3d.chain.lock import at_work
+from lldm3d.chain.training import crop, go_on_or_start, run_bundle
 from lldm3d.data.dataset import load_schema
 from lldm3d.segmentation import write_case_metrics
-
-EVALUATE = [TRAIN, "configs/evaluate.yaml"]
 
 
 def segment(work: Path, stage: str, settings: dict) -> None:
@@ -25,6 +24,9 @@ def segment(work: Path, stage: str, settings: dict) -> None:
         "output_dir": str(work / stage),
     }
     inputs = ["dataset/dataset.json", *([] if regime == "R" else ["synthetic/dataset.json"])]
-    run_bundle(work, stage, network, "training", segment_configs(), overrides, inputs)
-    run_bundle(work, stage, network, "evaluating", EVALUATE, overrides, inputs)
+    with at_work(work, stage) as environment:
+        go_on_or_start(work, stage, overrides, inputs)
+        for run_id, further in (("training", []), ("evaluating", ["configs/evaluate.yaml"])):
+            configs = [TRAIN, SEGMENT_OVERLAY, *further]
+            run_bundle(work / stage, network, run_id, configs, overrides, environment)
     write_case_metrics(work / stage / "evaluation", schema.class_names, work / stage / "metrics.csv")

@@ -11,6 +11,7 @@ from lldm3d.chain.process import ChildError, end_with_parent, raise_on_sigterm
 from lldm3d.chain.profile import read_yaml
 from lldm3d.chain.segment import segment
 from lldm3d.chain.training import train
+from lldm3d.data.dataset import load_schema
 from lldm3d.errors import UserError
 from lldm3d.files import write_json
 
@@ -68,7 +69,6 @@ def prepare(work: Path, name: str, settings: dict) -> None:
 
 def latents(work: Path, name: str, settings: dict) -> None:
     """Encode the data set, but only with autoencoders that pass the gate."""
-    from lldm3d.data.dataset import load_schema
     from lldm3d.latents import encode
 
     schema = load_schema(work / "dataset")
@@ -80,7 +80,6 @@ def latents(work: Path, name: str, settings: dict) -> None:
 
 
 def generate(work: Path, name: str, settings: dict) -> None:
-    from lldm3d.data.dataset import load_schema
     from lldm3d.generate import generate
 
     for model in ("label_ldm", "image_ldm", "controlnet"):

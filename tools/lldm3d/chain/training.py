@@ -8,7 +8,7 @@ import yaml
 from lldm3d.bundle import bundle_path
 from lldm3d.chain import checks
 from lldm3d.chain.configs import bundle_and_configs, overrides_of, undefined
-from lldm3d.chain.lock import free_gpu, locked
+from lldm3d.chain.lock import at_work
 from lldm3d.chain.origin import same_origin
 from lldm3d.chain.process import run_logged
 from lldm3d.data.dataset import Schema, load_schema
@@ -24,40 +24,36 @@ def train(work: Path, stage: str, settings: dict) -> None:
     bundle, configs = bundle_and_configs(stage, settings[stage])
     inject, inputs = STAGES[stage]
     overrides = {**section, **inject(work, stage, section), "output_dir": str(work / stage)}
-    run_bundle(work, stage, bundle, "training", configs, overrides, inputs)
+    with at_work(work, stage) as environment:
+        go_on_or_start(work, stage, overrides, inputs)
+        run_bundle(work / stage, bundle, "training", configs, overrides, environment)
 
 
 def run_bundle(
-    work: Path, stage: str, bundle: str, run_id: str, configs: list[str], overrides: dict, inputs: list[str]
+    folder: Path, bundle: str, run_id: str, configs: list[str], overrides: dict, environment: dict[str, str]
 ) -> None:
-    """Write `W/<stage>/overrides.yaml` and run `run_id` of the bundle with it.
+    """Write `overrides.yaml` into the stage's folder and run `run_id` of the bundle with it laid last."""
+    if faults := undefined(bundle, overrides, bundle, configs):
+        raise UserError("; ".join(faults))
+    with whole(folder / "overrides.yaml") as path:
+        path.write_text(yaml.safe_dump(overrides, sort_keys=False))
+    files = [*configs, str(folder / "overrides.yaml")]
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
+    run_logged(command, bundle_path(bundle), folder / "log.txt", {**environment, "PYTHONWARNINGS": TRUSTED})
+
+
+def go_on_or_start(work: Path, stage: str, overrides: dict, inputs: list[str]) -> None:
+    """Keep the state of an earlier training only if it began the same: otherwise it would end as neither.
 
     Args:
-        inputs: the files, relative to `work`, whose change makes an unfinished training start anew.
+        inputs: the files, relative to `work`, whose change makes the training start anew.
     """
-    folder, root = work / stage, bundle_path(bundle)
-    if faults := undefined(stage, overrides, bundle, configs):
-        raise UserError("; ".join(faults))
-    with locked(folder / ".lock", f"the stage {stage}"), free_gpu(work / ".locks") as gpu:
-        set_aside_unless(same_origin(work, stage, overrides, inputs), folder / "state.pt")
-        write_yaml(folder / "overrides.yaml", overrides)
-        files = [*configs, str(folder / "overrides.yaml")]
-        command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
-        run_logged(command, root, folder / "log.txt", {**gpu, "PYTHONWARNINGS": TRUSTED})
-
-
-def set_aside_unless(same: bool, state: Path) -> None:
-    """Keep the state of an earlier training only if it began the same: otherwise it would end as neither."""
+    state, same = work / stage / "state.pt", same_origin(work, stage, overrides, inputs)
     if state.is_file() and same:
         print(f"{state}: the training goes on from here", flush=True)
     elif state.is_file():
         state.replace(state.with_name("state.old.pt"))
         print(f"{state}: began from other settings or inputs, kept as state.old.pt; training starts anew", flush=True)
-
-
-def write_yaml(path: Path, content: dict) -> None:
-    with whole(path) as temporary:
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
 def autoencoder(work: Path, stage: str, section: dict) -> dict:
