@@ -139,7 +139,8 @@ def alignment(rows: list[Row]) -> Figure:
         axes.set_xticks(at, classes, fontsize=8)
         axes.set_ylim(0, 1)
         axes.set_title(f"{name} of the R-trained network", fontsize=9)
-    grid.flat[0].legend(frameon=True, framealpha=0.85, fontsize=8, loc="lower left")
+    handles, words = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, words, frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     return figure
 
 

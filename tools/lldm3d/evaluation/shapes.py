@@ -33,12 +33,12 @@ def label_statistics(label: np.ndarray, schema: Schema) -> Statistics:
         mask = label == value
         parts, count = components(mask, return_num=True, connectivity=3)
         found["volume", name] = np.array([mask.sum() * np.prod(schema.spacing) / 1000])
-        found["components", name] = np.array([float(count)])
+        found["lesion count" if name in schema.lesions else "components", name] = np.array([float(count)])
         if name in schema.tubular:
             found["skeleton length", name] = np.array([skeleton_length(mask, schema.spacing)])
         if name in schema.lesions:
-            found["lesion count", name] = np.array([float(count)])
-            axes = [long_axis(parts == part, schema.spacing) for part in range(1, count + 1)]
+            boxes = ndimage.find_objects(parts)
+            axes = [long_axis(parts[box] == part, schema.spacing) for part, box in enumerate(boxes, start=1)]
             found["lesion long axis", name] = np.array(axes)
         if name in schema.inside:
             allowed = np.isin(label, surrounding(name, schema))

@@ -4,6 +4,8 @@ from lldm3d.evaluation.alignment import WANTED_RATIO
 from lldm3d.report.tables import number
 from lldm3d.report.utility import MEAN, Line
 
+USABLE = 0.3  # Dice on real images below which a network cannot judge a class
+
 
 def answers(rows: list[dict], lines: list[Line]) -> list[dict]:
     """Each answer: question, answer, detail, tone (good, open, bad or none)."""
@@ -57,6 +59,11 @@ def alignment(rows: list[dict]) -> dict:
     if not ratios:
         return answer(question, "Not measured", "needs an evaluation with real test cases", "none")
     worst = min(ratios, key=lambda row: row["value"])
+    dice = [row for row in rows if row["section"] == "alignment" and row["name"] == "Dice" and row["floor"] is not None]
+    blind = min(dice, key=lambda row: row["floor"])
+    if blind["floor"] < USABLE:
+        detail = f"on real images its Dice is {number(blind['floor'])} for {blind['class']}"
+        return answer(question, "The judging network is too weak", detail, "open")
     good = worst["value"] >= WANTED_RATIO
     detail = f"the weakest class, {worst['class']}, reaches {number(worst['value'])} of the Dice on real images"
     return answer(question, "Yes" if good else "Not all classes", detail, "good" if good else "bad")
