@@ -32,7 +32,7 @@ class History:
 
     def add(self, engine: Engine) -> None:
         output = engine.state.output
-        loss = float((output[0] if isinstance(output, list) else output)[CommonKeys.LOSS])
+        loss = (output[0] if isinstance(output, list) else output)[CommonKeys.LOSS].item()
         if not math.isfinite(loss):
             raise UserError(
                 f"the loss became {loss} at iteration {engine.state.iteration}; lower learning_rate, or set autocast: "

@@ -38,7 +38,7 @@ class ProgressBar:
         output = engine.state.output
         output = output[0] if isinstance(output, list) else output
         if engine.state.iteration % 10 == 0 and CommonKeys.LOSS in output:
-            self.bar.set_postfix(loss=f"{float(output[CommonKeys.LOSS]):.4f}", refresh=False)
+            self.bar.set_postfix(loss=f"{output[CommonKeys.LOSS].item():.4f}", refresh=False)
         self.bar.update()
 
     def close(self, engine: Engine) -> None:
