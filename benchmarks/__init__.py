@@ -1,0 +1,1 @@
+"""Measurements of the chain: each module prints JSON with the machine's description."""

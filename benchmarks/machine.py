@@ -1,0 +1,26 @@
+"""What a figure was measured on."""
+
+import os
+import platform
+import subprocess
+from datetime import date
+from importlib.metadata import version
+
+import psutil
+import torch
+
+
+def describe() -> dict:
+    """The machine, the versions and the commit, as they belong beside every figure."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "date": date.today().isoformat(),
+        "commit": commit,
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": gpu,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "monai", "pytorch-ignite")},
+    }
