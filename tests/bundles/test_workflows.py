@@ -2,13 +2,16 @@
 
 import json
 import logging
+import os
 import runpy
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from monai.bundle import ConfigWorkflow
 
@@ -113,3 +116,22 @@ def test_the_independent_conformance_check_passes(bundle, tiny_work, tmp_path, m
     rows = runpy.run_path(str(script))["check_one"](str(bundle_path(bundle)), SimpleNamespace(**options))
     assert len(rows) > 30
     assert [row for row in rows if row[0] == "FAIL"] == []
+
+
+@pytest.mark.parametrize("bundle", ["autoencoder", "label_ldm", "controlnet"])
+def test_two_processes_train_one_model(bundle, tiny_work, tmp_path):
+    """torchrun and gloo, from the bundle's folder, by MONAI's own command line."""
+    overrides = {**settings(bundle, "train", tiny_work, tmp_path), "bundle_root": "."}
+    (tmp_path / "overrides.yaml").write_text(yaml.safe_dump(overrides))
+    files = ["configs/train.yaml", "configs/multi_gpu.yaml", str(tmp_path / "overrides.yaml")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    command += ["monai.bundle", "run", "training", "--config_file", str(files)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=bundle_path(bundle), env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    name = "codec.pt" if bundle == "autoencoder" else "model.pt"
+    weights = torch.load(tmp_path / name, weights_only=True)["autoencoder" if bundle == "autoencoder" else "model"]
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    assert len(json.loads((tmp_path / "metrics.json").read_text())["loss"]) == 1
