@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lldm3d import __version__
-from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.data.dataset import SPLITS, load_cases, load_schema
 from lldm3d.errors import UserError
 from lldm3d.evaluation import figures
 from lldm3d.evaluation.alignment import alignment_rows
@@ -38,8 +38,8 @@ def evaluate(
         raise UserError(f"{output_dir}: holds an evaluation already; choose another folder, or add --overwrite")
     schema = load_schema(real)
     check_sides(schema, load_schema(synthetic), real, synthetic)
-    cases = {split: load_cases(real, split) for split in ("training", "validation", "test")}
-    cases["synthetic"] = load_cases(synthetic, "training")
+    cases = {"synthetic": load_cases(synthetic, "training")}  # first, as the likeliest to be refused
+    cases |= {split: load_cases(real, split) for split in SPLITS}
     check_counts(cases["training"], cases["synthetic"], real, synthetic)
     network = load_segmenter(segmenter, schema.class_names)
     sides = {
