@@ -35,7 +35,7 @@ def draw(
         _show_vessels(axes[2 * row + 1, 4], label, spacing, AXIAL)
     figure.subplots_adjust(0, 0, 1, 1, 0.02, 0.02)
     with whole(Path(output)) as temporary:
-        figure.savefig(temporary, dpi=72, facecolor="black")
+        figure.savefig(temporary, dpi=69, facecolor="black")
 
 
 def _slices(label: np.ndarray) -> list[tuple[int, int]]:

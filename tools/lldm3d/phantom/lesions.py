@@ -28,6 +28,11 @@ class Lesion:
         """Half the long axis, mm."""
         return float(self.radii[0])
 
+    @property
+    def clearance(self) -> float:
+        """Distance (mm) from the centre that vessels keep: small lesions must outlive coarse voxels."""
+        return max(self.radius + 3, 8.0)
+
     @classmethod
     def draw(cls, rng: np.random.Generator, centre: np.ndarray, long_axis: float) -> "Lesion":
         """Draw the shape of a lesion of the given long axis (mm)."""
@@ -48,10 +53,10 @@ class Lesion:
         return ellipsoid(local, (0, 0, 0), self.radii)
 
     def push(self, points: np.ndarray) -> np.ndarray:
-        """Move points [N, 3] (mm) as an incompressible lesion does that grows from its centre: r^3 -> r^3 + R^3."""
+        """Move points [N, 3] (mm) as something incompressible does that grows from the centre: r^3 -> r^3 + R^3."""
         offset = points - self.centre
         distance = np.maximum(np.linalg.norm(offset, axis=1, keepdims=True), 1e-3)
-        return self.centre + offset * np.cbrt(1 + ((self.radius + 3) / distance) ** 3)
+        return self.centre + offset * np.cbrt(1 + (self.clearance / distance) ** 3)
 
 
 def draw_long_axes(rng: np.random.Generator) -> np.ndarray:

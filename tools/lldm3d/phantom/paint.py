@@ -49,7 +49,8 @@ class Tubes:
     def __init__(self, tree: Tree, grid: Grid):
         self.tree, self.grid = tree, grid
         self.radii = np.maximum(tree.radii, 0.55 * grid.voxel)  # a voxel wide at least
-        self.kept = tree.radii >= 0.27 * grid.voxel  # thinner ones would not be seen
+        self.kept = tree.radii >= 0.27 * grid.voxel  # thinner twigs would crowd the grid
+        self.kept[: tree.main] = True
         self.distance = np.full(grid.size, 1e3, "f4")
         self.mask, self.near = np.zeros(grid.size, bool), np.zeros(grid.size, bool)
 

@@ -91,12 +91,13 @@ def _pushed(anatomy: Anatomy, lesion: Lesion, tree: Tree) -> Tree | None:
 
 
 def _apart(lesion: Lesion, others: list[Lesion], portal: Tree, hepatic: Tree) -> bool:
-    """Whether a new lesion keeps its distance from the others, the pushed vessels from those and from one another."""
+    """Whether a new lesion keeps its distance from the others, and the pushed vessels from all and from one another."""
     for other in others:
         if np.linalg.norm(lesion.centre - other.centre) < lesion.radius + other.radius + APART:
             return False
-        vessels = np.concatenate([portal.nodes, hepatic.nodes])
-        if np.linalg.norm(vessels - other.centre, axis=1).min() < other.radius + 3:
+    vessels, radii = np.concatenate([portal.nodes, hepatic.nodes]), np.concatenate([portal.radii, hepatic.radii])
+    for mass in (lesion, *others):
+        if (np.linalg.norm(vessels - mass.centre, axis=1) < np.maximum(mass.radius + 1, 5) + radii).any():
             return False
     walls = portal.radii[:, None] + hepatic.radii
     return bool((cdist(portal.nodes, hepatic.nodes) > walls + GAP - 1).all())
@@ -108,7 +109,7 @@ class _Clear:
     def __init__(self, anatomy: Anatomy, lesions: list[Lesion], other: Tree):
         self.anatomy, self.other = anatomy, other
         self.centres = np.array([lesion.centre for lesion in lesions]).reshape(-1, 3)
-        self.reach = np.array([lesion.radius + 2.5 for lesion in lesions])
+        self.reach = np.array([lesion.clearance for lesion in lesions])
 
     def __call__(self, path: np.ndarray) -> bool:
         if (cdist(path, self.centres) < self.reach).any():
