@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 matplotlib.use("Agg")
 
 # Okabe and Ito's colours, told apart by the colour-blind and visible on grey
-COLOURS = ("#E69F00", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#FFFFFF")
+COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2", "#FFFFFF")
 REAL, SYNTHETIC, HELD_OUT, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}  # plane: axis it is perpendicular to
 EDGES = {"sagittal": "AP", "coronal": "RL", "axial": "RL"}  # letters at the left and right edge

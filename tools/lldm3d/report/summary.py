@@ -4,6 +4,7 @@ from lldm3d.evaluation.alignment import WANTED_RATIO
 from lldm3d.report.tables import number
 from lldm3d.report.utility import MEAN, Line
 
+FEW = 5  # test cases below which a bootstrap interval means nothing
 USABLE = 0.3  # Dice on real images below which a network cannot judge a class
 
 
@@ -26,8 +27,10 @@ def utility(lines: list[Line]) -> list[dict]:
         if line.metric != "dice" or line.class_name != MEAN or gain.absolute is None:
             continue
         low, high = gain.interval or (None, None)
-        tone = "open" if low is None or low <= 0 <= high else "good" if low > 0 else "bad"
+        few = gain.cases < FEW
+        tone = "open" if few or low <= 0 <= high else "good" if low > 0 else "bad"
         words = {"open": "No clear difference", "good": "Yes", "bad": "No, it harms"}[tone]
+        words = "Too few test cases to tell" if few else words
         interval = f" [{number(low, True)}, {number(high, True)}]" if low is not None else ""
         detail = f"mean Dice {number(gain.absolute, True)}{interval} for R+S over R, {gain.cases} test cases"
         found.append(answer(question, words, f"{line.network}: {detail}", tone))

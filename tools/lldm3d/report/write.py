@@ -90,7 +90,7 @@ def all_cases(work: Path) -> dict[str, list[dict]]:
 
 def photos(schema: Schema | None, cases: dict[str, list[dict]]) -> dict[str, str]:
     """The pictures of pairs and of label maps; {} where there is no data."""
-    real = cases["test"] or cases["training"]
+    real = cases["test"] + cases["training"]  # test cases first: no model has seen them
     if schema is None or not (real or cases["synthetic"]):
         return {}
     return {
