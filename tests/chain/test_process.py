@@ -35,6 +35,12 @@ def test_a_failed_child_shows_its_last_lines_and_the_path_of_the_log(tmp_path):
         run_python("print('the reason'); raise SystemExit(3)", tmp_path)
 
 
+def test_of_a_traceback_only_the_exceptions_are_shown_cause_first(tmp_path):
+    with pytest.raises(ChildError) as error:
+        run_python("try:\n  1 / 0\nexcept ArithmeticError as e:\n  raise ValueError('wrapped') from e", tmp_path)
+    assert str(error.value).splitlines()[1:] == ["ZeroDivisionError: division by zero", "ValueError: wrapped"]
+
+
 def test_the_logged_command_runs_in_a_shell():
     words = ["['a.yaml', '/b c/d.yaml']", "$x", "plain", 'a"b']
     shell = f"printf '%s\\n' {' '.join(map(quoted, words))}"

@@ -18,7 +18,7 @@ SECTIONS = {
     "autoencoder_label": AUTOENCODER,
     "label_ldm": DIFFUSION,
     "image_ldm": DIFFUSION,
-    "controlnet": TINY,
+    "controlnet": {**TINY, "conditioning_channels": [8, 8, 16]},
     "generate": {"n": 4, "num_inference_steps": 2},
     "segment": {"seeds": [0], "overrides": {**TINY, "channels": [8, 8, 16, 16], "roi_size": [16, 16, 16]}},
     "gates": {"image_psnr": 0, "label_dice": 0},

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -43,7 +44,7 @@ def source_environment() -> dict[str, str]:
 def run_logged(command: list[str], cwd: Path, log: Path, environment: dict[str, str]) -> None:
     """Run `command` in the folder `cwd`; its output goes to the terminal as it comes, and line by line to `log`.
 
-    Raises ChildError with the last lines and the log's path when the command fails.
+    Raises ChildError with the log's path and the reason when the command fails.
     """
     shown = f"$ cd {quoted(str(cwd))} && {' '.join(map(quoted, command))}"
     print(shown, flush=True)
@@ -65,7 +66,7 @@ def run_logged(command: list[str], cwd: Path, log: Path, environment: dict[str, 
         finally:
             stop(child)
     if status:
-        raise ChildError(f"{log}: the command at its head failed with status {status}; the log ends:\n{tail(log)}")
+        raise ChildError(f"{log}: the command in it failed with status {status}:\n{reason(log)}")
 
 
 def quoted(word: str) -> str:
@@ -100,6 +101,12 @@ def stop(child: subprocess.Popen, patience: float = 10) -> None:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+def reason(log: Path) -> str:
+    """The exceptions of the last traceback in a log, cause first; without one, the last lines."""
+    text = log.read_text(errors="replace").rpartition("\n$ cd ")[2]
+    return "\n".join(re.findall(r"^[\w.]+(?:Error|Exception)\b.*", text, re.MULTILINE)) or tail(log)
 
 
 def tail(log: Path, lines: int = 15) -> str:
