@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from lldm3d.diffusion import DDPM, RectifiedFlow, guided
 
 
