@@ -18,8 +18,9 @@ class TrainingState:
     """Handler that saves everything at the end of each epoch and, at the start, goes on from what it finds.
 
     Stock `CheckpointSaver` and `CheckpointLoader` keep weights and optimizers, but neither the random numbers nor the
-    order of the data. Here both follow from (seed, iteration): before each batch, and each step, every generator is seeded anew. On a
-    CPU without loader workers a resumed training therefore ends with the same weights as one that was never killed.
+    order of the data. Here both follow from (seed, iteration): before each batch, and each step, every generator is
+    seeded anew. On a CPU without loader workers a resumed training therefore ends with the weights of one that was
+    never killed.
     Attach it last, so that what other handlers do at the end of an epoch is in the state.
 
     Args:
