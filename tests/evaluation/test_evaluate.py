@@ -98,6 +98,7 @@ def test_planted_copies_are_found(work, good):
     found = {(entry["case"], entry["nearest"]) for entry in metrics["nearest"] if entry["distance"] < 1e-6}
     assert {("training_00", "training_03"), ("training_01", "training_05")} <= found
     for space in ("features", "image"):
+        assert value(metrics, f"near copies, {space}") == 2 and value(good, f"near copies, {space}") == 0
         name = f"share nearer than 5 % of held-out cases, {space}"
         assert value(metrics, name) >= 0.25 and value(metrics, name) > value(good, name)
 
@@ -116,7 +117,7 @@ def test_without_held_out_cases_the_reason_is_given(work, tmp_path, monkeypatch)
     evaluate(tmp_path / "dataset", work / "good", work / "stage", tmp_path / "out")  # figures too: empty sides
     rows = read_json(tmp_path / "out" / "metrics.json")["rows"]
     by_name = {(row["name"], row["class"]): row for row in rows if row["value"] is None}
-    assert "0 held-out real cases" in by_name["share nearer than 5 % of held-out cases, image", None]["note"]
+    assert "fewer than 2 held-out real cases" in by_name["share nearer than 5 % of held-out cases, image", None]["note"]
     assert "no real test case" in by_name["Dice ratio", "liver"]["note"]
 
 

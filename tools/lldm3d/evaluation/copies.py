@@ -12,6 +12,7 @@ from lldm3d.evaluation.survey import Survey
 
 PERCENTILE = 5  # of the held-out distances; the share of held-out cases below it is chance
 WORST = 10
+TOO_FEW = "fewer than 2 held-out real cases (validation and test)"
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,24 @@ def correlated_images(side: Survey, training: Survey) -> np.ndarray:
 
 
 def copy_rows(spaces: list[Nearest], identity: dict) -> list[Row]:
-    """For each space: the share of synthetic cases nearer than the 5th percentile of held-out ones, and medians."""
+    """For each space: near copies, the share nearer than the 5th percentile of held-out cases, and median distances."""
     rows = []
     for item in spaces:
         common = {"group": "copies", "n": len(item.synthetic), **(identity if item.space == "features" else {})}
         known = len(item.held_out) >= 2
         note = f"{len(item.held_out)} held-out real cases (validation and test)"
+        rows.append(
+            Row(
+                name=f"near copies, {item.space}",
+                between="synthetic / real training",
+                value=near_copies(item) if known else None,
+                unit="cases",
+                floor=0 if known else None,
+                direction=LOWER,
+                note="nearer than half the distance of the nearest held-out case" if known else TOO_FEW,
+                **common,
+            )
+        )
         rows.append(
             Row(
                 name=f"share nearer than {PERCENTILE} % of held-out cases, {item.space}",
@@ -76,7 +89,7 @@ def copy_rows(spaces: list[Nearest], identity: dict) -> list[Row]:
                 interval=bootstrap(share, item.synthetic, item.held_out) if known else None,
                 floor=PERCENTILE / 100 if known else None,
                 direction=LOWER,
-                note=f"{note}; floor: chance" if known else f"{note}, at least 2 are needed",
+                note=f"{note}; floor: chance" if known else TOO_FEW,
                 **common,
             )
         )
@@ -93,6 +106,11 @@ def copy_rows(spaces: list[Nearest], identity: dict) -> list[Row]:
             )
         )
     return rows
+
+
+def near_copies(item: Nearest) -> int:
+    """Number of synthetic cases at less than half the distance of the nearest held-out case."""
+    return int((item.synthetic < item.held_out.min() / 2).sum())
 
 
 def share(synthetic: np.ndarray, held_out: np.ndarray) -> float:

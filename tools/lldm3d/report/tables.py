@@ -79,10 +79,8 @@ def number(value: float | None, signed: bool = False) -> str:
         return "–"
     size = abs(value)
     digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.01 else None
-    if isinstance(value, int):
-        text = f"{value:,}"
-    elif size == 0:
-        text = "0"
+    if value == int(value):
+        text = f"{int(value):,}"
     elif digits is None:
         text = f"{value:.2g}" if size >= 1e-4 else f"{value:.1e}"
     else:
