@@ -79,7 +79,7 @@ def copies(rows: list[dict]) -> dict:
         return answer(question, "Not measured", "needs an evaluation with held-out real cases", "none")
     near = max(row["value"] for row in rows if row["section"] == "copies" and row["name"].startswith("near copies"))
     if near:
-        detail = f"{number(near)} cases lie nearer to a training case than half the distance of any held-out case"
+        detail = f"pairs at less than half the distance of any held-out case from a training case: {number(near)}"
         return answer(question, "Some look like copies", f"{detail}: see the pictures below", "bad")
     worst = max(shares, key=lambda row: row["value"])
     detail = f"{worst['value']:.0%} of the synthetic cases lie suspiciously near a training case; 5 % is chance"
