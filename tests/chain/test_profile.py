@@ -64,3 +64,9 @@ def test_a_section_may_say_what_its_module_takes(section, module, function):
     target = getattr(__import__(module, fromlist=[function]), function)
     files = {"output_dir", "data", "images", "labels", "label_map", "overwrite"}
     assert set(schema["properties"][section]["properties"]) == set(inspect.signature(target).parameters) - files
+
+
+def test_an_embedding_that_does_not_fit_the_autoencoder_is_told_before_anything_runs(tmp_path):
+    path = write_profile(tmp_path / "mine.yaml", controlnet={"conditioning_channels": [8, 8, 8, 8]})
+    with pytest.raises(UserError, match="conditioning_channels has 4 entries, but needs the 2"):
+        load_profile(str(path))

@@ -69,8 +69,8 @@ def load_nifti(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 def save_checkpoint(path: str | Path, content: dict) -> None:
     """Write a checkpoint of plain tensors, numbers, strings, lists and dicts: what `weights_only=True` reads back."""
-    with whole(path) as temporary:
-        torch.save(content, temporary)
+    with whole(path) as temporary, open(temporary, "wb") as file:
+        torch.save(content, file)  # given a path, torch writes the temporary name into the file, and its hash changes
 
 
 def load_checkpoint(path: str | Path, made_by: str) -> dict:

@@ -20,10 +20,20 @@ def load_profile(profile: str) -> dict:
     """
     settings = merged(profile)
     faults = schema_faults(settings)
-    faults = faults or unknown_overrides(settings)
+    faults = faults or unknown_overrides(settings) or embedding_faults(settings)
     if faults:
         raise UserError(f"profile {profile}: " + "; ".join(faults) + ". Mend these in the file and run again")
     return settings
+
+
+def embedding_faults(settings: dict) -> list[str]:
+    """A label embedding that halves more or less often than the autoencoder, which would show only hours later."""
+    section = settings["controlnet"]
+    embedding, autoencoder = section.get("conditioning_channels"), settings["autoencoder_image"].get("channels")
+    if "overlays" in section or not embedding or not autoencoder or len(embedding) == len(autoencoder):
+        return []
+    wanted = f"the {len(autoencoder)} that autoencoder_image#channels has"
+    return [f"controlnet#conditioning_channels has {len(embedding)} entries, but needs {wanted}"]
 
 
 def merged(profile: str, folder: Path = Path()) -> dict:
