@@ -11,7 +11,7 @@ from lldm3d.chain.process import ChildError, end_with_parent, raise_on_sigterm
 from lldm3d.chain.profile import read_yaml
 from lldm3d.chain.segment import segment
 from lldm3d.chain.training import train
-from lldm3d.data.dataset import load_schema
+from lldm3d.data.dataset import load_cases, load_schema
 from lldm3d.errors import UserError
 from lldm3d.files import write_json
 
@@ -80,11 +80,13 @@ def latents(work: Path, name: str, settings: dict) -> None:
 
 
 def generate(work: Path, name: str, settings: dict) -> None:
+    """Draw as many pairs as there are real training cases, unless the profile gives another number."""
     from lldm3d.generate import generate
 
     for model in ("label_ldm", "image_ldm", "controlnet"):
         checks.diffusion(work, model, load_schema(work / "dataset"))
-    generate(work, output_dir=work / "synthetic", overwrite=True, **settings["generate"])
+    number = {"n": len(load_cases(work / "dataset", "training"))}
+    generate(work, output_dir=work / "synthetic", overwrite=True, **{**number, **settings["generate"]})
 
 
 def evaluate(work: Path, name: str, settings: dict) -> None:
