@@ -18,7 +18,7 @@ CROPS = {"crops": 12, "roi_size": [32, 32, 16], "center": "portal and splenic ve
 
 def test_the_chain_runs_on_crops_of_one_real_mr(real_data, tmp_path):
     folder = real_data("liver_mr")
-    (tmp_path / "map.yaml").write_text(yaml.safe_dump(LABEL_MAP))
+    (tmp_path / "map.yaml").write_text(yaml.safe_dump(LABEL_MAP, sort_keys=False))
     sections = {key: value for key, value in SECTIONS.items() if key != "phantom"}
     profile = write_profile(tmp_path / "crops.yaml", **{**sections, "prepare": CROPS})
     files = ["--images", folder / "abdomen_mr.nii.gz", "--labels", folder / "abdomen_mr_seg.nii.gz"]

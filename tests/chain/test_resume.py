@@ -12,7 +12,7 @@ import torch
 
 from .conftest import lldm3d, write_profile
 
-TINY = {"roi_size": [16, 16, 16], "channels": [8, 8, 8], "epochs": 8, "epoch_length": 5, "val_interval": 4}
+TINY = {"roi_size": [16, 16, 16], "channels": [8, 8], "epochs": 8, "epoch_length": 5, "val_interval": 4}
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import pytest
 
 from lldm3d.chain import checks
 from lldm3d.chain.lock import locked
+from lldm3d.chain.profile import load_profile
 from lldm3d.data.dataset import load_schema
 from lldm3d.errors import UserError
 from lldm3d.files import save_checkpoint, write_json
@@ -86,7 +87,8 @@ def test_a_gate_that_fails_stops_the_chain_with_the_reason(tmp_path, tiny_datase
     write_autoencoders(work, psnr=15.5)
     result = lldm3d("run", "--workdir", work, "--data", tmp_path, "--until", "latents")
     assert result.returncode == 2
-    assert result.stderr.count("psnr is 15.5, below the gate image_psnr: 20") == 1
+    gate = load_profile("demo")["gates"]["image_psnr"]
+    assert result.stderr.count(f"psnr is 15.5, below the gate image_psnr: {gate}") == 1
     assert "mean_dice" not in result.stderr and not (work / "latents" / "latents.json").exists()
 
 
