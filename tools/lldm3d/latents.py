@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -24,7 +25,8 @@ def read_case(case: dict) -> dict[str, torch.Tensor]:
     read = Compose(
         [LoadImaged(keys), EnsureChannelFirstd(keys, channel_dim="no_channel"), ToTensord(keys, track_meta=False)]
     )
-    return {key: read(case)[key].float() for key in keys}
+    volumes = read(case)
+    return {key: volumes[key].float() for key in keys}
 
 
 def augment(degrees: float, scale: float, shift: float) -> RandAffined:
@@ -92,21 +94,17 @@ def encode(
                 f"{paths[kind]}: was trained on the classes {codec.class_names}, but {dataset_dir} has "
                 f"{list(schema.class_names)}; train the {kind} autoencoder on this data set"
             )
-    transform = augment(degrees, scale, shift)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as folder:
         shape = {}
+        transform = augment(degrees, scale, shift)
         for split in SPLITS:
-            for number, case in enumerate(
-                tqdm(load_cases(dataset_dir, split), desc=f"latents of {split}", mininterval=1)
-            ):
-                volumes = read_case(case)
-                for view in range(views if split == "training" else 1):
-                    if view:
-                        transform.set_random_state(seed + 1000 * number + view)
-                    entry = encode_case(transform(volumes) if view else volumes, codecs, device)
+            number_of_views = views if split == "training" else 1
+            for number, case in enumerate(tqdm(load_cases(dataset_dir, split), f"latents of {split}", mininterval=1)):
+                name = Path(case["image"]).name.removesuffix(".gz").removesuffix(".nii")
+                for view, volumes in enumerate(views_of(case, number_of_views, transform, seed + 1000 * number)):
+                    entry = encode_case(volumes, codecs, device)
                     shape = {kind: list(entry[f"{kind}_mean"].shape) for kind in codecs}
-                    name = Path(case["image"]).name.removesuffix(".gz").removesuffix(".nii")
                     save_checkpoint(Path(folder, split, f"{name}_{view}.pt"), entry)
         description = {
             "class_names": list(schema.class_names),
@@ -121,6 +119,14 @@ def encode(
             shutil.rmtree(target)
         Path(folder).rename(target)
         Path(folder).mkdir()  # for the context manager to remove
+
+
+def views_of(case: dict, views: int, transform: RandAffined, seed: int) -> Iterator[dict[str, torch.Tensor]]:
+    """The case as it is, then `views` - 1 augmented copies of it; the file is read once."""
+    volumes = read_case(case)
+    yield volumes
+    for view in range(1, views):
+        yield transform.set_random_state(seed + view)(dict(volumes))
 
 
 class LatentDataset(Dataset):
