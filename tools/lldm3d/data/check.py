@@ -17,12 +17,13 @@ from lldm3d.errors import UserError
 
 @dataclass
 class Survey:
-    """What one reading of a case tells; size in voxels and spacing in mm in RAS orientation, values of the label."""
+    """What one reading of a case tells; size in voxels and spacing in mm in RAS orientation; values and box of the label."""
 
     faults: list[str]
     size: tuple[int, ...] = ()
     spacing: tuple[float, ...] = ()
     values: tuple[int, ...] = ()
+    labelled: tuple[int, ...] = (0, 0, 0)
 
 
 def check(dataset_dir: str | Path) -> list[str]:
@@ -54,6 +55,7 @@ def survey(case: Case, label_map: LabelMap, channel: int | None = None) -> Surve
     if label:
         found.values = label_values(case.label, label[0], found.faults)
         found.faults += label_faults(case.label, found.values, label_map)
+        found.labelled = labelled_box(label[0], label_map)
     if image and label:
         found.faults += pair_faults(case, image, label)
     return found
@@ -93,6 +95,12 @@ def label_faults(path: Path, values: tuple[int, ...], label_map: LabelMap) -> li
     if values and not label_map.named.intersection(values):
         return [f"{path}: the label is empty: values {list(values)}, the classes are {sorted(label_map.named)}"]
     return []
+
+
+def labelled_box(label: np.ndarray, label_map: LabelMap) -> tuple[int, ...]:
+    """Voxels along each axis of the box that holds all classes; zeros where there are none."""
+    where = np.argwhere(np.isin(label, list(label_map.named)))
+    return tuple((np.ptp(where, axis=0) + 1).tolist()) if len(where) else (0, 0, 0)
 
 
 def pair_faults(case: Case, image: tuple, label: tuple) -> list[str]:

@@ -8,7 +8,7 @@ from lldm3d.data.check import Survey
 from lldm3d.data.volumes import SAME, resampled_size
 
 MULTIPLE = 16  # autoencoder and diffusion networks halve a volume up to four times
-ROOM = 1.5  # a size that holds all cases may be this much larger than the median case
+HELD = 0.95  # share of the cases whose labelled voxels a size must hold along an axis
 
 
 def choose_spacing(surveys: list[Survey], spacing: Sequence[float] | None) -> tuple[float, float, float]:
@@ -26,15 +26,16 @@ def choose_spacing(surveys: list[Survey], spacing: Sequence[float] | None) -> tu
 def choose_roi_size(
     surveys: list[Survey], spacing: tuple[float, float, float], roi_size: Sequence[int] | None
 ) -> tuple[int, int, int]:
-    """The given size (voxels), else along each axis the smallest multiple of 16 that holds every case.
+    """The given size (voxels), else along each axis what the median scan fills and the labels need.
 
-    Where that is more than 1.5 times the median case (one large scan among small ones would fill the others with
-    zeros), it is the median rounded up to a multiple of 16, and larger cases are cropped.
+    That is the largest multiple of 16 within the median scan, or more where the labelled voxels of one case in twenty
+    would not fit. Holding every scan whole instead would fill most of a small one with zeros: networks then learn
+    where the scan ends, at a multiple of the cost (hippocampus MR: 58 % zeros at 48x64x48, 3 % at 32x48x32).
     """
     if roi_size is not None:
         return tuple(int(size) for size in roi_size)
-    sizes = np.array([resampled_size(survey.size, survey.spacing, spacing) for survey in surveys])
-    median = np.median(sizes, axis=0)
-    all_held, usual = (np.ceil(size / MULTIPLE).astype(int) * MULTIPLE for size in (sizes.max(axis=0), median))
-    chosen = np.where(all_held <= ROOM * np.maximum(median, MULTIPLE), all_held, usual)
-    return tuple(chosen.tolist())
+    scans = [resampled_size(survey.size, survey.spacing, spacing) for survey in surveys]
+    labelled = [resampled_size(survey.labelled, survey.spacing, spacing) for survey in surveys]
+    filled = np.floor(np.median(scans, axis=0) / MULTIPLE)
+    needed = np.ceil(np.quantile(labelled, HELD, axis=0) / MULTIPLE)
+    return tuple((np.maximum(np.maximum(filled, needed), 1) * MULTIPLE).astype(int).tolist())
