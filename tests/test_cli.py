@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,22 @@ def test_sizes_arrive_as_tuples(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["lldm3d", "command", "--size", "160,160,64"])
     cli.main()
     assert calls == [(160, 160, 64)]
+
+
+def test_a_folder_may_be_named_like_a_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = subprocess.run([sys.executable, "-m", "lldm3d", "check", "2024"], capture_output=True, text=True)
+    assert result.returncode == 2 and result.stderr.startswith("lldm3d: error: 2024:")
+
+
+def test_a_label_map_may_stand_on_the_command_line(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(cli, "call", lambda module, function, arguments: seen.update(arguments))
+    monkeypatch.setattr(
+        sys, "argv", ["lldm3d", "run", "--workdir", "w", "--data", "d", "--label_map", "{whole: [1, 2]}"]
+    )
+    cli.main()
+    assert seen["data"] == {"data": str(Path("d").resolve()), "label_map": {"whole": [1, 2]}}
 
 
 def test_an_interrupt_ends_with_status_130(monkeypatch):

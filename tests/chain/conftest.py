@@ -50,7 +50,7 @@ def done(tmp_path) -> Path:
     for name in [*OUTPUTS, *(f"{stage}/metrics.csv" for stage in segment_stages(settings))]:
         (work / name).parent.mkdir(parents=True, exist_ok=True)
         (work / name).touch()
-    plan = {"profile": "demo", "data": {"data": str(tmp_path)}, "settings": settings, "threads": 1}
+    plan = {"profile": "demo", "data": {"data": str(tmp_path)}, "settings": settings, "threads": 1, "threads_alone": 1}
     (work / "run.yaml").write_text(yaml.safe_dump(plan))
     command = [sys.executable, "-m", "snakemake", "--snakefile", SNAKEFILE, "--directory", work, "--configfile"]
     command += [work / "run.yaml", "--touch", "--forceall", "--nolock", "--cores", "1"]

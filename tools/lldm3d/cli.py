@@ -40,9 +40,14 @@ def run(
         gpus: GPUs to use at once; default: all.
     """
     files = {"data": data, "images": images, "labels": labels, "label_map": label_map}
-    source = {key: str(Path(name).resolve()) if isinstance(name, str) else name for key, name in files.items() if name}
+    source = {key: absolute(name) for key, name in files.items() if name}
     options = {"dry_run": dry_run, "until": until, "cores": cores, "gpus": gpus}
     call("lldm3d.chain.run", "run", {"workdir": workdir, "profile": profile, "data": source or None, **options})
+
+
+def absolute(source: str | dict) -> str | dict:
+    """A path made absolute; a label map given on the command line as it is."""
+    return source if isinstance(source, dict) else str(Path(source).resolve())
 
 
 def stage(workdir: str, name: str) -> None:
@@ -218,7 +223,8 @@ def deferred(command: Callable, calls: list[Callable]) -> Callable:
     def record(*args, **kwargs) -> None:
         calls.append(functools.partial(command, *args, **kwargs))
 
-    return record
+    texts = {name: str for name, kind in command.__annotations__.items() if kind in (str, str | None)}
+    return fire.decorators.SetParseFns(**texts)(record)  # a folder named 2024 is no number
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def augment(degrees: float, scale: float, shift: float) -> RandAffined:
         scale_range=(scale,) * 3,
         translate_range=(shift,) * 3,
         mode=("bilinear", "nearest"),
-        padding_mode="border",
+        padding_mode="reflection",  # where "border" would draw streaks along the edges of a crop
     )
 
 

@@ -17,7 +17,7 @@ from lldm3d.errors import UserError
 
 @dataclass
 class Survey:
-    """What one reading of a case tells; size in voxels and spacing in mm in RAS orientation; values and box of the label."""
+    """What one reading of a case tells: size (voxels), spacing (mm) in RAS orientation, values and box of the label."""
 
     faults: list[str]
     size: tuple[int, ...] = ()
