@@ -1,11 +1,13 @@
 import csv
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import yaml
 
+from lldm3d.bundle import bundle_path
 from lldm3d.errors import UserError
 from lldm3d.evaluation import evaluate
 from lldm3d.files import write_json
@@ -51,7 +53,8 @@ def work(tmp_path_factory) -> Path:
         path.write_text("\n".join(["case,class,dice,hd95", *rows]) + "\n")
     write_json(work / "autoencoder_image/metrics.json", {"psnr": 27.125, "ssim": 0.875, "n": 2, "loss": [1.0, 0.5]})
     write_json(work / "image_ldm/metrics.json", {"loss": [1.0, 0.5, 0.25], "val_loss": [0.75]})
-    (work / "image_ldm/log.txt").write_text("$ cd image_ldm && python -m monai.bundle run training\nepoch 1\n")
+    command = f"$ cd {bundle_path('image_ldm')} && {sys.executable} -m monai.bundle run training --x {work}/o.yaml"
+    (work / "image_ldm/log.txt").write_text(command + "\nepoch 1\n")
     run = {"profile": "demo", "data": None, "settings": {"gates": {"image_psnr": 20, "label_dice": 0.7}}}
     (work / "run.yaml").write_text(yaml.safe_dump(run))
     evaluate(work / "dataset", work / "synthetic", work / "segment/seg_unet/R/seed_0", work / "evaluation")
@@ -100,6 +103,11 @@ def test_what_was_run_is_told(html):
     ):
         assert words in html
     assert "+0.100" in html and "+14.3 %" in html  # 0.8 over 0.7
+
+
+def test_a_report_can_be_mailed_without_telling_where_it_was_made(work, html):
+    assert "cd bundles/image_ldm" in html and "--x W/o.yaml" in html
+    assert str(work) not in html and sys.prefix not in html and str(bundle_path("image_ldm")) not in html
 
 
 def test_what_is_missing_is_told(html, tmp_path):

@@ -1,6 +1,7 @@
 """What the stages of a work directory left: settings, commands, gates and loss curves."""
 
 import platform
+import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -9,6 +10,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from lldm3d import __version__
+from lldm3d.bundle import bundles_dir
 from lldm3d.errors import UserError
 from lldm3d.evaluation import pictures
 from lldm3d.evaluation.figures import light
@@ -51,8 +53,16 @@ def commands(work: Path) -> list[Command]:
     found = []
     for log in sorted(work.rglob("log.txt"), key=lambda path: path.stat().st_mtime):
         lines = [line[2:] for line in log.read_text(errors="replace").splitlines() if line.startswith("$ ")]
-        found += [Command(log.parent.relative_to(work).as_posix(), line) for line in lines[-1:]]
+        found += [Command(log.parent.relative_to(work).as_posix(), mailable(line, work)) for line in lines[-1:]]
     return found
+
+
+def mailable(line: str, work: Path) -> str:
+    """A command without the folders of this machine: W is the work directory."""
+    package = str(Path(__file__).parents[1])
+    for folder, name in ((str(work), "W"), (str(bundles_dir()), "bundles"), (package, "lldm3d")):
+        line = line.replace(folder, name)
+    return line.replace(sys.executable, "python")
 
 
 def stage_metrics(work: Path) -> dict[str, dict]:
