@@ -1,11 +1,12 @@
-"""Wall-clock time and peak memory of a whole chain, and the time of each stage.
+"""Wall-clock time and peak memory of a whole chain, the time of each stage, and what the report says.
 
     python -m benchmarks.chain --workdir work/demo --profile demo
 
-Runs `lldm3d run` with the same arguments in a new work directory and prints JSON. Memory is the sum over all processes
-of the run (proportional set size), sampled every second.
+Runs `lldm3d run` with the same arguments and prints JSON. Memory is the sum over all processes of the run (proportional
+set size), sampled every second. Stages that were done before are not run again; their times are those of then.
 """
 
+import csv
 import json
 import subprocess
 import sys
@@ -29,10 +30,32 @@ def memory(process: psutil.Process) -> int:
     return total
 
 
+def stage_seconds(work: Path) -> dict[str, float]:
+    """How long each stage took, as Snakemake noted it.
+
+    On a CPU two trainings run at once, so that the sum is more than the time of the run.
+    """
+    records = [json.loads(path.read_text()) for path in work.glob(".snakemake/metadata/*")]
+    records.sort(key=lambda record: record["endtime"])
+    return {record["shellcmd"].split()[-1]: round(record["endtime"] - record["starttime"], 1) for record in records}
+
+
+def tables(work: Path) -> list[dict]:
+    """The rows of the report's tables, without empty fields."""
+    path = work / "report" / "tables.csv"
+    if not path.is_file():
+        return []
+    with open(path, newline="") as file:
+        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
 def main() -> None:
-    started, stages, peak = time.time(), [], 0
+    if "--workdir" not in sys.argv:
+        sys.exit("usage: python -m benchmarks.chain --workdir W [further arguments of `lldm3d run`]")
+    work = Path(sys.argv[sys.argv.index("--workdir") + 1])
+    started, peak = time.time(), 0
     command = [sys.executable, "-m", "lldm3d", "run", *sys.argv[1:]]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(command, stdout=sys.stderr)
 
     def watch() -> None:
         nonlocal peak
@@ -43,19 +66,15 @@ def main() -> None:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    for line in child.stdout:
-        print(line, end="", file=sys.stderr)
-        if line.startswith("lldm3d: stage "):
-            stages.append((line.split()[2], time.time()))
     status = child.wait()
-    ends = [*(start for _, start in stages[1:]), time.time()]
     result = {
         "command": "lldm3d run " + " ".join(Path(item).name if "/" in item else item for item in sys.argv[1:]),
         "status": status,
         "seconds": round(time.time() - started, 1),
         "peak_memory_gib": round(peak / 2**30, 2),
-        "stage_seconds": {name: round(end - start, 1) for (name, start), end in zip(stages, ends, strict=True)},
+        "stage_seconds": stage_seconds(work),
         "machine": describe(),
+        "tables": tables(work),
     }
     print(json.dumps(result, indent=1))
     sys.exit(status)
