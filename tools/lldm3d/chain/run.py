@@ -51,11 +51,11 @@ def run(
         check_stage(until, rules(plan))
     cores = cores or os.cpu_count()
     # a training counts as one GPU; on a CPU two run at once, which there is a third faster than one after the other
-    on_cpu = not (gpus or visible_gpus())
-    gpus = gpus or len(visible_gpus()) or min(2, cores)
+    devices = gpus or len(visible_gpus())
+    gpus = devices or min(2, cores)
     plan["threads"] = max(1, cores // gpus)
     # stages that all others wait for, which on a CPU have all of it to themselves
-    plan["threads_alone"] = cores if on_cpu else plan["threads"]
+    plan["threads_alone"] = plan["threads"] if devices else cores
     options = ["--cores", str(cores), "--resources", f"gpu={gpus}", *(["--until", until] if until else [])]
     with locked(work / ".locks" / "run.lock", f"the work directory {work}"):
         (work / FAILURE).unlink(missing_ok=True)

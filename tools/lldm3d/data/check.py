@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+from lldm3d.data.crop import bounding_box
 from lldm3d.data.dataset import load_schema
 from lldm3d.data.label_map import MAX_VALUE, LabelMap, load_label_map
 from lldm3d.data.sources import Case, open_source
@@ -55,7 +56,9 @@ def survey(case: Case, label_map: LabelMap, channel: int | None = None) -> Surve
     if label:
         found.values = label_values(case.label, label[0], found.faults)
         found.faults += label_faults(case.label, found.values, label_map)
-        found.labelled = labelled_box(label[0], label_map)
+        if label_map.named.intersection(found.values):
+            low, high = bounding_box(label_map.apply(label[0]) > 0)
+            found.labelled = tuple((high - low).tolist())
     if image and label:
         found.faults += pair_faults(case, image, label)
     return found
@@ -95,12 +98,6 @@ def label_faults(path: Path, values: tuple[int, ...], label_map: LabelMap) -> li
     if values and not label_map.named.intersection(values):
         return [f"{path}: the label is empty: values {list(values)}, the classes are {sorted(label_map.named)}"]
     return []
-
-
-def labelled_box(label: np.ndarray, label_map: LabelMap) -> tuple[int, ...]:
-    """Voxels along each axis of the box that holds all classes; zeros where there are none."""
-    where = np.argwhere(np.isin(label, list(label_map.named)))
-    return tuple((np.ptp(where, axis=0) + 1).tolist()) if len(where) else (0, 0, 0)
 
 
 def pair_faults(case: Case, image: tuple, label: tuple) -> list[str]:

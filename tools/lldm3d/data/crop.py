@@ -14,8 +14,14 @@ def center_mask(label: np.ndarray, center: str, class_names: list[str]) -> np.nd
 
 def middle(mask: np.ndarray) -> np.ndarray:
     """The middle of the bounding box of `mask`, in voxels: a crop around it keeps the whole of what fits."""
+    low, high = bounding_box(mask)
+    return (low + high) // 2
+
+
+def bounding_box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First voxel [3] and last voxel + 1 [3] of the box that holds `mask`, which must not be empty."""
     where = np.argwhere(mask)
-    return (where.min(0) + where.max(0) + 1) // 2
+    return where.min(0), where.max(0) + 1
 
 
 def window(center: np.ndarray, size: tuple[int, ...], roi_size: tuple[int, ...]) -> np.ndarray:
