@@ -1,5 +1,7 @@
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +103,37 @@ def test_planted_copies_are_found(work, good):
         assert value(metrics, f"near copies, {space}") == 2 and value(good, f"near copies, {space}") == 0
         name = f"share nearer than 5 % of held-out cases, {space}"
         assert value(metrics, name) >= 0.25 and value(metrics, name) > value(good, name)
+
+
+def test_data_with_more_copies_than_allowed_are_refused_with_status_3(work, good):
+    write_dataset(work / "copied", {"training": [3, *NEW["training"][:4]]})
+    command = [
+        sys.executable,
+        "-m",
+        "lldm3d",
+        "evaluate",
+        "--real",
+        "dataset",
+        "--segmenter",
+        "stage",
+        "--max_copies",
+        "0.1",
+    ]
+    for name, status in (("copied", 3), ("good", 0)):
+        sides = ["--synthetic", name, "--output_dir", f"{name}_gated"]
+        result = subprocess.run([*command, *sides], cwd=work, capture_output=True, text=True)
+        assert result.returncode == status, result.stderr
+        assert (work / f"{name}_gated" / "metrics.json").is_file()
+        if status:
+            said = result.stderr.strip().splitlines()[-1]
+            assert said.startswith("lldm3d: error: copied: 20.0% of the cases are near copies")
+    assert value(good, "share of near copies") == 0
+
+
+@pytest.mark.parametrize("limit", [1, -0.1, "few"])
+def test_a_limit_of_copies_is_a_share(work, limit):
+    with pytest.raises(UserError, match="--max_copies .*: a share from 0"):
+        evaluate(work / "dataset", work / "none", work / "stage", work / "out", max_copies=limit)
 
 
 def test_equal_images_lack_diversity(work, good):

@@ -10,7 +10,7 @@ from typing import Any
 import fire
 
 from lldm3d.chain.process import ChildError
-from lldm3d.errors import UserError
+from lldm3d.errors import Refused, UserError
 
 
 def run(
@@ -187,7 +187,14 @@ def generate(
     call("lldm3d.generate", "generate", locals())
 
 
-def evaluate(real: str, synthetic: str, segmenter: str, output_dir: str, overwrite: bool = False) -> None:
+def evaluate(
+    real: str,
+    synthetic: str,
+    segmenter: str,
+    output_dir: str,
+    max_copies: float | None = None,
+    overwrite: bool = False,
+) -> None:
     """Judge a synthetic data set against the real one: quality, alignment with the labels, copies of patients.
 
     Args:
@@ -195,6 +202,7 @@ def evaluate(real: str, synthetic: str, segmenter: str, output_dir: str, overwri
         synthetic: generated data set.
         segmenter: folder of a segmentation stage trained on `real` alone (regime R).
         output_dir: folder of the results.
+        max_copies: largest share of near copies of training cases; above it the command exits with status 3.
         overwrite: replace results that are there.
     """
     call("lldm3d.evaluation", "evaluate", locals())
@@ -205,6 +213,7 @@ def report(workdir: str, overwrite: bool = True) -> None:
     call("lldm3d.report", "report", locals())
 
 
+STATUSES = {ChildError: 1, UserError: 2, Refused: 3}  # exit statuses
 COMMANDS = (run, stage, phantom, prepare, check, encode, generate, evaluate, report)
 
 
@@ -228,14 +237,15 @@ def deferred(command: Callable, calls: list[Callable]) -> Callable:
 
 
 def main() -> None:
-    """Exit status 2 for a user's mistake, 1 when a child process failed, 130 when interrupted."""
+    """Exit status 2 for a user's mistake, 3 when a limit of the user's is passed, 1 when a child process failed, 130
+    when interrupted."""
     calls: list[Callable] = []
     fire.Fire({command.__name__: deferred(command, calls) for command in COMMANDS}, name="lldm3d")
     try:
         for command in calls:
             command()
-    except (UserError, ChildError) as error:
+    except tuple(STATUSES) as error:
         print(f"lldm3d: error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1)
+        sys.exit(STATUSES[type(error)])
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake."""
+"""The exceptions that the command line shows as one line."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints the message alone and exits with status 2.
     """
+
+
+class Refused(Exception):
+    """The work is done and written, but passes a limit that the user set. The command line exits with status 3."""

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from lldm3d.evaluation.comparison import bootstrap
+from lldm3d.evaluation.matching import nearest
 from lldm3d.evaluation.rows import HIGHER, LOWER, Row
 from lldm3d.evaluation.scans import case_name
 from lldm3d.evaluation.survey import Survey
@@ -29,20 +30,24 @@ class Nearest:
         return float(np.percentile(self.held_out, PERCENTILE))
 
 
-def nearest_neighbours(synthetic: Survey, training: Survey, held_out: list[Survey]) -> list[Nearest]:
+def nearest_neighbours(
+    synthetic: Survey, training: Survey, held_out: list[Survey], size: tuple[int, ...]
+) -> list[Nearest]:
     """Distances in feature space (Euclidean, each feature divided by its standard deviation over the training cases)
-    and in image space (1 - correlation of the coarse images, the mean training image taken off both)."""
+    and in image space (`matching.nearest`; `size` are the voxels of the scans)."""
     real = [side for side in held_out if len(side)]
-    found = []
-    for space, scaled in (("features", scaled_features), ("image", correlated_images)):
-        points = scaled(training, training)
-        between = cdist(scaled(synthetic, training), points)
-        other = [cdist(scaled(side, training), points).min(1) for side in real]
-        distances = between.min(1), np.concatenate(other) if other else np.empty(0)
-        if space == "image":
-            distances = tuple(distance**2 / 2 for distance in distances)  # of unit vectors: 1 - correlation
-        found.append(Nearest(space, *distances, between.argmin(1)))
-    return found
+    points = scaled_features(training, training)
+    between = cdist(scaled_features(synthetic, training), points)
+    other = [cdist(scaled_features(side, training), points).min(1) for side in real]
+    features = Nearest("features", between.min(1), joined(other), between.argmin(1))
+
+    distances, neighbours = nearest(synthetic.coarse, training.coarse, size, "evaluate copies")
+    other = [nearest(side.coarse, training.coarse, size, "evaluate held-out real cases")[0] for side in real]
+    return [features, Nearest("image", distances, joined(other), neighbours)]
+
+
+def joined(distances: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(distances) if distances else np.empty(0)
 
 
 def scaled_features(side: Survey, training: Survey) -> np.ndarray:
@@ -52,19 +57,22 @@ def scaled_features(side: Survey, training: Survey) -> np.ndarray:
     return side.features[:, varied] / spread[varied]
 
 
-def correlated_images(side: Survey, training: Survey) -> np.ndarray:
-    """Unit vectors [N, P] whose inner products are the correlations of images less the mean training image.
-
-    What all patients share would else make any two scans near copies.
-    """
-    rest = side.thumbnails.astype(np.float64) - training.thumbnails.mean(0)
-    rest -= rest.mean(1, keepdims=True)
-    return rest / np.maximum(np.linalg.norm(rest, axis=1, keepdims=True), 1e-12)
-
-
 def copy_rows(spaces: list[Nearest], identity: dict) -> list[Row]:
-    """For each space: near copies, the share nearer than the 5th percentile of held-out cases, and median distances."""
-    rows = []
+    """The share of near copies; for each space their number, the share nearer than the 5th percentile of held-out
+    cases, and median distances."""
+    known = all(len(item.held_out) >= 2 for item in spaces)
+    rows = [
+        Row(
+            group="copies",
+            name="share of near copies",
+            between="synthetic / real training",
+            value=copied_share(spaces) if known else None,
+            n=len(spaces[0].synthetic),
+            floor=0 if known else None,
+            direction=LOWER,
+            note="in image or feature space" if known else TOO_FEW,
+        )
+    ]
     for item in spaces:
         common = {"group": "copies", "n": len(item.synthetic), **(identity if item.space == "features" else {})}
         known = len(item.held_out) >= 2
@@ -73,7 +81,7 @@ def copy_rows(spaces: list[Nearest], identity: dict) -> list[Row]:
             Row(
                 name=f"near copies, {item.space}",
                 between="synthetic / real training",
-                value=near_copies(item) if known else None,
+                value=int(near_copies(item).sum()) if known else None,
                 unit="cases",
                 floor=0 if known else None,
                 direction=LOWER,
@@ -108,9 +116,14 @@ def copy_rows(spaces: list[Nearest], identity: dict) -> list[Row]:
     return rows
 
 
-def near_copies(item: Nearest) -> int:
-    """Number of synthetic cases at less than half the distance of the nearest held-out case."""
-    return int((item.synthetic < item.held_out.min() / 2).sum())
+def near_copies(item: Nearest) -> np.ndarray:
+    """Which synthetic cases [N] lie at less than half the distance of the nearest held-out case."""
+    return item.synthetic < item.held_out.min() / 2
+
+
+def copied_share(spaces: list[Nearest]) -> float:
+    """Share of the synthetic cases that are near copies in any space."""
+    return float(np.any([near_copies(item) for item in spaces], axis=0).mean())
 
 
 def share(synthetic: np.ndarray, held_out: np.ndarray) -> float:

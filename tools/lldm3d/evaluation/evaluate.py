@@ -4,10 +4,10 @@ from pathlib import Path
 
 from lldm3d import __version__
 from lldm3d.data.dataset import SPLITS, load_cases, load_schema
-from lldm3d.errors import UserError
+from lldm3d.errors import Refused, UserError
 from lldm3d.evaluation import figures
 from lldm3d.evaluation.alignment import alignment_rows
-from lldm3d.evaluation.copies import copy_rows, nearest_neighbours, worst
+from lldm3d.evaluation.copies import copied_share, copy_rows, nearest_neighbours, worst
 from lldm3d.evaluation.diversity import diversity_rows
 from lldm3d.evaluation.fidelity import fidelity_rows
 from lldm3d.evaluation.labels import label_rows, write_statistics
@@ -19,7 +19,12 @@ from lldm3d.files import write_json
 
 
 def evaluate(
-    real: str | Path, synthetic: str | Path, segmenter: str | Path, output_dir: str | Path, overwrite: bool = False
+    real: str | Path,
+    synthetic: str | Path,
+    segmenter: str | Path,
+    output_dir: str | Path,
+    max_copies: float | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write `metrics.json`, `metrics.csv`, `label_statistics.csv` and `figures/*.png` into `output_dir`.
 
@@ -28,12 +33,16 @@ def evaluate(
         synthetic: generated data set in the same layout, all cases in its training split.
         segmenter: stage folder of a segmentation network trained on `real` alone (regime R), or its model.pt.
         output_dir: folder of the results.
+        max_copies: largest share of near copies that the data may hold.
         overwrite: replace an evaluation that is there.
 
     Raises:
         UserError: where the data sets cannot be compared, a file is unusable, or results are there already.
+        Refused: after all is written, where more than `max_copies` of the cases are near copies.
     """
     real, synthetic, output_dir = Path(real), Path(synthetic), Path(output_dir)
+    if max_copies is not None and not (type(max_copies) in (int, float) and 0 <= max_copies < 1):
+        raise UserError(f"--max_copies {max_copies!r}: a share from 0 to below 1 is needed, such as 0.01")
     if (output_dir / "metrics.json").exists() and not overwrite:
         raise UserError(f"{output_dir}: holds an evaluation already; choose another folder, or add --overwrite")
     schema = load_schema(real)
@@ -41,6 +50,8 @@ def evaluate(
     cases = {"synthetic": load_cases(synthetic, "training")}  # first, as the likeliest to be refused
     cases |= {split: load_cases(real, split) for split in SPLITS}
     check_counts(cases["training"], cases["synthetic"], real, synthetic)
+    if max_copies is not None and len(cases["validation"] + cases["test"]) < 2:
+        raise UserError(f"{real}: --max_copies needs at least 2 held-out cases (validation and test) to compare with")
     network = load_segmenter(segmenter, schema.class_names)
     sides = {
         split: survey(split, items, schema, network, score=split in ("test", "synthetic"), blur=split == "training")
@@ -48,7 +59,7 @@ def evaluate(
     }
     ours, training, test = sides["synthetic"], sides["training"], sides["test"]
     identity = {"network": f"{network.name}:{network.layer}", "weights": network.weights}
-    spaces = nearest_neighbours(ours, training, [sides["validation"], test])
+    spaces = nearest_neighbours(ours, training, [sides["validation"], test], schema.roi_size)
     rows = [
         *fidelity_rows(ours, training, test, identity),
         *diversity_rows(ours.cases, training.cases, schema, network.device),
@@ -61,6 +72,11 @@ def evaluate(
     figures.write(output_dir / "figures", sides, spaces, nearest, rows, schema)
     write_csv(output_dir / "metrics.csv", rows)
     write_json(output_dir / "metrics.json", summary(real, synthetic, sides, identity, rows, nearest))
+    if max_copies is not None and (share := copied_share(spaces)) > max_copies:
+        raise Refused(
+            f"{synthetic}: {share:.1%} of the cases are near copies of training cases, at most {max_copies:.1%} are "
+            f"allowed; {output_dir / 'metrics.json'} names the nearest pairs. Do not release these data"
+        )
 
 
 def summary(real: Path, synthetic: Path, sides: dict[str, Survey], identity: dict, rows: list, nearest: list) -> dict:

@@ -9,13 +9,13 @@ from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from lldm3d.data.dataset import Schema
+from lldm3d.evaluation.matching import coarse
 from lldm3d.evaluation.network import Segmenter
 from lldm3d.evaluation.scans import Scan, read
 from lldm3d.evaluation.shapes import Statistics, is_one_organ, label_statistics
 from lldm3d.labels import one_hot
 
 BLUR = 2.0  # voxels, of the yardstick
-THUMBNAIL = 24  # voxels along each axis, at most
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Survey:
 
     cases: list[dict]
     features: np.ndarray  # [N, D]
-    thumbnails: np.ndarray  # [N, P]
+    coarse: np.ndarray  # [N, x, y, z], images as `matching` compares them
     statistics: list[Statistics] = field(default_factory=list)
     one_organ: list[dict[str, bool]] = field(default_factory=list)  # parent class: is it one component
     scores: list[dict[str, dict[str, float]]] = field(default_factory=list)  # metric: class: value
@@ -47,13 +47,13 @@ def survey(
     Raises:
         UserError: where a file cannot be used.
     """
-    features, blurred, thumbnails = [], [], []
+    features, blurred, images = [], [], []
     found = Survey(cases, np.empty((0, 0)), np.empty((0, 0)))
     for case in tqdm(cases, desc=f"evaluate {split}", mininterval=1):
         scan = read(case, schema)
         feature, pred = segmenter(scan.image)
         features.append(feature)
-        thumbnails.append(thumbnail(scan.image))
+        images.append(coarse(scan.image))
         found.statistics.append(label_statistics(scan.label, schema))
         parents = set(schema.inside.values())
         found.one_organ.append({parent: is_one_organ(scan.label, parent, schema) for parent in parents})
@@ -62,15 +62,9 @@ def survey(
         if blur:
             blurred.append(segmenter(gaussian_filter(scan.image, BLUR))[0])
     if cases:
-        found.features, found.thumbnails = np.stack(features), np.stack(thumbnails)
+        found.features, found.coarse = np.stack(features), np.stack(images)
     found.blurred = np.stack(blurred) if blurred else None
     return found
-
-
-def thumbnail(image: np.ndarray) -> np.ndarray:
-    """The image [X, Y, Z] averaged down to at most 24 voxels along each axis, flat."""
-    size = [min(length, THUMBNAIL) for length in image.shape]
-    return torch.nn.functional.adaptive_avg_pool3d(torch.as_tensor(image)[None], size).flatten().numpy()
 
 
 def agreement(pred: np.ndarray, scan: Scan, schema: Schema) -> dict[str, dict[str, float]]:

@@ -74,7 +74,7 @@ def alignment(rows: list[dict]) -> dict:
 
 def copies(rows: list[dict]) -> dict:
     question = "Does it copy patients?"
-    shares = [row for row in rows if row["section"] == "copies" and row["name"].startswith("share")]
+    shares = [row for row in rows if row["section"] == "copies" and row["name"].startswith("share nearer")]
     if not shares:
         return answer(question, "Not measured", "needs an evaluation with held-out real cases", "none")
     near = max(row["value"] for row in rows if row["section"] == "copies" and row["name"].startswith("near copies"))
