@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+import torch
+from monai.metrics import FIDMetric
 from scipy.linalg import sqrtm
 
 from lldm3d.evaluation.comparison import compare
@@ -17,6 +19,12 @@ def test_fid_is_the_textbook_formula(n, d):
     root = sqrtm(covariances[0] @ covariances[1] + 1e-12 * np.eye(d))
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(covariances[0] + covariances[1] - 2 * root.real)
     assert fid(a, b) == pytest.approx(expected, rel=1e-4)
+
+
+def test_fid_agrees_with_monai():
+    a, b = normal(300, 32, 0), normal(200, 32, 1, 0.2)
+    theirs = FIDMetric()(torch.from_numpy(a), torch.from_numpy(b))
+    assert fid(a, b) == pytest.approx(float(theirs), rel=1e-3)
 
 
 def test_fid_of_equal_sets_is_zero_and_a_shift_adds_its_square():

@@ -21,13 +21,14 @@ class Comparison:
 
 
 def compare(
-    distance: Callable, synthetic: Sequence, training: Sequence, test: Sequence, seed: int = 0
+    distance: Callable, synthetic: Sequence, training: Sequence, test: Sequence, seed: int = 0, least: int = 2
 ) -> list[Comparison]:
     """Compare synthetic cases with real training cases and with real test cases.
 
     Distances of samples depend on N, so that value and floor share it: each draw splits the training cases into two
     halves A and B of n cases and takes n synthetic cases S; the value is distance(S, B), the floor distance(A, B).
-    Against the test cases T the floor is distance(training, T), again with n cases on each side.
+    Against the test cases T the floor is distance(training, T), again with n cases on each side. Fewer than `least`
+    cases give no value.
     """
     rng = np.random.default_rng(seed)
     n = min(len(training) // 2, len(synthetic))
@@ -44,8 +45,8 @@ def compare(
         return distance(s, t), distance(r, t)
 
     return [
-        summary(halves, n, "synthetic / real training", "floor: half of real training / other half"),
-        summary(held_out, m, "synthetic / real test", "floor: real training / real test"),
+        summary(halves, n, "synthetic / real training", "floor: half of real training / other half", least),
+        summary(held_out, m, "synthetic / real test", "floor: real training / real test", least),
     ]
 
 
@@ -64,10 +65,12 @@ def compare_altered(distance: Callable, altered: np.ndarray, training: np.ndarra
     return summary(halves, n, "blurred real training / real training", "yardstick; floor: the same without the blur")
 
 
-def summary(draw: Callable[[], tuple[float, float]], n: int, between: str, floor_note: str) -> Comparison:
-    """Mean and interval over the draws; without a value where there are fewer than two cases or nothing to measure."""
-    if n < 2:
-        return Comparison(between, None, None, n, None, f"{n} cases on one side, at least 2 are needed")
+def summary(
+    draw: Callable[[], tuple[float, float]], n: int, between: str, floor_note: str, least: int = 2
+) -> Comparison:
+    """Mean and interval over the draws; no value where there are fewer than `least` cases or nothing to measure."""
+    if n < least:
+        return Comparison(between, None, None, n, None, f"{n} cases on one side, at least {least} are needed")
     values, floors = np.array([draw() for _ in range(DRAWS)]).T
     if np.isnan(values).all():
         return Comparison(between, None, None, n, None, "does not occur in these cases")

@@ -11,6 +11,7 @@ from lldm3d.evaluation.copies import copied_share, copy_rows, nearest_neighbours
 from lldm3d.evaluation.diversity import diversity_rows
 from lldm3d.evaluation.fidelity import fidelity_rows
 from lldm3d.evaluation.labels import label_rows, write_statistics
+from lldm3d.evaluation.manifold import manifold_rows
 from lldm3d.evaluation.network import load_segmenter
 from lldm3d.evaluation.rows import write_csv
 from lldm3d.evaluation.scans import check_counts, check_sides
@@ -62,6 +63,7 @@ def evaluate(
     spaces = nearest_neighbours(ours, training, [sides["validation"], test], schema.roi_size)
     rows = [
         *fidelity_rows(ours, training, test, identity),
+        *manifold_rows(ours, training, test, identity),
         *diversity_rows(ours.cases, training.cases, schema, network.device),
         *label_rows(ours, training, test, schema),
         *alignment_rows(ours, test, schema, identity),
