@@ -1,7 +1,5 @@
 """The cached latents: mean and sigma of every case, computed once and drawn afresh in each step."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +10,10 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from lldm3d.codec import Codec, load_codec
-from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.data.dataset import SPLITS, load_cases, load_schema
+from lldm3d.data.folder import whole_folder
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint, read_json, save_checkpoint, sha256, write_json
-
-SPLITS = ("training", "validation", "test")
 
 
 def read_case(case: dict) -> dict[str, torch.Tensor]:
@@ -44,12 +41,12 @@ def augment(degrees: float, scale: float, shift: float) -> RandAffined:
 
 
 @torch.no_grad()
-def encode_case(volumes: dict[str, torch.Tensor], codecs: dict[str, Codec], device: torch.device) -> dict:
+def encode_case(volumes: dict[str, torch.Tensor], codecs: dict[str, Codec]) -> dict:
     """Mean and sigma of image and label, float32 [C, x, y, z], and the label itself, uint8 [1, X, Y, Z]."""
     volumes = {key: convert_to_tensor(volume, track_meta=False) for key, volume in volumes.items()}
     entry: dict[str, torch.Tensor] = {"label": volumes["label"].to(torch.uint8)}
     for kind, codec in codecs.items():
-        mean, sigma = codec.encode(volumes[kind][None].to(device))
+        mean, sigma = codec.encode(volumes[kind][None].to(codec.latent_mean.device))
         entry[f"{kind}_mean"], entry[f"{kind}_sigma"] = mean[0].cpu(), sigma[0].cpu()
     return entry
 
@@ -84,41 +81,40 @@ def encode(
     target = Path(output_dir)
     if target.exists() and not overwrite:
         raise UserError(f"{target}: exists; choose another --output_dir or pass --overwrite")
-    schema = load_schema(dataset_dir)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     paths = {"image": image_codec, "label": label_codec}
-    codecs = {kind: load_codec(path, kind).to(device) for kind, path in paths.items()}
-    for kind, codec in codecs.items():
-        if codec.class_names != list(schema.class_names):
-            raise UserError(
-                f"{paths[kind]}: was trained on the classes {codec.class_names}, but {dataset_dir} has "
-                f"{list(schema.class_names)}; train the {kind} autoencoder on this data set"
-            )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as folder:
-        shape = {}
-        transform = augment(degrees, scale, shift)
+    schema, codecs = load_schema(dataset_dir), load_codecs(paths, dataset_dir)
+    transform = augment(degrees, scale, shift)
+    with whole_folder(target) as folder:
         for split in SPLITS:
             number_of_views = views if split == "training" else 1
             for number, case in enumerate(tqdm(load_cases(dataset_dir, split), f"latents of {split}", mininterval=1)):
                 name = Path(case["image"]).name.removesuffix(".gz").removesuffix(".nii")
                 for view, volumes in enumerate(views_of(case, number_of_views, transform, seed + 1000 * number)):
-                    entry = encode_case(volumes, codecs, device)
-                    shape = {kind: list(entry[f"{kind}_mean"].shape) for kind in codecs}
-                    save_checkpoint(Path(folder, split, f"{name}_{view}.pt"), entry)
+                    entry = encode_case(volumes, codecs)
+                    save_checkpoint(folder / split / f"{name}_{view}.pt", entry)
         description = {
             "class_names": list(schema.class_names),
-            "latent_shape": shape,
+            "latent_shape": {kind: list(entry[f"{kind}_mean"].shape) for kind in codecs},
             "spacing": list(schema.spacing),
             "roi_size": list(schema.roi_size),
             "codecs": {kind: sha256(path) for kind, path in paths.items()},
             "views": views,
         }
-        write_json(Path(folder, "latents.json"), description)
-        if target.exists():
-            shutil.rmtree(target)
-        Path(folder).rename(target)
-        Path(folder).mkdir()  # for the context manager to remove
+        write_json(folder / "latents.json", description)
+
+
+def load_codecs(paths: dict[str, str], dataset_dir: str) -> dict[str, Codec]:
+    """The codec of each kind, on the GPU if there is one. Raises UserError where it belongs to other classes."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    codecs = {kind: load_codec(path, kind).to(device) for kind, path in paths.items()}
+    class_names = list(load_schema(dataset_dir).class_names)
+    for kind, codec in codecs.items():
+        if codec.class_names != class_names:
+            raise UserError(
+                f"{paths[kind]}: was trained on the classes {codec.class_names}, but {dataset_dir} has "
+                f"{class_names}; train the {kind} autoencoder on this data set"
+            )
+    return codecs
 
 
 def views_of(case: dict, views: int, transform: RandAffined, seed: int) -> Iterator[dict[str, torch.Tensor]]:

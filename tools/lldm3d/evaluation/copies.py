@@ -1,6 +1,6 @@
 """Copies: is a synthetic case nearer to some training case than real held-out cases are?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -59,61 +59,53 @@ def scaled_features(side: Survey, training: Survey) -> np.ndarray:
 
 def copy_rows(spaces: list[Nearest], identity: dict) -> list[Row]:
     """The share of near copies; for each space their number, the share nearer than the 5th percentile of held-out
-    cases, and median distances."""
-    known = all(len(item.held_out) >= 2 for item in spaces)
-    rows = [
-        Row(
-            group="copies",
-            name="share of near copies",
-            between="synthetic / real training",
-            value=copied_share(spaces) if known else None,
-            n=len(spaces[0].synthetic),
-            floor=0 if known else None,
-            direction=LOWER,
-            note="in image or feature space" if known else TOO_FEW,
-        )
-    ]
+    cases, and the median distance."""
+    blank = Row("copies", "", "synthetic / real training", None, LOWER, n=len(spaces[0].synthetic), note=TOO_FEW)
+    if any(len(item.held_out) < 2 for item in spaces):
+        all_copies = replace(blank, name="share of near copies")
+    else:
+        note = "in feature or image space"
+        all_copies = replace(blank, name="share of near copies", value=copied_share(spaces), floor=0, note=note)
+    rows = [all_copies]
     for item in spaces:
-        common = {"group": "copies", "n": len(item.synthetic), **(identity if item.space == "features" else {})}
-        known = len(item.held_out) >= 2
-        note = f"{len(item.held_out)} held-out real cases (validation and test)"
-        rows.append(
-            Row(
-                name=f"near copies, {item.space}",
-                between="synthetic / real training",
-                value=int(near_copies(item).sum()) if known else None,
-                unit="cases",
-                floor=0 if known else None,
-                direction=LOWER,
-                note="nearer than half the distance of the nearest held-out case" if known else TOO_FEW,
-                **common,
-            )
-        )
-        rows.append(
-            Row(
-                name=f"share nearer than {PERCENTILE} % of held-out cases, {item.space}",
-                between="synthetic / real held-out, to nearest training case",
-                value=share(item.synthetic, item.held_out) if known else None,
-                interval=bootstrap(share, item.synthetic, item.held_out) if known else None,
-                floor=PERCENTILE / 100 if known else None,
-                direction=LOWER,
-                note=f"{note}; floor: chance" if known else TOO_FEW,
-                **common,
-            )
-        )
-        rows.append(
-            Row(
-                name=f"median distance to nearest training case, {item.space}",
-                between="synthetic; floor: real held-out",
-                value=float(np.median(item.synthetic)),
-                interval=bootstrap(np.median, item.synthetic),
-                floor=float(np.median(item.held_out)) if known else None,
-                direction=HIGHER,
-                note=note,
-                **common,
-            )
-        )
+        known = replace(blank, **(identity if item.space == "features" else {}))
+        rows += [near_row(item, known), share_row(item, known), median_row(item, known)]
     return rows
+
+
+def near_row(item: Nearest, blank: Row) -> Row:
+    row = replace(blank, name=f"near copies, {item.space}", unit="cases")
+    if len(item.held_out) < 2:
+        return row
+    note = "nearer than half the distance of the nearest held-out case"
+    return replace(row, value=int(near_copies(item).sum()), floor=0, note=note)
+
+
+def share_row(item: Nearest, blank: Row) -> Row:
+    name = f"share nearer than {PERCENTILE} % of held-out cases, {item.space}"
+    row = replace(blank, name=name, between="synthetic / real held-out, to nearest training case")
+    if len(item.held_out) < 2:
+        return row
+    return replace(
+        row,
+        value=share(item.synthetic, item.held_out),
+        interval=bootstrap(share, item.synthetic, item.held_out),
+        floor=PERCENTILE / 100,
+        note=f"{len(item.held_out)} held-out real cases (validation and test); floor: chance",
+    )
+
+
+def median_row(item: Nearest, blank: Row) -> Row:
+    return replace(
+        blank,
+        name=f"median distance to nearest training case, {item.space}",
+        between="synthetic; floor: real held-out",
+        value=float(np.median(item.synthetic)),
+        interval=bootstrap(np.median, item.synthetic),
+        floor=float(np.median(item.held_out)) if len(item.held_out) >= 2 else None,
+        direction=HIGHER,
+        note=f"{len(item.held_out)} held-out real cases (validation and test)",
+    )
 
 
 def near_copies(item: Nearest) -> np.ndarray:
