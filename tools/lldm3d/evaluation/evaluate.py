@@ -3,17 +3,17 @@
 from pathlib import Path
 
 from lldm3d import __version__
-from lldm3d.data.dataset import SPLITS, load_cases, load_schema
+from lldm3d.data.dataset import SPLITS, Schema, load_cases, load_schema
 from lldm3d.errors import Refused, UserError
 from lldm3d.evaluation import figures
 from lldm3d.evaluation.alignment import alignment_rows
-from lldm3d.evaluation.copies import copied_share, copy_rows, nearest_neighbours, worst
+from lldm3d.evaluation.copies import Nearest, copied_share, copy_rows, nearest_neighbours, worst
 from lldm3d.evaluation.diversity import diversity_rows
 from lldm3d.evaluation.fidelity import fidelity_rows
 from lldm3d.evaluation.labels import label_rows, write_statistics
 from lldm3d.evaluation.manifold import manifold_rows
-from lldm3d.evaluation.network import load_segmenter
-from lldm3d.evaluation.rows import write_csv
+from lldm3d.evaluation.network import Segmenter, load_segmenter
+from lldm3d.evaluation.rows import Row, write_csv
 from lldm3d.evaluation.scans import check_counts, check_sides
 from lldm3d.evaluation.survey import Survey, survey
 from lldm3d.files import write_json
@@ -58,22 +58,12 @@ def evaluate(
         split: survey(split, items, schema, network, score=split in ("test", "synthetic"), blur=split == "training")
         for split, items in cases.items()
     }
-    ours, training, test = sides["synthetic"], sides["training"], sides["test"]
-    identity = {"network": f"{network.name}:{network.layer}", "weights": network.weights}
-    spaces = nearest_neighbours(ours, training, [sides["validation"], test], schema.roi_size)
-    rows = [
-        *fidelity_rows(ours, training, test, identity),
-        *manifold_rows(ours, training, test, identity),
-        *diversity_rows(ours.cases, training.cases, schema, network.device),
-        *label_rows(ours, training, test, schema),
-        *alignment_rows(ours, test, schema, identity),
-        *copy_rows(spaces, identity),
-    ]
-    nearest = worst(spaces, ours, training)
+    rows, spaces = judge(sides, schema, network)
+    nearest = worst(spaces, sides["synthetic"], sides["training"])
     write_statistics(output_dir / "label_statistics.csv", sides)
     figures.write(output_dir / "figures", sides, spaces, nearest, rows, schema)
     write_csv(output_dir / "metrics.csv", rows)
-    write_json(output_dir / "metrics.json", summary(real, synthetic, sides, identity, rows, nearest))
+    write_json(output_dir / "metrics.json", summary(real, synthetic, sides, identity(network), rows, nearest))
     if max_copies is not None and (share := copied_share(spaces)) > max_copies:
         raise Refused(
             f"{synthetic}: {share:.1%} of the cases are near copies of training cases, at most {max_copies:.1%} are "
@@ -81,14 +71,37 @@ def evaluate(
         )
 
 
-def summary(real: Path, synthetic: Path, sides: dict[str, Survey], identity: dict, rows: list, nearest: list) -> dict:
+def judge(sides: dict[str, Survey], schema: Schema, network: Segmenter) -> tuple[list[Row], list[Nearest]]:
+    """All rows, and the nearest training cases. `sides` has training (blurred too), validation, test and synthetic."""
+    ours, training, test = sides["synthetic"], sides["training"], sides["test"]
+    seen_by = identity(network)
+    spaces = nearest_neighbours(ours, training, [sides["validation"], test], schema.roi_size)
+    rows = [
+        *fidelity_rows(ours, training, test, seen_by),
+        *manifold_rows(ours, training, test, seen_by),
+        *diversity_rows(ours.cases, training.cases, schema, network.device),
+        *label_rows(ours, training, test, schema),
+        *alignment_rows(ours, test, schema, seen_by),
+        *copy_rows(spaces, seen_by),
+    ]
+    return rows, spaces
+
+
+def identity(network: Segmenter) -> dict[str, str]:
+    """What a figure that depends on the network carries with it."""
+    return {"network": f"{network.name}:{network.layer}", "weights": network.weights}
+
+
+def summary(
+    real: Path, synthetic: Path, sides: dict[str, Survey], seen_by: dict[str, str], rows: list[Row], nearest: list[dict]
+) -> dict:
     """The content of `metrics.json`."""
     return {
         "version": __version__,
         "real": str(real.resolve()),
         "synthetic": str(synthetic.resolve()),
         "cases": {side: len(found) for side, found in sides.items()},
-        **identity,
+        **seen_by,
         "rows": [row.plain() for row in rows],
         "nearest": nearest,
     }

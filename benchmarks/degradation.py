@@ -1,0 +1,141 @@
+"""Do the metrics tell better from worse? Real held-out scans are spoilt step by step, and every metric must notice.
+
+    python -m benchmarks.degradation --workdir work/hippocampus --figure docs/figures/degradation.png
+
+The test cases of a finished work directory stand in for synthetic ones: as they are, and in three steps of blur, noise,
+labels exchanged between cases, few cases repeated, and training cases slipped in. Prints JSON: the values of each
+metric at each step, and whether they worsen from step to step.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import fire
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.ndimage import gaussian_filter
+
+from benchmarks.machine import describe
+from lldm3d.data.dataset import SPLITS, Schema, load_cases, load_schema
+from lldm3d.evaluation.evaluate import judge
+from lldm3d.evaluation.network import Segmenter, load_segmenter
+from lldm3d.evaluation.pictures import save
+from lldm3d.evaluation.rows import Row
+from lldm3d.evaluation.scans import Scan, read
+from lldm3d.evaluation.survey import Survey, survey
+from lldm3d.files import save_nifti
+
+STEPS = {  # how far each goes; the first step leaves the scans as they are
+    "blur": (0, 0.5, 1, 2, 4),
+    "noise": (0, 0.05, 0.1, 0.2, 0.4),
+    "exchanged labels": (0, 0.25, 0.5, 1),
+    "repetition": (1, 2, 4, 8),
+    "training cases": (0, 0.25, 0.5, 1),
+}
+UNITS = {
+    "blur": "sigma, voxels",
+    "noise": "sigma, of the range",
+    "exchanged labels": "share of the cases",
+    "repetition": "times",
+    "training cases": "share of the cases",
+}
+WORSE = {  # what each must move, and which way: 1 up, -1 down
+    "blur": {"fidelity FID": 1, "fidelity KID": 1, "fidelity precision": -1, "fidelity density": -1},
+    "noise": {
+        "fidelity FID": 1,
+        "fidelity KID": 1,
+        "fidelity precision": -1,
+        "fidelity density": -1,
+        "alignment Dice": -1,
+    },
+    "exchanged labels": {"alignment Dice": -1, "alignment recall": -1, "alignment HD95": 1},
+    "repetition": {
+        "fidelity FID": 1,
+        "diversity recall": -1,
+        "diversity coverage": -1,
+        "diversity SSIM of pairs": 1,
+    },
+    "training cases": {"copies share of near copies": 1},
+}
+
+
+def spoil(scans: list[Scan], training: list[Scan], kind: str, amount: float) -> list[Scan]:
+    """The scans, spoilt; the random choices of a larger amount contain those of a smaller one."""
+    rng = np.random.default_rng(0)
+    order, number = rng.permutation(len(scans)), round(amount * len(scans))
+    if kind == "blur":
+        return [Scan(gaussian_filter(scan.image, amount), scan.label) for scan in scans]
+    if kind == "noise":
+        return [Scan(scan.image + rng.normal(0, amount, scan.image.shape), scan.label) for scan in scans]
+    if kind == "repetition":
+        return [scans[order[index % (len(scans) // amount)]] for index in range(len(scans))]
+    chosen = set(order[:number].tolist())
+    if kind == "exchanged labels":
+        given = {case: order[(place + 1) % len(order)] for place, case in enumerate(order)}
+        return [Scan(scan.image, scans[given[i]].label) if i in chosen else scan for i, scan in enumerate(scans)]
+    return [training[index] if index in chosen else scan for index, scan in enumerate(scans)]
+
+
+def measure(sides: dict[str, Survey], scans: list[Scan], schema: Schema, network: Segmenter) -> list[Row]:
+    """The rows of an evaluation in which `scans` are the synthetic side."""
+    with tempfile.TemporaryDirectory() as folder:
+        cases = []
+        for index, scan in enumerate(scans):
+            case = {key: f"{folder}/{key}_{index:03d}.nii.gz" for key in ("image", "label")}
+            for key, volume in (("image", scan.image.astype(np.float32)), ("label", scan.label)):
+                save_nifti(case[key], volume, np.diag([*schema.spacing, 1]))
+            cases.append({**case, "patient": str(index)})
+        ours = survey("spoilt", cases, schema, network, score=True)
+        return judge({**sides, "synthetic": ours}, schema, network)[0]
+
+
+def value(rows: list[Row], metric: str) -> float:
+    """The metric `group name` as it is first compared, mean over the classes."""
+    found = [row for row in rows if f"{row.group} {row.name}" == metric]
+    return float(np.mean([row.value for row in found if row.between == found[0].between]))
+
+
+def degrade(workdir: str | Path, stage: str) -> dict[str, dict]:
+    """{kind: {"steps", "values": {metric: [4]}, "worsens": {metric: bool}}}."""
+    work = Path(workdir)
+    schema = load_schema(work / "dataset")
+    network = load_segmenter(work / stage, schema.class_names)
+    cases = {split: load_cases(work / "dataset", split) for split in SPLITS}
+    sides = {
+        split: survey(split, cases[split], schema, network, score=split == "test", blur=split == "training")
+        for split in SPLITS
+    }
+    scans, training = ([read(case, schema) for case in cases[split]] for split in ("test", "training"))
+    result = {}
+    for kind, steps in STEPS.items():
+        rows = [measure(sides, spoil(scans, training, kind, amount), schema, network) for amount in steps]
+        values = {name: [value(step, name) for step in rows] for name in WORSE[kind]}
+        worsens = {name: bool((np.diff(values[name]) * sign > 0).all()) for name, sign in WORSE[kind].items()}
+        result[kind] = {"steps": list(steps), "values": values, "worsens": worsens}
+    return result
+
+
+def draw(result: dict[str, dict]) -> Figure:
+    """One panel for each kind: each metric over the steps, as a share of its largest value."""
+    figure = Figure(figsize=(15, 3.2), layout="constrained")
+    for axes, (kind, found) in zip(figure.subplots(1, len(result)), result.items(), strict=True):
+        for name, values in found["values"].items():
+            axes.plot(np.array(values) / max(map(abs, values)), marker="o", label=name)
+        axes.set_xticks(range(len(found["steps"])), [f"{step:g}" for step in found["steps"]])
+        axes.set_title(kind, fontsize=10)
+        axes.set_xlabel(UNITS[kind], fontsize=9)
+        axes.legend(fontsize=8)
+    figure.axes[0].set_ylabel("share of the largest value")
+    return figure
+
+
+def main(workdir: str, figure: str | None = None, stage: str = "segment/seg_unet/R/seed_0") -> None:
+    result = degrade(workdir, stage)
+    if figure:
+        save(draw(result), figure)
+    print(json.dumps({"degradations": result, "machine": describe()}, indent=1))
+
+
+if __name__ == "__main__":
+    fire.Fire(main)

@@ -1,0 +1,67 @@
+"""Each metric on scans that are spoilt step by step, as `benchmarks/degradation.py` does with real ones."""
+
+import pytest
+import torch
+from benchmarks import degradation
+from monai.inferers import SimpleInferer
+from torch import nn
+
+from lldm3d.evaluation.network import Segmenter
+
+from .toys import CLASSES, LEVELS, write_dataset
+
+
+class GreyLevels(nn.Module):
+    """Segments by grey level, and has a random encoder for the features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Sequential(nn.Conv3d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv3d(8, 16, 3, 2, 1))
+        self.levels = torch.tensor(LEVELS, dtype=torch.float32).view(1, -1, 1, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.encoder(x)
+        return -((x - self.levels) ** 2)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory) -> dict:
+    seeds = {"training": list(range(16)), "validation": list(range(100, 106)), "test": list(range(200, 208))}
+    folder = tmp_path_factory.mktemp("degradation")
+    write_dataset(folder / "dataset", seeds)
+    network = Segmenter("grey levels", "0" * 64, CLASSES, GreyLevels().eval(), SimpleInferer(), torch.device("cpu"))
+    shares = (0, 0.5, 1)
+    steps = {"blur": (0, 1, 3), "noise": (0, 0.1, 0.4), "exchanged labels": shares, "repetition": (1, 2, 4)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lldm3d.evaluation.diversity.PAIRS", 6)
+        patch.setattr(degradation, "load_segmenter", lambda *arguments: network)
+        patch.setattr(degradation, "STEPS", {**steps, "training cases": shares})
+        return degradation.degrade(folder, "stage")
+
+
+HEADLINES = [  # what the report's first lines are made of, and what tells a collapse
+    ("blur", "fidelity FID"),
+    ("blur", "fidelity KID"),
+    ("noise", "fidelity FID"),
+    ("noise", "fidelity KID"),
+    ("noise", "alignment Dice"),
+    ("exchanged labels", "alignment Dice"),
+    ("repetition", "fidelity FID"),
+    ("repetition", "diversity recall"),
+    ("repetition", "diversity SSIM of pairs"),
+    ("training cases", "copies share of near copies"),
+]
+
+
+@pytest.mark.parametrize("kind, metric", HEADLINES)
+def test_a_headline_worsens_with_each_step(result, kind, metric):
+    assert result[kind]["worsens"][metric], result[kind]["values"][metric]
+
+
+def test_all_training_cases_are_called_copies(result):
+    assert result["training cases"]["values"]["copies share of near copies"] == [0, 0.5, 1]
+
+
+def test_the_figure_shows_every_kind(result):
+    assert [axes.get_title() for axes in degradation.draw(result).axes] == list(degradation.STEPS)
