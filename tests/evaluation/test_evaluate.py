@@ -144,6 +144,19 @@ def test_equal_images_lack_diversity(work, good):
     assert small["value"] is None and "28 voxels" in small["note"]
 
 
+def test_images_of_real_labels_are_compared_with_the_real_images(work, good):
+    noise = np.random.default_rng(0)
+
+    def noisy(image, label, index):
+        return image + noise.normal(0, 0.05, image.shape), label
+
+    metrics = judged(work, "paired", {"training": SEEDS["test"]}, noisy)
+    found = {row["name"]: row for row in metrics["rows"] if row["group"] == "paired"}
+    assert found["PSNR"]["value"] == pytest.approx(26, abs=0.3) and found["PSNR"]["n"] == 6  # dB, of a noise of 0.05
+    assert found["PSNR"]["value"] > found["PSNR"]["floor"] and set(found) == {"PSNR", "SSIM"}
+    assert not [row for row in good["rows"] if row["group"] == "paired"]
+
+
 def test_without_held_out_cases_the_reason_is_given(work, tmp_path, monkeypatch):
     monkeypatch.setattr("lldm3d.evaluation.diversity.PAIRS", 6)
     write_dataset(tmp_path / "dataset", {"training": list(range(6))})

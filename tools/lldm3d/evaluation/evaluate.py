@@ -13,6 +13,7 @@ from lldm3d.evaluation.fidelity import fidelity_rows
 from lldm3d.evaluation.labels import label_rows, write_statistics
 from lldm3d.evaluation.manifold import manifold_rows
 from lldm3d.evaluation.network import Segmenter, load_segmenter
+from lldm3d.evaluation.paired import paired_rows
 from lldm3d.evaluation.rows import Row, write_csv
 from lldm3d.evaluation.scans import check_counts, check_sides
 from lldm3d.evaluation.survey import Survey, survey
@@ -83,6 +84,7 @@ def judge(sides: dict[str, Survey], schema: Schema, network: Segmenter) -> tuple
         *label_rows(ours, training, test, schema),
         *alignment_rows(ours, test, schema, seen_by),
         *copy_rows(spaces, seen_by),
+        *paired_rows(ours, [training, sides["validation"], test], schema, network.device),
     ]
     return rows, spaces
 

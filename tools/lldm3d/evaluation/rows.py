@@ -15,7 +15,7 @@ LOWER, HIGHER, NEAR_FLOOR = "lower", "higher", "near floor"
 class Row:
     """One figure. `value` is None where it cannot be had; `note` then says why."""
 
-    group: str  # fidelity, labels, alignment, copies, diversity
+    group: str  # fidelity, labels, alignment, copies, diversity, paired
     name: str  # the metric, such as FID
     between: str  # what is compared, synthetic side first
     value: float | None

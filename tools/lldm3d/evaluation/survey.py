@@ -1,5 +1,6 @@
 """One pass over a split: read each case once and keep the little that the metrics need of it."""
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +26,7 @@ class Survey:
     cases: list[dict]
     features: np.ndarray  # [N, D]
     coarse: np.ndarray  # [N, x, y, z], images as `matching` compares them
+    labels: list[str | None] = field(default_factory=list)  # SHA-256 of the label maps; None for empty ones
     statistics: list[Statistics] = field(default_factory=list)
     one_organ: list[dict[str, bool]] = field(default_factory=list)  # parent class: is it one component
     scores: list[dict[str, dict[str, float]]] = field(default_factory=list)  # metric: class: value
@@ -54,6 +56,7 @@ def survey(
         feature, pred = segmenter(scan.image)
         features.append(feature)
         images.append(coarse(scan.image))
+        found.labels.append(hashlib.sha256(scan.label.tobytes()).hexdigest() if scan.label.any() else None)
         found.statistics.append(label_statistics(scan.label, schema))
         parents = set(schema.inside.values())
         found.one_organ.append({parent: is_one_organ(scan.label, parent, schema) for parent in parents})
