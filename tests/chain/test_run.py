@@ -1,5 +1,7 @@
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,12 @@ def write_autoencoders(work: Path, psnr: float) -> None:
         save_checkpoint(checks.codec_path(work, kind), {"kind": kind, "class_names": names})
     write_json(work / "autoencoder_image" / "metrics.json", {"psnr": psnr})
     write_json(work / "autoencoder_label" / "metrics.json", {"mean_dice": 0.95})
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_only_the_cores_that_the_process_may_use_are_counted():
+    code = (
+        "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
+        "from lldm3d.chain.run import usable_cores; print(usable_cores())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "1\n"

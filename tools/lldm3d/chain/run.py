@@ -49,7 +49,7 @@ def run(
     plan = planned(work, profile, data)
     if until is not None:
         check_stage(until, rules(plan))
-    cores = cores or os.cpu_count()
+    cores = cores or usable_cores()
     # a training counts as one GPU; on a CPU two run at once, which there is a third faster than one after the other
     devices = gpus or len(visible_gpus())
     gpus = devices or min(2, cores)
@@ -65,6 +65,11 @@ def run(
             temporary.write_text(yaml.safe_dump(plan, sort_keys=False))
         snakemake(work, work / "run.yaml", [*options, "--quiet", "all"])
     print(f"lldm3d: done until {until}" if until else f"lldm3d: done; the report is {work / 'report' / 'report.html'}")
+
+
+def usable_cores() -> int:
+    """The cores that this process may use: in a container or a cluster's job fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def planned(work: Path, profile: str | None, data: dict[str, str] | None) -> dict:
