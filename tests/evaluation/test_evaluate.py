@@ -157,6 +157,40 @@ def test_images_of_real_labels_are_compared_with_the_real_images(work, good):
     assert not [row for row in good["rows"] if row["group"] == "paired"]
 
 
+SEGMENTER = """
+import sys, nibabel, numpy
+from pathlib import Path
+for path in Path(sys.argv[1]).iterdir():
+    scan = nibabel.load(path)
+    levels = numpy.array([0.1, 0.5, 0.9, 0.3])
+    found = numpy.abs(scan.get_fdata()[..., None] - levels).argmin(-1).astype("uint8")
+    if path.name.startswith("training_01") and len(sys.argv) > 3:
+        continue
+    name = path.name.replace("_0000", "")
+    nibabel.save(nibabel.Nifti1Image(found, scan.affine), Path(sys.argv[2]) / name)
+"""
+
+
+def test_a_segmenter_of_the_users_own_is_a_command(work, tmp_path, monkeypatch):
+    monkeypatch.setattr("lldm3d.evaluation.diversity.PAIRS", 6)
+    monkeypatch.setattr("lldm3d.evaluation.figures.write", lambda *arguments: None)
+    write_dataset(work / "commanded", NEW)
+    program = tmp_path / "segment.py"
+    program.write_text(SEGMENTER)
+    command = f"{sys.executable} {program} {{images}} {{labels}}"
+    sides = [work / "dataset", work / "commanded", work / "stage"]
+    evaluate(*sides, tmp_path / "out", segmenter_command=command)
+    rows = read_json(tmp_path / "out" / "metrics.json")["rows"]
+    liver = next(row for row in rows if row["name"].startswith("Dice, python") and row["class"] == "liver")
+    assert liver["value"] > 0.8 and liver["floor"] > 0.8 and liver["network"] == command and liver["n"] == 8
+    with pytest.raises(UserError, match="wrote no training_01.nii.gz"):
+        evaluate(*sides, tmp_path / "other", segmenter_command=f"{command} skip")
+    with pytest.raises(UserError, match="has no {labels}"):
+        evaluate(*sides, tmp_path / "other", segmenter_command="segment {images}")
+    with pytest.raises(UserError, match="there is no program 'no-such-program'"):
+        evaluate(*sides, tmp_path / "other", segmenter_command="no-such-program {images} {labels}")
+
+
 def test_without_held_out_cases_the_reason_is_given(work, tmp_path, monkeypatch):
     monkeypatch.setattr("lldm3d.evaluation.diversity.PAIRS", 6)
     write_dataset(tmp_path / "dataset", {"training": list(range(6))})

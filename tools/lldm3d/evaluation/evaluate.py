@@ -9,6 +9,7 @@ from lldm3d.evaluation import figures
 from lldm3d.evaluation.alignment import alignment_rows
 from lldm3d.evaluation.copies import Nearest, copied_share, copy_rows, nearest_neighbours, worst
 from lldm3d.evaluation.diversity import diversity_rows
+from lldm3d.evaluation.external import check_command, external_rows
 from lldm3d.evaluation.fidelity import fidelity_rows
 from lldm3d.evaluation.labels import label_rows, write_statistics
 from lldm3d.evaluation.manifold import manifold_rows
@@ -25,6 +26,7 @@ def evaluate(
     synthetic: str | Path,
     segmenter: str | Path,
     output_dir: str | Path,
+    segmenter_command: str | None = None,
     max_copies: float | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -35,6 +37,7 @@ def evaluate(
         synthetic: generated data set in the same layout, all cases in its training split.
         segmenter: stage folder of a segmentation network trained on `real` alone (regime R), or its model.pt.
         output_dir: folder of the results.
+        segmenter_command: a further segmenter for the alignment: a command with `{images}` and `{labels}` in it.
         max_copies: largest share of near copies that the data may hold.
         overwrite: replace an evaluation that is there.
 
@@ -47,6 +50,8 @@ def evaluate(
         raise UserError(f"--max_copies {max_copies!r}: a share from 0 to below 1 is needed, such as 0.01")
     if (output_dir / "metrics.json").exists() and not overwrite:
         raise UserError(f"{output_dir}: holds an evaluation already; choose another folder, or add --overwrite")
+    if segmenter_command is not None:
+        check_command(segmenter_command)
     schema = load_schema(real)
     check_sides(schema, load_schema(synthetic), real, synthetic)
     cases = {"synthetic": load_cases(synthetic, "training")}  # first, as the likeliest to be refused
@@ -60,6 +65,8 @@ def evaluate(
         for split, items in cases.items()
     }
     rows, spaces = judge(sides, schema, network)
+    if segmenter_command is not None:
+        rows += external_rows(segmenter_command, sides["synthetic"], sides["test"], schema)
     nearest = worst(spaces, sides["synthetic"], sides["training"])
     write_statistics(output_dir / "label_statistics.csv", sides)
     figures.write(output_dir / "figures", sides, spaces, nearest, rows, schema)

@@ -36,11 +36,16 @@ def read(case: dict, schema: Schema) -> Scan:
         raise UserError(f"{case['image']}: holds NaN or infinite values; remove the case or make it again")
     if image.min() == image.max():
         raise UserError(f"{case['image']}: is constant ({image.min():g} everywhere); remove the case or make it again")
+    check_label(case["label"], label, schema)
+    return Scan(image.astype(np.float32), label.astype(np.uint8))
+
+
+def check_label(path: str, label: np.ndarray, schema: Schema) -> None:
+    """Raises UserError where a label map holds values that are no class."""
     values = np.unique(label)
     if values.min() < 0 or values.max() >= len(schema.class_names) or (values != np.round(values)).any():
         allowed = f"0..{len(schema.class_names) - 1} ({', '.join(schema.class_names)})"
-        raise UserError(f"{case['label']}: holds the values {values[:10].tolist()}, allowed are {allowed}")
-    return Scan(image.astype(np.float32), label.astype(np.uint8))
+        raise UserError(f"{path}: holds the values {values[:10].tolist()}, allowed are {allowed}")
 
 
 def check_grid(path: str, array: np.ndarray, affine: np.ndarray, schema: Schema) -> None:
