@@ -34,6 +34,16 @@ def test_volumes_counts_and_long_axes(label):
     assert sorted(found["lesion long axis", "tumour"]) == pytest.approx([4, 6])
 
 
+def test_the_euler_number_tells_a_loop_and_a_break(label):
+    assert label_statistics(label, SCHEMA)["Euler number", "vessel"] == 1
+    loop = np.zeros_like(label)
+    loop[10:20, 10:20, 20] = 2
+    loop[11:19, 11:19, 20] = 0
+    assert label_statistics(loop, SCHEMA)["Euler number", "vessel"] == 0
+    loop[14:16, 10, 20] = loop[14:16, 19, 20] = 0
+    assert label_statistics(loop, SCHEMA)["Euler number", "vessel"] == 2
+
+
 def test_skeleton_length_is_in_mm_along_every_axis():
     for axis, length in enumerate(SPACING):
         mask = np.zeros((30, 30, 30), bool)

@@ -10,6 +10,7 @@ import numpy as np
 from lldm3d.data.dataset import Schema
 from lldm3d.evaluation.comparison import bootstrap, compare
 from lldm3d.evaluation.distances import wasserstein
+from lldm3d.evaluation.manifold import NEIGHBOURS, precision, recall
 from lldm3d.evaluation.rows import HIGHER, LOWER, Row
 from lldm3d.evaluation.scans import case_name
 from lldm3d.evaluation.shapes import UNITS
@@ -30,7 +31,31 @@ def label_rows(synthetic: Survey, training: Survey, test: Survey, schema: Schema
         sides = [values(side, key) for side in (synthetic, training, test)]
         blank = Row("labels", f"{statistic}: Wasserstein distance", "", None, LOWER, name, UNITS[statistic])
         rows += [replace(blank, **vars(item)) for item in compare(wasserstein, *sides, seed)]
+    rows += shape_rows(synthetic, training, test, seed)
     return rows + [one_organ_row(parent, synthetic, training) for parent in sorted(set(schema.inside.values()))]
+
+
+def shape_rows(synthetic: Survey, training: Survey, test: Survey, seed: int) -> list[Row]:
+    """Precision and recall of all statistics together: does each label map look like a real one, is each kind met.
+
+    A label map is the vector of its statistics, each in standard deviations of the training cases (cf. the IP and IR
+    of shape features in LN-Gen).
+    """
+    sides = [vectors(side) for side in (synthetic, training, test)]
+    spread = sides[1].std(0)
+    sides = [side[:, spread > 0] / spread[spread > 0] if len(side) else side for side in sides]
+    rows = []
+    for name, measure in (("shape precision", precision), ("shape recall", recall)):
+        blank = Row("labels", name, "", None, HIGHER)
+        rows += [replace(blank, **vars(item)) for item in compare(measure, *sides, seed, least=NEIGHBOURS + 1)]
+    return rows
+
+
+def vectors(side: Survey) -> np.ndarray:
+    """[N, K]: the mean of each statistic of each case, 0 where there is none."""
+    return np.array(
+        [[found.mean() if len(found) else 0.0 for found in case.values()] for case in side.statistics], float
+    )
 
 
 def values(side: Survey, key: tuple[str, str]) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial import ConvexHull, QhullError, cKDTree
 from scipy.spatial.distance import pdist, squareform
+from skimage.measure import euler_number
 from skimage.measure import label as components
 from skimage.morphology import skeletonize
 
@@ -14,6 +15,7 @@ from lldm3d.data.dataset import Schema
 UNITS = {
     "volume": "ml",
     "components": "",
+    "Euler number": "",
     "skeleton length": "mm",
     "lesion count": "",
     "lesion long axis": "mm",
@@ -26,7 +28,8 @@ Statistics = dict[tuple[str, str], np.ndarray]
 def label_statistics(label: np.ndarray, schema: Schema) -> Statistics:
     """All statistics of a label map [X, Y, Z]: {(statistic, class): values}, an empty array where none is defined.
 
-    Counts and volumes are 0 where the class is absent. Components are 26-connected.
+    Counts and volumes are 0 where the class is absent. Components are 26-connected. The Euler number is that of
+    components and cavities, less that of tunnels: a solid piece has 1, a loop of a vessel 0.
     """
     found: Statistics = {}
     for value, name in list(enumerate(schema.class_names))[1:]:
@@ -34,6 +37,7 @@ def label_statistics(label: np.ndarray, schema: Schema) -> Statistics:
         parts, count = components(mask, return_num=True, connectivity=3)
         found["volume", name] = np.array([mask.sum() * np.prod(schema.spacing) / 1000])
         found["lesion count" if name in schema.lesions else "components", name] = np.array([float(count)])
+        found["Euler number", name] = np.array([float(euler_number(mask, connectivity=3))])
         if name in schema.tubular:
             found["skeleton length", name] = np.array([skeleton_length(mask, schema.spacing)])
         if name in schema.lesions:
