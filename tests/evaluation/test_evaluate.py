@@ -10,8 +10,9 @@ from scipy.ndimage import gaussian_filter
 
 from lldm3d.errors import UserError
 from lldm3d.evaluation import evaluate
-from lldm3d.files import load_nifti, read_json, save_nifti
+from lldm3d.files import load_nifti, read_json, save_nifti, sha256
 
+from .test_medicalnet import published
 from .toys import write_dataset, write_segmenter
 
 SEEDS = {"training": list(range(12)), "validation": list(range(100, 104)), "test": list(range(200, 206))}
@@ -155,6 +156,21 @@ def test_images_of_real_labels_are_compared_with_the_real_images(work, good):
     assert found["PSNR"]["value"] == pytest.approx(26, abs=0.3) and found["PSNR"]["n"] == 6  # dB, of a noise of 0.05
     assert found["PSNR"]["value"] > found["PSNR"]["floor"] and set(found) == {"PSNR", "SSIM"}
     assert not [row for row in good["rows"] if row["group"] == "paired"]
+
+
+def test_medicalnet_is_a_second_pair_of_eyes(work, tmp_path, monkeypatch):
+    monkeypatch.setattr("lldm3d.evaluation.diversity.PAIRS", 6)
+    monkeypatch.setattr("lldm3d.evaluation.figures.write", lambda *arguments: None)
+    published(10, tmp_path / "resnet_10.pth")
+    noise = np.random.default_rng(0)
+    write_dataset(work / "seen", NEW, lambda image, label, _: (image + noise.normal(0, 0.3, image.shape), label))
+    sides = [work / "dataset", work / "seen", work / "stage"]
+    evaluate(*sides, tmp_path / "out", medicalnet=tmp_path / "resnet_10.pth")
+    metrics = read_json(tmp_path / "out" / "metrics.json")
+    rows = [row for row in metrics["rows"] if row["name"].endswith(", medicalnet_resnet10")]
+    assert {row["name"].split(",")[0] for row in rows} >= {"FID", "KID", "FID ratio", "precision", "coverage"}
+    assert {row["weights"] for row in rows} == {sha256(tmp_path / "resnet_10.pth")}
+    assert rows[0]["value"] > 2 * rows[0]["floor"] and rows[0]["value"] != value(metrics, "FID")
 
 
 SEGMENTER = """

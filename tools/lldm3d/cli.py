@@ -192,6 +192,7 @@ def evaluate(
     synthetic: str,
     segmenter: str,
     output_dir: str,
+    medicalnet: str | None = None,
     segmenter_command: str | None = None,
     max_copies: float | None = None,
     overwrite: bool = False,
@@ -203,6 +204,7 @@ def evaluate(
         synthetic: generated data set.
         segmenter: folder of a segmentation stage trained on `real` alone (regime R).
         output_dir: folder of the results.
+        medicalnet: weights of a MedicalNet ResNet (its .pth file), for FID and KID as others report them.
         segmenter_command: a further segmenter, such as 'nnUNetv2_predict -i {images} -o {labels} ...'.
         max_copies: largest share of near copies of training cases; above it the command exits with status 3.
         overwrite: replace results that are there.

@@ -1,5 +1,6 @@
 """Judge a synthetic data set against the real one: the command `lldm3d evaluate`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from lldm3d import __version__
@@ -13,6 +14,7 @@ from lldm3d.evaluation.external import check_command, external_rows
 from lldm3d.evaluation.fidelity import fidelity_rows
 from lldm3d.evaluation.labels import label_rows, write_statistics
 from lldm3d.evaluation.manifold import manifold_rows
+from lldm3d.evaluation.medicalnet import MedicalNet, load_medicalnet
 from lldm3d.evaluation.network import Segmenter, load_segmenter
 from lldm3d.evaluation.paired import paired_rows
 from lldm3d.evaluation.rows import Row, write_csv
@@ -26,6 +28,7 @@ def evaluate(
     synthetic: str | Path,
     segmenter: str | Path,
     output_dir: str | Path,
+    medicalnet: str | Path | None = None,
     segmenter_command: str | None = None,
     max_copies: float | None = None,
     overwrite: bool = False,
@@ -37,6 +40,7 @@ def evaluate(
         synthetic: generated data set in the same layout, all cases in its training split.
         segmenter: stage folder of a segmentation network trained on `real` alone (regime R), or its model.pt.
         output_dir: folder of the results.
+        medicalnet: weights of a MedicalNet ResNet, for fidelity and diversity as it sees them.
         segmenter_command: a further segmenter for the alignment: a command with `{images}` and `{labels}` in it.
         max_copies: largest share of near copies that the data may hold.
         overwrite: replace an evaluation that is there.
@@ -60,11 +64,16 @@ def evaluate(
     if max_copies is not None and len(cases["validation"] + cases["test"]) < 2:
         raise UserError(f"{real}: --max_copies needs at least 2 held-out cases (validation and test) to compare with")
     network = load_segmenter(segmenter, schema.class_names)
+    further = load_medicalnet(medicalnet) if medicalnet is not None else None
     sides = {
-        split: survey(split, items, schema, network, score=split in ("test", "synthetic"), blur=split == "training")
+        split: survey(
+            split, items, schema, network, split in ("test", "synthetic"), blur=split == "training", further=further
+        )
         for split, items in cases.items()
     }
     rows, spaces = judge(sides, schema, network)
+    if further:
+        rows += further_rows(sides, further)
     if segmenter_command is not None:
         rows += external_rows(segmenter_command, sides["synthetic"], sides["test"], schema)
     nearest = worst(spaces, sides["synthetic"], sides["training"])
@@ -94,6 +103,14 @@ def judge(sides: dict[str, Survey], schema: Schema, network: Segmenter) -> tuple
         *paired_rows(ours, [training, sides["validation"], test], schema, network.device),
     ]
     return rows, spaces
+
+
+def further_rows(sides: dict[str, Survey], network: MedicalNet) -> list[Row]:
+    """Fidelity and diversity as a further network sees them, named after it."""
+    seen = [sides[side].further if len(sides[side]) else sides[side] for side in ("synthetic", "training", "test")]
+    seen_by = {"network": network.name, "weights": network.weights}
+    rows = [*fidelity_rows(*seen, seen_by), *manifold_rows(*seen, seen_by)]
+    return [replace(row, name=f"{row.name}, {network.name}") for row in rows]
 
 
 def identity(network: Segmenter) -> dict[str, str]:

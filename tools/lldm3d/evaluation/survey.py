@@ -1,7 +1,8 @@
 """One pass over a split: read each case once and keep the little that the metrics need of it."""
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -31,13 +32,20 @@ class Survey:
     one_organ: list[dict[str, bool]] = field(default_factory=list)  # parent class: is it one component
     scores: list[dict[str, dict[str, float]]] = field(default_factory=list)  # metric: class: value
     blurred: np.ndarray | None = None  # [N, D], features of the blurred images
+    further: "Survey | None" = None  # the same cases, with the features of a further network
 
     def __len__(self) -> int:
         return len(self.cases)
 
 
 def survey(
-    split: str, cases: list[dict], schema: Schema, segmenter: Segmenter, score: bool = False, blur: bool = False
+    split: str,
+    cases: list[dict],
+    schema: Schema,
+    segmenter: Segmenter,
+    score: bool = False,
+    blur: bool = False,
+    further: Callable | None = None,
 ) -> Survey:
     """Read the cases one by one.
 
@@ -45,11 +53,12 @@ def survey(
         split: shown by the progress bar.
         score: compare the network's prediction with the label.
         blur: also take the features of the image blurred by a Gaussian of 2 voxels.
+        further: a further network that gives features of an image.
 
     Raises:
         UserError: where a file cannot be used.
     """
-    features, blurred, images = [], [], []
+    features, blurred, images, seen = [], [], [], []
     found = Survey(cases, np.empty((0, 0)), np.empty((0, 0)))
     for case in tqdm(cases, desc=f"evaluate {split}", mininterval=1):
         scan = read(case, schema)
@@ -62,11 +71,17 @@ def survey(
         found.one_organ.append({parent: is_one_organ(scan.label, parent, schema) for parent in parents})
         if score:
             found.scores.append(agreement(pred, scan, schema))
+        soft = gaussian_filter(scan.image, BLUR) if blur else None
         if blur:
-            blurred.append(segmenter(gaussian_filter(scan.image, BLUR))[0])
+            blurred.append(segmenter(soft)[0])
+        if further:
+            seen.append([further(image) for image in (scan.image, soft) if image is not None])
     if cases:
         found.features, found.coarse = np.stack(features), np.stack(images)
     found.blurred = np.stack(blurred) if blurred else None
+    if further and cases:
+        sharp, *soft = np.stack(seen, axis=1)
+        found.further = replace(found, features=sharp, blurred=soft[0] if soft else None)
     return found
 
 
