@@ -22,6 +22,8 @@ from lldm3d.evaluation.scans import check_counts, check_sides
 from lldm3d.evaluation.survey import Survey, survey
 from lldm3d.files import write_json
 
+FORMAT = 2  # of metrics.json: raised when a key or the name of a metric changes; 1 had no `format`
+
 
 def evaluate(
     real: str | Path,
@@ -50,19 +52,8 @@ def evaluate(
         Refused: after all is written, where more than `max_copies` of the cases are near copies.
     """
     real, synthetic, output_dir = Path(real), Path(synthetic), Path(output_dir)
-    if max_copies is not None and not (type(max_copies) in (int, float) and 0 <= max_copies < 1):
-        raise UserError(f"--max_copies {max_copies!r}: a share from 0 to below 1 is needed, such as 0.01")
-    if (output_dir / "metrics.json").exists() and not overwrite:
-        raise UserError(f"{output_dir}: holds an evaluation already; choose another folder, or add --overwrite")
-    if segmenter_command is not None:
-        check_command(segmenter_command)
-    schema = load_schema(real)
-    check_sides(schema, load_schema(synthetic), real, synthetic)
-    cases = {"synthetic": load_cases(synthetic, "training")}  # first, as the likeliest to be refused
-    cases |= {split: load_cases(real, split) for split in SPLITS}
-    check_counts(cases["training"], cases["synthetic"], real, synthetic)
-    if max_copies is not None and len(cases["validation"] + cases["test"]) < 2:
-        raise UserError(f"{real}: --max_copies needs at least 2 held-out cases (validation and test) to compare with")
+    check_options(output_dir, segmenter_command, max_copies, overwrite)
+    schema, cases = open_sides(real, synthetic, gated=max_copies is not None)
     network = load_segmenter(segmenter, schema.class_names)
     further = load_medicalnet(medicalnet) if medicalnet is not None else None
     sides = {
@@ -81,7 +72,36 @@ def evaluate(
     figures.write(output_dir / "figures", sides, spaces, nearest, rows, schema)
     write_csv(output_dir / "metrics.csv", rows)
     write_json(output_dir / "metrics.json", summary(real, synthetic, sides, identity(network), rows, nearest))
-    if max_copies is not None and (share := copied_share(spaces)) > max_copies:
+    if max_copies is not None:
+        refuse_copies(spaces, max_copies, synthetic, output_dir)
+
+
+def check_options(output_dir: Path, segmenter_command: str | None, max_copies: float | None, overwrite: bool) -> None:
+    """Raises UserError for what is wrong before any file is read."""
+    if max_copies is not None and not (type(max_copies) in (int, float) and 0 <= max_copies < 1):
+        raise UserError(f"--max_copies {max_copies!r}: a share from 0 to below 1 is needed, such as 0.01")
+    if (output_dir / "metrics.json").exists() and not overwrite:
+        raise UserError(f"{output_dir}: holds an evaluation already; choose another folder, or add --overwrite")
+    if segmenter_command is not None:
+        check_command(segmenter_command)
+
+
+def open_sides(real: Path, synthetic: Path, gated: bool) -> tuple[Schema, dict[str, list[dict]]]:
+    """What both data sets share, and the cases of each side. Raises UserError where they cannot be compared."""
+    schema = load_schema(real)
+    check_sides(schema, load_schema(synthetic), real, synthetic)
+    cases = {"synthetic": load_cases(synthetic, "training")}  # first, as the likeliest to be refused
+    cases |= {split: load_cases(real, split) for split in SPLITS}
+    check_counts(cases["training"], cases["synthetic"], real, synthetic)
+    if gated and len(cases["validation"] + cases["test"]) < 2:
+        raise UserError(f"{real}: --max_copies needs at least 2 held-out cases (validation and test) to compare with")
+    return schema, cases
+
+
+def refuse_copies(spaces: list[Nearest], max_copies: float, synthetic: Path, output_dir: Path) -> None:
+    """Raises Refused where more than `max_copies` of the cases are near copies."""
+    share = copied_share(spaces)
+    if share > max_copies:
         raise Refused(
             f"{synthetic}: {share:.1%} of the cases are near copies of training cases, at most {max_copies:.1%} are "
             f"allowed; {output_dir / 'metrics.json'} names the nearest pairs. Do not release these data"
@@ -123,6 +143,7 @@ def summary(
 ) -> dict:
     """The content of `metrics.json`."""
     return {
+        "format": FORMAT,
         "version": __version__,
         "real": str(real.resolve()),
         "synthetic": str(synthetic.resolve()),
