@@ -49,7 +49,10 @@ def test_the_logged_command_runs_in_a_shell():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_the_child_ends_with_its_parent(tmp_path, number):
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", PARENT, str(tmp_path)]
+    # what starts the tests in the background may have them ignore interrupts, and children inherit that
+    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **heed)
     parent.stdout.readline()  # the command
     child = int(parent.stdout.readline())
     os.kill(parent.pid, number)
