@@ -2,7 +2,7 @@
 
     python -m benchmarks.degradation --workdir work/hippocampus --figure docs/figures/degradation.png
 
-The test cases of a finished work directory stand in for synthetic ones: as they are, and in three steps of blur, noise,
+The test cases of a finished work directory stand in for synthetic ones: as they are, and in steps of blur, noise,
 labels exchanged between cases, few cases repeated, and training cases slipped in. Prints JSON: the values of each
 metric at each step, and whether they worsen from step to step.
 """
@@ -97,7 +97,7 @@ def value(rows: list[Row], metric: str) -> float:
 
 
 def degrade(workdir: str | Path, stage: str) -> dict[str, dict]:
-    """{kind: {"steps", "values": {metric: [4]}, "worsens": {metric: bool}}}."""
+    """{kind: {"steps", "values": {metric: one for each step}, "worsens": {metric: bool}}}."""
     work = Path(workdir)
     schema = load_schema(work / "dataset")
     network = load_segmenter(work / stage, schema.class_names)

@@ -10,8 +10,9 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from lldm3d.codec import Codec, load_codec
-from lldm3d.data.dataset import SPLITS, load_cases, load_schema
+from lldm3d.data.dataset import SPLITS, Schema, load_cases, load_schema
 from lldm3d.data.folder import whole_folder
+from lldm3d.data.sources import stem
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint, read_json, save_checkpoint, sha256, write_json
 
@@ -82,13 +83,14 @@ def encode(
     if target.exists() and not overwrite:
         raise UserError(f"{target}: exists; choose another --output_dir or pass --overwrite")
     paths = {"image": image_codec, "label": label_codec}
-    schema, codecs = load_schema(dataset_dir), load_codecs(paths, dataset_dir)
+    schema = load_schema(dataset_dir)
+    codecs = load_codecs(paths, schema, dataset_dir)
     transform = augment(degrees, scale, shift)
     with whole_folder(target) as folder:
         for split in SPLITS:
             number_of_views = views if split == "training" else 1
             for number, case in enumerate(tqdm(load_cases(dataset_dir, split), f"latents of {split}", mininterval=1)):
-                name = Path(case["image"]).name.removesuffix(".gz").removesuffix(".nii")
+                name = stem(Path(case["image"]))
                 for view, volumes in enumerate(views_of(case, number_of_views, transform, seed + 1000 * number)):
                     entry = encode_case(volumes, codecs)
                     save_checkpoint(folder / split / f"{name}_{view}.pt", entry)
@@ -103,11 +105,11 @@ def encode(
         write_json(folder / "latents.json", description)
 
 
-def load_codecs(paths: dict[str, str], dataset_dir: str) -> dict[str, Codec]:
+def load_codecs(paths: dict[str, str], schema: Schema, dataset_dir: str) -> dict[str, Codec]:
     """The codec of each kind, on the GPU if there is one. Raises UserError where it belongs to other classes."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codecs = {kind: load_codec(path, kind).to(device) for kind, path in paths.items()}
-    class_names = list(load_schema(dataset_dir).class_names)
+    class_names = list(schema.class_names)
     for kind, codec in codecs.items():
         if codec.class_names != class_names:
             raise UserError(

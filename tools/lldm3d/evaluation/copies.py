@@ -26,6 +26,11 @@ class Nearest:
     neighbours: np.ndarray  # [N] index of the training case nearest to each synthetic case
 
     @property
+    def comparable(self) -> bool:
+        """Whether there are enough held-out cases to set the scale."""
+        return len(self.held_out) >= 2
+
+    @property
     def threshold(self) -> float:
         return float(np.percentile(self.held_out, PERCENTILE))
 
@@ -61,12 +66,9 @@ def copy_rows(spaces: list[Nearest], identity: dict) -> list[Row]:
     """The share of near copies; for each space their number, the share nearer than the 5th percentile of held-out
     cases, and the median distance."""
     blank = Row("copies", "", "synthetic / real training", None, LOWER, n=len(spaces[0].synthetic), note=TOO_FEW)
-    if any(len(item.held_out) < 2 for item in spaces):
-        all_copies = replace(blank, name="share of near copies")
-    else:
-        note = "in feature or image space"
-        all_copies = replace(blank, name="share of near copies", value=copied_share(spaces), floor=0, note=note)
-    rows = [all_copies]
+    rows = [replace(blank, name="share of near copies")]
+    if all(item.comparable for item in spaces):
+        rows = [replace(rows[0], value=copied_share(spaces), floor=0, note="in feature or image space")]
     for item in spaces:
         known = replace(blank, **(identity if item.space == "features" else {}))
         rows += [near_row(item, known), share_row(item, known), median_row(item, known)]
@@ -75,7 +77,7 @@ def copy_rows(spaces: list[Nearest], identity: dict) -> list[Row]:
 
 def near_row(item: Nearest, blank: Row) -> Row:
     row = replace(blank, name=f"near copies, {item.space}", unit="cases")
-    if len(item.held_out) < 2:
+    if not item.comparable:
         return row
     note = "nearer than half the distance of the nearest held-out case"
     return replace(row, value=int(near_copies(item).sum()), floor=0, note=note)
@@ -84,7 +86,7 @@ def near_row(item: Nearest, blank: Row) -> Row:
 def share_row(item: Nearest, blank: Row) -> Row:
     name = f"share nearer than {PERCENTILE} % of held-out cases, {item.space}"
     row = replace(blank, name=name, between="synthetic / real held-out, to nearest training case")
-    if len(item.held_out) < 2:
+    if not item.comparable:
         return row
     return replace(
         row,
@@ -102,7 +104,7 @@ def median_row(item: Nearest, blank: Row) -> Row:
         between="synthetic; floor: real held-out",
         value=float(np.median(item.synthetic)),
         interval=bootstrap(np.median, item.synthetic),
-        floor=float(np.median(item.held_out)) if len(item.held_out) >= 2 else None,
+        floor=float(np.median(item.held_out)) if item.comparable else None,
         direction=HIGHER,
         note=f"{len(item.held_out)} held-out real cases (validation and test)",
     )
@@ -136,7 +138,7 @@ def worst(spaces: list[Nearest], synthetic: Survey, training: Survey) -> list[di
                     "nearest": case_name(near),
                     "space": item.space,
                     "distance": float(item.synthetic[index]),
-                    "threshold": item.threshold if len(item.held_out) >= 2 else None,
+                    "threshold": item.threshold if item.comparable else None,
                     "relative": float(item.synthetic[index] / scale) if scale > 0 else None,
                     "image": synthetic.cases[index]["image"],
                     "nearest_image": near["image"],

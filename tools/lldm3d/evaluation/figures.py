@@ -166,7 +166,7 @@ def nearest_distances(spaces: list[Nearest]) -> Figure:
             alpha=0.55,
             label="synthetic",
         )
-        if len(item.held_out) >= 2:
+        if item.comparable:
             axes.axvline(item.threshold, color="black", lw=1, ls="--", label="5 % of held-out real")
         axes.set_title(titles[item.space], fontsize=9)
         axes.set_xlabel("distance to the nearest training case", fontsize=8)

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 
 from lldm3d.data.dataset import Schema
+from lldm3d.data.sources import stem
 from lldm3d.errors import UserError
 from lldm3d.files import load_nifti
 
@@ -23,7 +24,7 @@ class Scan:
 
 def case_name(case: dict) -> str:
     """The image's file name without its suffix: crops of one patient are cases of their own."""
-    return Path(case["image"]).name.removesuffix(".gz").removesuffix(".nii")
+    return stem(Path(case["image"]))
 
 
 def read(case: dict, schema: Schema) -> Scan:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from lldm3d.data.sources import stem
 from lldm3d.errors import UserError
 
 
@@ -81,7 +82,7 @@ def given_case(
         raise UserError(
             f"{path}: has {list(label.shape)} voxels; each must be a multiple of {multiple}: pad or crop the label"
         )
-    name = Path(path).name.removesuffix(".gz").removesuffix(".nii")
+    name = stem(Path(path))
     volume = torch.from_numpy(label.astype(np.uint8))[None]
     affines = {"affine": torch.from_numpy(image.affine), "source_affine": torch.from_numpy(source.affine)}
     return {"index": index, "name": name, "label": volume, **affines}

@@ -10,6 +10,7 @@ import yaml
 from lldm3d import __version__
 from lldm3d.bundle import bundle_path
 from lldm3d.data.dataset import load_schema
+from lldm3d.data.sources import stem
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, sha256, whole, write_json
 
@@ -111,7 +112,7 @@ def run_bundle(overrides: dict, path: Path, overlays: tuple[str, ...]) -> None:
 def describe(target: Path, dataset_dir: Path, count: int, labels: list[str]) -> None:
     """Write `dataset.json` for what was generated, with the schema of the real data set."""
     schema = load_schema(dataset_dir)
-    names = [Path(item).name.removesuffix(".gz").removesuffix(".nii") for item in labels]
+    names = [stem(Path(item)) for item in labels]
     names = names or [f"synthetic_{i:05d}" for i in range(count)]
     cases = [
         {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz", "patient": name} for name in names
