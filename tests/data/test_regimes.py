@@ -46,8 +46,10 @@ def test_other_names_and_second_spellings_are_refused(name):
         parse_regime(name)
 
 
-@pytest.mark.parametrize(("regime", "real", "synthetic"), [("R", 20, 0), ("S", 0, 20), ("R+S", 20, 20), ("R+2S", 20, 40),
-                                                           ("0.1R", 2, 0), ("0.25R+0.5S", 5, 10)])  # fmt: skip
+COUNTS = [("R", 20, 0), ("S", 0, 20), ("R+S", 20, 20), ("R+2S", 20, 40), ("0.1R", 2, 0), ("0.25R+0.5S", 5, 10)]
+
+
+@pytest.mark.parametrize(("regime", "real", "synthetic"), COUNTS)
 def test_numbers_of_cases(folders, regime, real, synthetic):
     found = patients(folders, regime)
     assert len(set(found)) == len(found) == real + synthetic
