@@ -39,7 +39,7 @@ def stage(workdir: str, name: str) -> None:
 
 
 def dispatch(work: Path, name: str, run: dict) -> None:
-    """Call the function of the stage; `segment/<network>/<regime>/seed_<k>` is one function for all."""
+    """Call the function of the stage; `segment/<network>/<task>/<regime>/seed_<k>` is one function for all."""
     names = all_stages(run)
     print(f"lldm3d: stage {name} ({names.index(name) + 1} of {len(names)})", flush=True)
     stages: dict[str, Callable[[Path, str, dict], None]] = {
@@ -48,6 +48,7 @@ def dispatch(work: Path, name: str, run: dict) -> None:
         "latents": latents,
         "generate": generate,
         "evaluate": evaluate,
+        "study": study,
         "report": report,
         "segment": segment,
     }
@@ -95,6 +96,12 @@ def evaluate(work: Path, name: str, settings: dict) -> None:
     segmenter = work / segmenter_stage(settings) / "model.pt"
     output_dir = work / "evaluation"
     evaluate(work / "dataset", work / "synthetic", segmenter, output_dir, overwrite=True, **settings["evaluate"])
+
+
+def study(work: Path, name: str, settings: dict) -> None:
+    from lldm3d.study import write
+
+    write(work)
 
 
 def report(work: Path, name: str, settings: dict) -> None:
