@@ -57,7 +57,7 @@ def work(tmp_path_factory) -> Path:
     (work / "image_ldm/log.txt").write_text(command + "\nepoch 1\n")
     run = {"profile": "demo", "data": None, "settings": {"gates": {"image_psnr": 20, "label_dice": 0.7}}}
     (work / "run.yaml").write_text(yaml.safe_dump(run))
-    evaluate(work / "dataset", work / "synthetic", work / "segment/seg_unet/R/seed_0", work / "evaluation")
+    evaluate(work / "dataset", work / "synthetic", work / "evaluation", work / "segment/seg_unet/R/seed_0")
     report(work)
     return work
 
@@ -69,7 +69,7 @@ def html(work) -> str:
 
 def test_the_report_is_one_whole_file(html):
     sources = Checker(html).sources
-    assert len(sources) == 9 and all(source.startswith("data:image/") for source in sources)
+    assert len(sources) == 10 and all(source.startswith("data:image/") for source in sources)
     assert "<script" not in html and "url(" not in html and "://" not in html
     assert len(html) < 6e6
 

@@ -232,23 +232,29 @@ def generate(
 def evaluate(
     real: str,
     synthetic: str,
-    segmenter: str,
     output_dir: str,
+    segmenter: str | None = None,
     medicalnet: str | None = None,
+    radimagenet: str | None = None,
+    radiomics: bool = False,
     segmenter_command: str | None = None,
     max_copies: float | None = None,
+    cache_dir: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Judge a synthetic data set against the real one: quality, alignment with the labels, copies of patients.
 
     Args:
-        real: prepared data set.
-        synthetic: generated data set.
-        segmenter: folder of a segmentation stage trained on `real` alone (regime R).
+        real: prepared data set, or any folder of scans.
+        synthetic: generated data set, or any folder of scans on the same grid.
         output_dir: folder of the results.
+        segmenter: folder of a segmentation stage trained on `real` alone (regime R).
         medicalnet: weights of a MedicalNet ResNet (its .pth file), for FID and KID as others report them.
+        radimagenet: weights of RadImageNet's ResNet-50, for FID and KID in slices of each plane.
+        radiomics: also compare radiomic features; needs the extra `radiomics`.
         segmenter_command: a further segmenter, such as 'nnUNetv2_predict -i {images} -o {labels} ...'.
         max_copies: largest share of near copies of training cases; above it the command exits with status 3.
+        cache_dir: where findings of each case are kept, for all evaluations of the same data; default: in output_dir.
         overwrite: replace results that are there.
     """
     call("lldm3d.evaluation", "evaluate", locals())

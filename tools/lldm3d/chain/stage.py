@@ -95,7 +95,7 @@ def evaluate(work: Path, name: str, settings: dict) -> None:
 
     segmenter = work / segmenter_stage(settings) / "model.pt"
     output_dir = work / "evaluation"
-    evaluate(work / "dataset", work / "synthetic", segmenter, output_dir, overwrite=True, **settings["evaluate"])
+    evaluate(work / "dataset", work / "synthetic", output_dir, segmenter, overwrite=True, **settings["evaluate"])
 
 
 def study(work: Path, name: str, settings: dict) -> None:

@@ -15,7 +15,7 @@ from lldm3d.report.summary import answers
 from lldm3d.report.tables import metric_rows, number, utility_rows, write_tables
 from lldm3d.report.utility import utility_lines
 
-FIGURES = ("fidelity", "features", "label_statistics", "alignment", "nearest_distances", "nearest_pairs")
+FIGURES = ("fidelity", "features", "label_statistics", "alignment", "cases", "nearest_distances", "nearest_pairs")
 
 
 def report(workdir: str | Path, overwrite: bool = True) -> None:
