@@ -24,6 +24,8 @@ def run(
     until: str | None = None,
     cores: int | None = None,
     gpus: int | None = None,
+    executor: str | None = None,
+    jobs: int | None = None,
 ) -> None:
     """Run the whole chain, or what is not done of it, in a work directory; without data it draws a phantom.
 
@@ -38,10 +40,12 @@ def run(
         until: last stage to run.
         cores: CPU cores to use at once; default: all.
         gpus: GPUs to use at once; default: all.
+        executor: slurm, which sends the stages to a cluster as jobs (docs/cluster.md); default: this machine.
+        jobs: jobs of the cluster at once; default: 20.
     """
     files = {"data": data, "images": images, "labels": labels, "label_map": label_map}
     source = {key: absolute(name) for key, name in files.items() if name}
-    options = {"dry_run": dry_run, "until": until, "cores": cores, "gpus": gpus}
+    options = {"dry_run": dry_run, "until": until, "cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
     call("lldm3d.chain.run", "run", {"workdir": workdir, "profile": profile, "data": source or None, **options})
 
 
@@ -55,6 +59,8 @@ def study(
     dry_run: bool = False,
     cores: int | None = None,
     gpus: int | None = None,
+    executor: str | None = None,
+    jobs: int | None = None,
 ) -> None:
     """Train segmentation networks on real and synthetic data, and write the table of what the synthetic data is worth.
 
@@ -68,12 +74,14 @@ def study(
         dry_run: only list the trainings, with the hours and the disk that they take.
         cores: CPU cores to use at once; default: all.
         gpus: GPUs to use at once; default: all.
+        executor: slurm, which sends the trainings to a cluster as jobs (docs/cluster.md); default: this machine.
+        jobs: jobs of the cluster at once; default: 20.
     """
     given = {"networks": networks, "tasks": tasks, "regimes": regimes, "seeds": seeds}
     grid = {key: text.split(",") for key, text in given.items() if text}
     if "seeds" in grid:
         grid["seeds"] = [int(seed) if seed.isdigit() else seed for seed in grid["seeds"]]
-    options = {"dry_run": dry_run, "cores": cores, "gpus": gpus}
+    options = {"dry_run": dry_run, "cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
     call("lldm3d.chain.study", "study", {"workdir": workdir, "profile": profile, "grid": grid, **options})
 
 

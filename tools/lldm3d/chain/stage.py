@@ -16,7 +16,7 @@ from lldm3d.errors import UserError
 from lldm3d.files import write_json
 
 IN_WORKFLOW = "LLDM3D_WORKFLOW"  # set by the workflow for its jobs
-FAILURE = ".failure.json"
+FAILURES = ".failures"  # folder in which each stage that failed leaves its message
 
 
 def stage(workdir: str, name: str) -> None:
@@ -31,10 +31,13 @@ def stage(workdir: str, name: str) -> None:
     if IN_WORKFLOW not in os.environ:
         return dispatch(work, name, run)
     end_with_parent()
+    failure = work / FAILURES / f"{name}.json"
+    if failure.is_file():  # a second attempt is for what ended a job from outside, such as its time limit
+        sys.exit(1)
     try:
         dispatch(work, name, run)
     except (UserError, ChildError) as error:
-        write_json(work / FAILURE, {"stage": name, "user": isinstance(error, UserError), "message": str(error)})
+        write_json(failure, {"stage": name, "user": isinstance(error, UserError), "message": str(error)})
         sys.exit(1)  # the workflow's end shows the message
 
 

@@ -16,8 +16,7 @@ def study(
     profile: str | None = None,
     grid: dict | None = None,
     dry_run: bool = False,
-    cores: int | None = None,
-    gpus: int | None = None,
+    **where,
 ) -> None:
     """Train what is not done of the grid, and write W/study.
 
@@ -26,8 +25,7 @@ def study(
         profile: whose section `segment` is taken; None: the remembered one, at first small.
         grid: networks, tasks, regimes and seeds that replace the profile's.
         dry_run: only list the trainings and what they cost.
-        cores: CPU cores to use at once; None: all.
-        gpus: GPUs to use at once; None: all.
+        where: `cores` and `gpus` of this machine, or `executor` and `jobs` of a cluster; see `lldm3d.chain.run.run`.
 
     Raises:
         UserError: where the data or the synthetic pairs do not suffice for the grid, before any training.
@@ -39,7 +37,7 @@ def study(
     else:
         plan = planned(work, profile, None, grid)
     require_data(work, plan["settings"]["segment"])
-    stages = execute(work, plan, TARGET, dry_run, cores, gpus)
+    stages = execute(work, plan, TARGET, dry_run, **where)
     if not dry_run:
         print(f"lldm3d: done; the tables are in {work / 'study'}, `lldm3d report --workdir {workdir}` shows them")
     else:
