@@ -12,6 +12,7 @@ from lldm3d.chain.profile import read_yaml
 from lldm3d.chain.segment import segment
 from lldm3d.chain.training import train
 from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError
 from lldm3d.files import write_json
 
@@ -84,13 +85,20 @@ def latents(work: Path, name: str, settings: dict) -> None:
 
 
 def generate(work: Path, name: str, settings: dict) -> None:
-    """Draw as many pairs as there are real training cases, unless the profile gives another number."""
+    """Draw as many pairs as the regimes take, unless the profile gives another number, which must not be smaller."""
     from lldm3d.generate import generate
 
     for model in ("label_ldm", "image_ldm", "controlnet"):
         checks.diffusion(work, model, load_schema(work / "dataset"))
-    number = {"n": len(load_cases(work / "dataset", "training"))}
-    generate(work, output_dir=work / "synthetic", overwrite=True, **{**number, **settings["generate"]})
+    cases, regimes = len(load_cases(work / "dataset", "training")), settings["segment"]["regimes"]
+    needed = {regime: parse_regime(regime).pairs(cases) for regime in regimes}
+    section = {"n": max(cases, *needed.values()), **settings["generate"]}
+    if wanting := {regime: pairs for regime, pairs in needed.items() if pairs > section["n"]}:
+        raise UserError(
+            f"generate#n is {section['n']}, but the regimes take more pairs: {wanting}; raise it in the profile, or leave "
+            "it out there"
+        )
+    generate(work, output_dir=work / "synthetic", overwrite=True, **section)
 
 
 def evaluate(work: Path, name: str, settings: dict) -> None:

@@ -34,12 +34,17 @@ class Gain:
     relative: float | None  # % of the reference
     p: float  # Wilcoxon's signed-rank test of the patients' differences, each the mean over seeds
     patients: int
-    seeds: int
-    p_holm: float | None = None  # after Holm's correction over all gains of the metric
+    seeds: dict[int, float]  # each seed's own gain
+    p_holm: float = 1.0  # after Holm's correction over all gains of the metric
 
     @property
     def clear(self) -> bool:
-        return self.p_holm is not None and self.p_holm < LEVEL
+        """Whether it holds for other patients (corrected p) and other trainings (the same sign in two seeds or more).
+
+        The test alone knows of patients only: two trainings that differ by chance differ in nearly every patient.
+        """
+        same_sign = len({value > 0 for value in self.seeds.values()}) == 1
+        return self.p_holm < LEVEL and len(self.seeds) > 1 and same_sign
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,12 @@ def line(metric: str, network: str, task: str, name: str, regimes: dict[str, Res
     return Line(metric, network, task, name, {regime: cell(seeds) for regime, seeds in ordered.items()}, gains)
 
 
+def of_task(task: str, found: Iterable[Line]) -> str:
+    """The class that stands for a task: its only one, or the mean."""
+    names = {line.class_name for line in found if line.task == task}
+    return MEAN if MEAN in names else min(names)
+
+
 def order(regime: str) -> tuple:
     """R and what adds to it, then S, then smaller and smaller shares of R."""
     parsed = parse_regime(regime)
@@ -92,6 +103,7 @@ def cell(seeds: Results) -> Cell:
 def gain(reference: str, real: Results, other: Results) -> Gain | None:
     """`other` minus `real`; None where no seed and patient has both."""
     seeds = sorted(real.keys() & other.keys())
+    own = {seed: paired(real[seed], other[seed]) for seed in seeds}
     base, changed = averaged([real[seed] for seed in seeds]), averaged([other[seed] for seed in seeds])
     patients = sorted(base.keys() & changed.keys())
     if not patients:
@@ -105,8 +117,13 @@ def gain(reference: str, real: Results, other: Results) -> Gain | None:
         relative=float(100 * difference.mean() / before.mean()) if before.mean() > 0 else None,
         p=float(wilcoxon(difference).pvalue) if difference.any() else 1.0,
         patients=len(patients),
-        seeds=len(seeds),
+        seeds={seed: float(difference.mean()) for seed, difference in own.items() if len(difference)},
     )
+
+
+def paired(real: dict[str, float], other: dict[str, float]) -> np.ndarray:
+    """`other` minus `real` of each patient that both have."""
+    return np.array([other[patient] - real[patient] for patient in sorted(real.keys() & other.keys())])
 
 
 def averaged(seeds: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -16,10 +16,11 @@ def caption(found: Sequence[Line], spacing: Sequence[float]) -> list[str]:
         "on the same real patients.",
         "Values are means over patients, ± standard deviation over seeds. Gains are against the same regime without "
         "synthetic pairs (S: against R), by patient and averaged over the seeds: absolute, with a 95 % bootstrap "
-        "interval over patients, and in per cent of the reference. The intervals tell of other patients, not of other "
-        "trainings: the seeds do that.",
+        "interval over patients, and in per cent of the reference.",
         f"* p < {LEVEL} in Wilcoxon's signed-rank test over patients, after Holm's correction over all gains of the "
-        "metric (all networks, tasks, classes and regimes).",
+        "metric (all networks, tasks, classes and regimes), and the same sign in each of two seeds "
+        "or more. Interval and test tell of "
+        "other patients, not of other trainings: for these there are only the seeds.",
         f"Surface Dice has a tolerance of {tolerance_of(spacing):g} mm. HD95 leaves out patients in whom nothing of "
         "the class was found.",
     ]
@@ -90,13 +91,14 @@ def gained(line: Line | None, regime: str) -> str:
 
 def latex(found: Sequence[Line], spacing: Sequence[float]) -> str:
     """The same as `table` environments for a preamble with `booktabs`; the gain stands below its value."""
-    tables = []
+    tables, notes = [], caption(found, spacing)
     for metric, group in groupby(found, key=lambda line: line.metric):
-        tables.append(latex_table(metric, list(group), spacing))
+        tables.append(latex_table(metric, list(group), notes))
+        notes = ["Otherwise as in the table before."]
     return "% needs \\usepackage{booktabs}\n" + "\n\n".join(tables) + "\n"
 
 
-def latex_table(metric: str, found: list[Line], spacing: Sequence[float]) -> str:
+def latex_table(metric: str, found: list[Line], notes: list[str]) -> str:
     rows, columns = rows_and_columns(found)
     about, networks = METRICS[metric], list(dict.fromkeys(network for network, _ in columns))
     counts = [sum(network == name for network, _ in columns) for name in networks]
@@ -119,7 +121,7 @@ def latex_table(metric: str, found: list[Line], spacing: Sequence[float]) -> str
     return "\n".join(
         [
             "\\begin{table}",
-            f"\\caption{{{about.title}{unit}, {good} is better. {tex(' '.join(caption(found, spacing)))}}}",
+            f"\\caption{{{about.title}{unit}, {good} is better. {tex(' '.join(notes))}}}",
             f"\\begin{{tabular}}{{ll{'r' * len(columns)}}}",
             "\\toprule",
             f" & & {spans} \\\\ {rules}",

@@ -17,7 +17,7 @@ from lldm3d.study.tables import latex, markdown
 SCORES = ("network", "task", "regime", "seed", "case", "patient", "class", "metric", "value", "unit")
 GAINS = (
     *("metric", "unit", "network", "task", "class", "regime", "seeds", "patients", "mean", "std", "reference"),
-    *("gain", "gain_low", "gain_high", "gain_percent", "gain_patients", "gain_seeds", "p", "p_holm"),
+    *("gain", "gain_low", "gain_high", "gain_percent", "gain_patients", "gain_seeds", "p", "p_holm", "clear"),
 )
 
 
@@ -53,8 +53,8 @@ def gain_rows(found: Iterable[Line]) -> Iterable[dict]:
             if gain := line.gains.get(regime):
                 low, high = gain.interval or (None, None)
                 row |= {"reference": gain.reference, "gain": gain.absolute, "gain_low": low, "gain_high": high}
-                row |= {"gain_percent": gain.relative, "gain_patients": gain.patients, "gain_seeds": gain.seeds}
-                row |= {"p": gain.p, "p_holm": gain.p_holm}
+                row |= {"gain_percent": gain.relative, "gain_patients": gain.patients, "gain_seeds": len(gain.seeds)}
+                row |= {"p": gain.p, "p_holm": gain.p_holm, "clear": gain.clear}
             yield row
 
 
