@@ -53,7 +53,10 @@ def program(name: str) -> str | None:
 @contextmanager
 def one_node() -> Iterator[dict[str, str]]:
     """Start Slurm with one pretended GPU, and yield the environment that its commands need."""
-    with TemporaryDirectory(prefix="slurm") as name, ExitStack() as started:  # short: a socket's path has 107 characters
+    with (
+        TemporaryDirectory(prefix="slurm") as name,
+        ExitStack() as started,
+    ):  # short: a socket's path has 107 characters
         folder, user, host = Path(name), pwd.getpwuid(os.getuid()).pw_name, socket.gethostname().split(".")[0]
         ports = {"controller_port": free_port(), "node_port": free_port()}
         text = CONF.format(folder=folder, user=user, host=host, cpus=os.cpu_count(), **ports)

@@ -101,11 +101,17 @@ def on_grid(spacing: Sequence[float]) -> dict:
 
 def cldice(pred: np.ndarray, truth: np.ndarray) -> float:
     """Centreline Dice of two masks [X, Y, Z]: how much of each skeleton lies in the other (Shit et al. 2021, eq. 3)."""
-    pred_skeleton, truth_skeleton = skeletonize(pred), skeletonize(truth)
-    if not pred_skeleton.any() or not truth_skeleton.any():
+    if not pred.any() or not truth.any():
         return 0.0
+    pred_skeleton, truth_skeleton = centreline(pred), centreline(truth)
     precision, sensitivity = truth[pred_skeleton].mean(), pred[truth_skeleton].mean()
     return float(2 * precision * sensitivity / (precision + sensitivity)) if precision + sensitivity else 0.0
+
+
+def centreline(mask: np.ndarray) -> np.ndarray:
+    """The skeleton of a mask [X, Y, Z], or the mask where none is left: skimage 0.26 loses cubes of even size."""
+    skeleton = skeletonize(mask)
+    return skeleton if skeleton.any() else mask
 
 
 def lesion_rates(pred: np.ndarray, truth: np.ndarray) -> tuple[float, float]:

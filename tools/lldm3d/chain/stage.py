@@ -95,8 +95,8 @@ def generate(work: Path, name: str, settings: dict) -> None:
     section = {"n": max(cases, *needed.values()), **settings["generate"]}
     if wanting := {regime: pairs for regime, pairs in needed.items() if pairs > section["n"]}:
         raise UserError(
-            f"generate#n is {section['n']}, but the regimes take more pairs: {wanting}; raise it in the profile, or leave "
-            "it out there"
+            f"generate#n is {section['n']}, but the regimes take more pairs: {wanting}; raise it in the profile, or "
+            "leave it out there"
         )
     generate(work, output_dir=work / "synthetic", overwrite=True, **section)
 

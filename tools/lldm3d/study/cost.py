@@ -48,8 +48,8 @@ def tell_cost(work: Path, plan: dict, stages: list[str]) -> None:
         )
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU with {plan['threads']} threads each"
     print(
-        f"{len(stages)} trainings, {hours:.3g} hours of this {where}, to be divided by the trainings at once, and without "
-        f"loading, augmentation, validation and test; {disk / 1e9:.2g} GB of disk"
+        f"{len(stages)} trainings, {hours:.3g} hours of this {where}, to be divided by the trainings at once, and "
+        f"without loading, augmentation, validation and test; {disk / 1e9:.2g} GB of disk"
     )
 
 
