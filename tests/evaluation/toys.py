@@ -68,7 +68,8 @@ def write_segmenter(folder: Path, class_names=CLASSES, seed: int = 0) -> str:
     overrides = {
         "bundle_root": str(bundle_path("seg_unet")),
         "class_names": list(class_names),
-        "channels": channels,
+        "network_def#channels": channels,
+        "network_def#strides": [2, 2],
         "roi_size": list(SIZE),
         "epochs": 1,
     }

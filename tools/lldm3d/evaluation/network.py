@@ -104,7 +104,7 @@ def load_segmenter(stage_dir: str | Path, class_names: tuple[str, ...]) -> Segme
 def read_overrides(path: Path) -> dict:
     """The overrides of a segmentation stage. Raises UserError where they or an entry are missing."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give the folder of a trained segmentation, segment/<network>/R/seed_0")
+        raise UserError(f"{path}: no such file; give the folder of a segmentation, segment/<network>/multi/R/seed_0")
     content = yaml.safe_load(path.read_text()) or {}
     if "class_names" not in content:
         raise UserError(f"{path}: has no 'class_names'; run the segmentation stage again")
@@ -112,10 +112,10 @@ def read_overrides(path: Path) -> dict:
 
 
 def bundle_root(folder: Path, overrides: dict) -> Path:
-    """The bundle of a stage: `bundle_root` of its overrides, or <network> of segment/<network>/<regime>/seed_<k>."""
+    """The bundle of a stage: `bundle_root` of its overrides, or <network> of segment/<network>/<task>/...."""
     if "bundle_root" in overrides:
         return Path(overrides["bundle_root"])
-    return bundle_path(folder.resolve().parents[1].name)
+    return bundle_path(folder.resolve().parents[2].name)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
