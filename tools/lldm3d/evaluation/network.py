@@ -96,8 +96,9 @@ def load_segmenter(stage_dir: str | Path, class_names: tuple[str, ...]) -> Segme
     network = parser.get_parsed_content("network_def")
     load_weights(network, folder / "model.pt")
     network = network.to(device()).eval()
-    layers = find_layers(network, torch.zeros(1, 1, *parser.get_parsed_content("roi_size"), device=device()))
     inferer = parser.get_parsed_content("inferer")
+    volume = torch.zeros(1, 1, *parser.get_parsed_content("roi_size"), device=device())
+    layers = find_layers(network, lambda: inferer(volume, network))
     return Segmenter(root.resolve().name, sha256(folder / "model.pt"), network, inferer, device(), layers)
 
 
@@ -131,7 +132,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 @torch.no_grad()
-def find_layers(network: nn.Module, volume: torch.Tensor) -> Layers:
+def find_layers(network: nn.Module, forward: Callable[[], object]) -> Layers:
     """Find the first and the deepest level by watching one forward pass, so for any encoder-decoder network.
 
     Of all modules whose output [B, C, x, y, z] has the coarsest grid, take the widest that single layers reach (a
@@ -146,7 +147,7 @@ def find_layers(network: nn.Module, volume: torch.Tensor) -> Layers:
         if name
     ]
     try:
-        network(volume)
+        forward()
     finally:
         for handle in handles:
             handle.remove()
