@@ -136,7 +136,7 @@ def draw(result: dict[str, dict]) -> Figure:
     return figure
 
 
-def main(workdir: str, figure: str | None = None, stage: str = "segment/seg_unet/multi/R/seed_0") -> None:
+def main(workdir: str, figure: str | None = None, stage: str = "segment/seg_resunet/multi/R/seed_0") -> None:
     result = degrade(workdir, stage)
     if figure:
         save(draw(result), figure)

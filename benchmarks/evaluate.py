@@ -67,11 +67,11 @@ def write_side(folder: Path, volumes: Path, cases: dict[str, range], size: tuple
 
 
 def write_network(folder: Path, class_names: list[str]) -> None:
-    """A stage folder of seg_unet, of its own size, with random weights."""
+    """A stage folder of seg_resunet, of its own size, with random weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    overrides = {"bundle_root": str(bundle_path("seg_unet")), "class_names": class_names, "roi_size": [96, 96, 64]}
+    overrides = {"bundle_root": str(bundle_path("seg_resunet")), "class_names": class_names, "roi_size": [96, 96, 64]}
     (folder / "overrides.yaml").write_text(yaml.safe_dump(overrides))
-    parser = ConfigParser(ConfigParser.load_config_file(str(bundle_path("seg_unet") / "configs" / "inference.yaml")))
+    parser = ConfigParser(ConfigParser.load_config_file(str(bundle_path("seg_resunet") / "configs" / "inference.yaml")))
     parser.update(overrides)
     save_checkpoint(folder / "model.pt", {"model": parser.get_parsed_content("network_def").state_dict()})
 
