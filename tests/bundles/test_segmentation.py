@@ -38,7 +38,7 @@ def run(command: list[str], run_id: str, files: list[str], bundle: str = "seg_un
 
 
 def write(folder: Path, bundle: str, dataset: Path, **settings) -> str:
-    """Write `overrides.yaml` for a training of seconds into `folder`, which is its `output_dir`, and return its path."""
+    """Write `overrides.yaml` for a training of seconds into `folder`, its `output_dir`, and return its path."""
     common = {
         "dataset_dir": str(dataset),
         "output_dir": str(folder),

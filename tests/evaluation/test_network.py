@@ -42,7 +42,7 @@ def test_the_bottleneck_of_every_bundle_is_found(bundle, layer):
     parser["roi_size"] = [32, 32, 32]
     network = parser.get_parsed_content("network_def").eval()
     with torch.no_grad():
-        assert deepest_layer(network, lambda: network(torch.rand(1, 1, 32, 32, 32))) == layer
+        assert find_layers(network, torch.rand(1, 1, 32, 32, 32)).content == layer
 
 
 def test_features_and_prediction_of_any_size(tmp_path):
