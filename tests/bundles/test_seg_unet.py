@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,6 @@ from monai.bundle import ConfigParser
 from monai.networks import one_hot
 
 from lldm3d.bundle import bundle_path
-from lldm3d.segmentation import write_case_metrics
 
 BUNDLE = bundle_path("seg_unet")
 RUN = [sys.executable, "-m", "monai.bundle", "run"]
@@ -29,7 +29,8 @@ def overrides(tiny_dataset, tmp_path_factory):
         "output_dir": str(folder),
         "class_names": CLASS_NAMES,
         "roi_size": [16, 16, 16],
-        "channels": [4, 8],
+        "network_def#channels": [4, 8],
+        "network_def#strides": [2],
         "epochs": 2,
         "epoch_length": 8,
         "val_interval": 1,
@@ -65,31 +66,45 @@ def test_training_keeps_the_best_weights_as_plain_tensors(trained):
 
 def test_evaluating_measures_every_test_case_and_class_in_mm(trained, overrides):
     run(RUN, "evaluating", [TRAIN, EVALUATE, str(overrides)])
-    write_case_metrics(trained / "evaluation", CLASS_NAMES, trained / "metrics.csv")
-    rows = [line.split(",") for line in (trained / "metrics.csv").read_text().splitlines()[1:]]
-    assert [row[:2] for row in rows] == [[case, c] for case in ("case_06", "case_07") for c in CLASS_NAMES[1:]]
-    assert max(float(row[2]) for row in rows) > 0.5
+    dice = measured(trained / "evaluation" / "val_mean_dice_raw.csv")
+    assert sorted(dice) == ["case_06", "case_07"] == sorted(measured(trained / "evaluation" / "val_hd95_raw.csv"))
+    assert all(len(values) == len(CLASS_NAMES[1:]) for values in dice.values())
+    assert max(value for values in dice.values() for value in values) > 0.5
 
 
 def test_inferring_writes_a_label_map_for_each_test_case(trained, overrides, tmp_path):
     settings = yaml.safe_load(overrides.read_text())
     known = yaml.safe_load((BUNDLE / "configs/inference.yaml").read_text())
-    kept = {key: value for key, value in settings.items() if key in known and key != "output_dir"}
+    kept = {key: value for key, value in settings.items() if key.split("#")[0] in known and key != "output_dir"}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(kept))
     files = ["configs/inference.yaml", str(tmp_path / "settings.yaml")]
     run(RUN, "inferring", files, output_dir=tmp_path, ckpt_path=trained / "model.pt")
     assert sorted(file.name for file in tmp_path.glob("*.gz")) == ["case_06_pred.nii.gz", "case_07_pred.nii.gz"]
 
 
-def test_synthetic_pairs_join_or_replace_the_real_ones(tiny_dataset, tiny_synthetic):
-    parser = parse(TRAIN, dataset_dir=str(tiny_dataset))
-    numbers = {}
-    for regime, real, synthetic in (("R", True, None), ("S", False, tiny_synthetic), ("R+S", True, tiny_synthetic)):
-        parser.update({"real": real, "synthetic_dir": synthetic and str(synthetic)})
-        parser.parse(reset=True)
-        numbers[regime] = len(parser.get_parsed_content("train#dataset#data"))
-        assert len(parser.get_parsed_content("train#sampler")) == 100 * 2  # epoch_length * batch_size in every regime
-    assert numbers == {"R": 4, "S": 3, "R+S": 7}
+def measured(path: Path) -> dict[str, list[float]]:
+    """Case: the value of each class, from a `*_raw.csv` of MONAI's MetricsSaver: filename, class0, ..., mean."""
+    rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
+    return {Path(file).name.removesuffix(".nii.gz"): [float(x) for x in values] for file, *values, _mean in rows}
+
+
+def test_targets_merge_classes_in_training_and_evaluation(overrides, tmp_path):
+    """Liver and the vein in it, as one class: the measured Dice is that of the whole organ."""
+    merged = {**yaml.safe_load(overrides.read_text()), "class_names": ["background", "organ"], "targets": [0, 1, 1]}
+    (tmp_path / "merged.yaml").write_text(yaml.safe_dump({**merged, "output_dir": str(tmp_path)}))
+    run(RUN, "training", [TRAIN, str(tmp_path / "merged.yaml")])
+    run(RUN, "evaluating", [TRAIN, EVALUATE, str(tmp_path / "merged.yaml")])
+    dice = measured(tmp_path / "evaluation" / "val_mean_dice_raw.csv")
+    assert sorted(dice) == ["case_06", "case_07"]
+    assert all(len(values) == 1 and values[0] > 0.5 for values in dice.values())
+
+
+def test_training_stops_when_the_validation_loss_no_longer_falls(overrides, tmp_path):
+    printed = run(
+        RUN, "training", [TRAIN, str(overrides)], output_dir=tmp_path, learning_rate=0.0, epochs=9, patience=2
+    )
+    assert "Epoch[3]" in printed and "Epoch[4]" not in printed
+    assert "EarlyStopping: Stop training" in printed
 
 
 def test_distances_are_in_mm(tiny_dataset):

@@ -24,7 +24,7 @@ AUTOENCODER = {"channels": [8, 8, 8], "latent_channels": 2, "roi_size": [16, 16,
 # one level: at two, the lower one is 2 voxels long, where the bfloat16 conv3d of torch 2.13 has NaN gradients on a CPU
 DIFFUSION = {"channels": [32], "attention_levels": [False], "latent_channels": 2}
 CONTROLNET = {**DIFFUSION, "conditioning_channels": [4, 8, 16]}
-SEGMENTATION = {"channels": [4, 8], "roi_size": [16, 16, 16]}
+SEGMENTATION = {"network_def#channels": [4, 8], "network_def#strides": [2], "roi_size": [16, 16, 16]}
 SMALL = {"autoencoder": AUTOENCODER, "label_ldm": DIFFUSION, "image_ldm": DIFFUSION, "controlnet": CONTROLNET}
 
 
@@ -55,7 +55,7 @@ def settings(bundle: str, config: str, work: Path, output_dir: Path) -> dict:
         wanted["dataset_dir"] = str(work / Path(content["dataset_dir"]).name)
     if bundle.startswith("seg_") and config == "inference":
         wanted["ckpt_path"] = str(work / bundle / "model.pt")
-    return {key: value for key, value in wanted.items() if key in content}
+    return {key: value for key, value in wanted.items() if key.split("#")[0] in content}
 
 
 def workflow(bundle: str, config: str, work: Path, output_dir: Path, overlays: tuple[str, ...] = ()) -> ConfigWorkflow:

@@ -62,19 +62,20 @@ def write_dataset(folder: Path, seeds: dict[str, list[int]], change=None, **sche
     return folder
 
 
-def write_segmenter(folder: Path, class_names=CLASSES) -> str:
+def write_segmenter(folder: Path, class_names=CLASSES, seed: int = 0) -> str:
     """A stage folder with a network of random weights; returns their SHA-256."""
     channels = [4, 8, 16]
     overrides = {
         "bundle_root": str(bundle_path("seg_unet")),
         "class_names": list(class_names),
-        "channels": channels,
+        "network_def#channels": channels,
+        "network_def#strides": [2, 2],
         "roi_size": list(SIZE),
         "epochs": 1,
     }
     folder.mkdir(parents=True)
     (folder / "overrides.yaml").write_text(yaml.safe_dump(overrides))
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network = UNet(3, 1, len(class_names), channels, [2, 2], num_res_units=2, norm="INSTANCE")
     save_checkpoint(folder / "model.pt", {"model": network.state_dict()})
     return sha256(folder / "model.pt")

@@ -13,7 +13,7 @@ import yaml
 
 from lldm3d.chain.cluster import check_executor, ended_by_slurm, refuse_left_over, refused_by_slurm, slurm_options
 from lldm3d.chain.lock import locked, visible_gpus
-from lldm3d.chain.plan import all_stages, check_stage, rules
+from lldm3d.chain.plan import GIVEN, all_stages, check_stage, rules
 from lldm3d.chain.process import ChildError, source_environment, tail, tied_to_me
 from lldm3d.chain.profile import BUILT_IN, load_profile, read_yaml
 from lldm3d.chain.stage import FAILURES, IN_WORKFLOW
@@ -53,6 +53,7 @@ def run(
     """
     work = Path(workdir).resolve()
     plan = planned(work, profile, data)
+    require_chain(work, plan)
     if until is not None:
         check_stage(until, rules(plan))
     where = {"cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
@@ -63,7 +64,7 @@ def run(
         )
 
 
-def execute(work: Path, plan: dict, target: list[str], dry_run: bool, **where) -> None:
+def execute(work: Path, plan: dict, target: list[str], dry_run: bool, **where) -> list[str] | None:
     """Write `run.yaml` and have Snakemake run what is not done of `target`, its options; a dry run lists the stages.
 
     Args:
@@ -112,21 +113,35 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def planned(work: Path, profile: str | None, data: dict[str, str] | None) -> dict:
-    """The content of `run.yaml`: profile, data and all settings; what is None is taken from the last run."""
+def require_chain(work: Path, plan: dict) -> None:
+    """Raise UserError where the data set was not made by the chain, which would replace it."""
+    made = (work / "run.yaml").is_file() or plan["data"]
+    if plan["data"] == GIVEN or not made and (work / "dataset" / "dataset.json").is_file():
+        raise UserError(
+            f"{work / 'dataset'}: was not made by `lldm3d run`, which would replace it; train the segmentations with "
+            "`lldm3d study`, or choose another --workdir"
+        )
+
+
+def planned(work: Path, profile: str | None, data: dict[str, str] | None, grid: dict | None = None) -> dict:
+    """The content of `run.yaml`: profile, data and all settings; what is None is taken from the last run.
+
+    `grid` replaces entries of the profile's `segment` section, and is remembered until another profile is given.
+    """
     path = work / "run.yaml"
     before = read_yaml(path, "delete it to begin anew") if path.is_file() else {"profile": "demo", "data": data}
     if data and data != before["data"]:
         made = before["data"] or "a phantom"
         raise UserError(f"{path}: this work directory was made from {made}, not from {data}; choose another --workdir")
+    grid = ({} if profile else before.get("grid", {})) | (grid or {})
     profile = profile or before["profile"]
-    settings = load_profile(profile)
+    settings = load_profile(profile, grid)
     named = profile if profile in BUILT_IN else str(Path(profile).resolve())
-    return {"profile": named, "data": before["data"], "settings": settings}
+    return {"profile": named, "data": before["data"], "grid": grid, "settings": settings}
 
 
-def dry(work: Path, plan: dict, options: list[str]) -> None:
-    """List the stages that would run; the work directory keeps the settings it has."""
+def dry(work: Path, plan: dict, options: list[str]) -> list[str]:
+    """Print and return the stages that would run; the work directory keeps the settings it has."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(plan, file)
         file.flush()
@@ -134,6 +149,7 @@ def dry(work: Path, plan: dict, options: list[str]) -> None:
         shown = snakemake(work, Path(file.name), options, signal.SIGKILL, stdout=subprocess.PIPE)
     stages = sorted(re.findall(r"lldm3d stage --workdir \. (\S+)", shown), key=all_stages(plan).index)
     print("\n".join([f"lldm3d: {len(stages)} stages would run in {work}", *stages]))
+    return stages
 
 
 def snakemake(work: Path, config: Path, options: list[str], end: int, **keywords) -> str | None:

@@ -20,7 +20,7 @@ class TrainingState:
     Stock `CheckpointSaver` and `CheckpointLoader` keep weights and optimizers, but neither the random numbers nor the
     order of the data. Here both follow from (seed, iteration): before each batch, and each step, every generator is
     seeded anew. On a CPU without loader workers a resumed training therefore ends with the weights of one that was
-    never killed.
+    never killed; one that stopped early does not go on.
     Attach it last, so that what other handlers do at the end of an epoch is in the state.
 
     Args:
@@ -57,6 +57,8 @@ class TrainingState:
             ) from None
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["iteration"]
+        if state.get("stopped"):
+            engine.terminate()
         engine.logger.info(f"resumed from {self.path} at epoch {state['epoch']}")
 
     def start_epoch(self, engine: Engine) -> None:
@@ -75,4 +77,5 @@ class TrainingState:
         if self.sampler.rank > 0:
             return
         state = {name: item.state_dict() for name, item in self.objects.items()}
-        save_checkpoint(self.path, {**state, "epoch": engine.state.epoch, "iteration": engine.state.iteration})
+        state |= {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+        save_checkpoint(self.path, {**state, "stopped": bool(engine.should_terminate)})

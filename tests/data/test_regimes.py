@@ -1,0 +1,105 @@
+"""Which cases a regime takes."""
+
+import json
+import shutil
+
+import pytest
+
+from lldm3d.data.dataset import load_cases
+from lldm3d.data.regimes import Regime, parse_regime, regime_cases
+from lldm3d.errors import UserError
+
+from ..conftest import write_dataset
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Twenty real training cases and forty synthetic pairs."""
+    real, synthetic = tmp_path_factory.mktemp("real"), tmp_path_factory.mktemp("synthetic")
+    write_dataset(real, {"training": 20, "validation": 1, "test": 1})
+    write_dataset(synthetic, {"training": 40, "validation": 0, "test": 0}, prefix="synthetic")
+    return real, synthetic
+
+
+def patients(folders, regime: str, seed: int = 0) -> list[str]:
+    return [case["patient"] for case in regime_cases(*folders, regime, seed)]
+
+
+@pytest.mark.parametrize(
+    ("name", "regime"),
+    [
+        ("R", Regime(1, 0)),
+        ("S", Regime(0, 1)),
+        ("R+S", Regime(1, 1)),
+        ("R+0.5S", Regime(1, 0.5)),
+        ("0.1R", Regime(0.1, 0)),
+        ("0.25R+2S", Regime(0.25, 2)),
+    ],
+)
+def test_a_name_says_the_share_of_real_patients_and_the_ratio_of_pairs(name, regime):
+    assert parse_regime(name) == regime and regime.name == name
+
+
+@pytest.mark.parametrize("name", ["", "2R", "0R", "R+0S", "1R", "0.10R", "R+1S", "S+R", "r", ".5R", "2S", "R/S"])
+def test_other_names_and_second_spellings_are_refused(name):
+    with pytest.raises(UserError, match="regime"):
+        parse_regime(name)
+
+
+COUNTS = [("R", 20, 0), ("S", 0, 20), ("R+S", 20, 20), ("R+2S", 20, 40), ("0.1R", 2, 0), ("0.25R+0.5S", 5, 10)]
+
+
+@pytest.mark.parametrize(("regime", "real", "synthetic"), COUNTS)
+def test_numbers_of_cases(folders, regime, real, synthetic):
+    found = patients(folders, regime)
+    assert len(set(found)) == len(found) == real + synthetic
+    assert sum(name.startswith("synthetic") for name in found) == synthetic
+
+
+def test_shares_are_nested_and_the_same_with_and_without_synthetic_pairs(folders):
+    assert set(patients(folders, "0.1R")) < set(patients(folders, "0.25R")) < set(patients(folders, "R"))
+    assert set(patients(folders, "R+0.5S")) < set(patients(folders, "R+S")) < set(patients(folders, "R+2S"))
+    assert patients(folders, "0.1R+S")[:2] == patients(folders, "0.1R")
+    assert patients(folders, "0.1R") != patients(folders, "0.1R", seed=1)
+    assert patients(folders, "0.1R+S", seed=3) == patients(folders, "0.1R+S", seed=3)
+
+
+def test_a_share_is_of_patients_not_of_cases(folders, tmp_path):
+    """With two cases of each patient a tenth is one patient with both."""
+    real = tmp_path / "real"
+    shutil.copytree(folders[0], real)
+    content = json.loads((real / "dataset.json").read_text())
+    for number, entry in enumerate(content["training"]):
+        entry["patient"] = f"p{number // 2}"
+    (real / "dataset.json").write_text(json.dumps(content))
+    assert len(patients((real, None), "0.1R")) == 2 and len(set(patients((real, None), "0.1R"))) == 1
+
+
+def test_no_case_of_validation_or_test_is_ever_taken(folders):
+    held_out = {case["image"] for split in ("validation", "test") for case in load_cases(folders[0], split)}
+    assert not held_out & {case["image"] for case in regime_cases(*folders, "R+2S", 0)}
+
+
+def test_too_few_pairs_are_told_with_the_number_that_is_needed(folders):
+    with pytest.raises(UserError, match="holds 40 pairs, but the regime R\\+3S takes 60 for the 20 real"):
+        regime_cases(*folders, "R+3S", 0)
+    with pytest.raises(UserError, match="needs synthetic pairs"):
+        regime_cases(folders[0], None, "R+S", 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.update(spacing=[1, 1, 1]), "spacing .* differ"),
+        (lambda content: content["labels"].update({"2": "artery"}), "class_names .* differ"),
+        (lambda content: content["training"][0].update(patient="case_21"), "show the patients .'case_21'"),
+    ],
+)
+def test_pairs_that_do_not_fit_or_show_a_held_out_patient_are_refused(folders, tmp_path, change, message):
+    shutil.copytree(folders[1], tmp_path / "synthetic")
+    content = json.loads((tmp_path / "synthetic" / "dataset.json").read_text())
+    content.update(tubular=[], inside={})
+    change(content)
+    (tmp_path / "synthetic" / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        regime_cases(folders[0], tmp_path / "synthetic", "R+S", 0)
