@@ -1,6 +1,5 @@
 """Trainings as jobs of a real Slurm on this machine: minutes, as the plugin asks ever more rarely."""
 
-import csv
 import importlib.util
 import os
 import shutil
@@ -22,13 +21,18 @@ from .test_resume import holds
 from .test_run import write_autoencoders
 
 PLUGIN = "snakemake_executor_plugin_slurm"
-TRAINING = {"epochs": 16, "epoch_length": 10, "val_interval": 8, "batch_size": 2, "channels": [8, 8, 16, 16]}
+TRAINING = {
+    "epochs": 16,
+    "epoch_length": 10,
+    "val_interval": 8,
+    "batch_size": 2,
+    "network_def#channels": [8, 8, 16, 16],
+}
 SECTIONS = {
-    "prepare": {"roi_size": [16, 16, 16]},
-    "segment": {"regimes": ["R"], "seeds": [0, 1], "overrides": {**TRAINING, "roi_size": [16, 16, 16]}},
+    "segment": {"regimes": ["R", "R+S"], "seeds": [0], "overrides": {**TRAINING, "roi_size": [16, 16, 16]}},
     "cluster": {"all": {"runtime": 10, "mem_mb": 1000, "threads": 1}},
 }
-SEEDS = [f"segment/seg_unet/R/seed_{seed}" for seed in (0, 1)]
+STAGES = [f"segment/seg_unet/multi/{regime}/seed_0" for regime in ("R", "R+S")]
 
 
 @pytest.fixture(scope="module")
@@ -43,63 +47,77 @@ def queue(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def arguments(tmp_path_factory, tiny_dataset) -> list:
-    profile = write_profile(tmp_path_factory.mktemp("profile") / "tiny.yaml", **SECTIONS)
-    return ["run", "--data", tiny_dataset, "--profile", profile, "--until", "segment", "--workdir"]
+def profile(tmp_path_factory) -> Path:
+    return write_profile(tmp_path_factory.mktemp("profile") / "tiny.yaml", **SECTIONS)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, arguments) -> dict:
-    """The tables of a run on this machine."""
-    work = tmp_path_factory.mktemp("undisturbed")
-    result = lldm3d(*arguments, work, "--cores", 1)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return tables(work)
+@pytest.fixture
+def new_work(tmp_path_factory, tiny_dataset, tiny_synthetic):
+    """`new_work()` is a work directory with real and synthetic pairs, on which nothing was trained."""
+
+    def make() -> Path:
+        work = tmp_path_factory.mktemp("work")
+        shutil.copytree(tiny_dataset, work / "dataset")
+        shutil.copytree(tiny_synthetic, work / "synthetic")
+        return work
+
+    return make
 
 
-def test_a_cancelled_training_is_told_and_the_next_run_ends_the_same(tmp_path, queue, arguments, undisturbed):
-    work = tmp_path / "work"
-    first = start([*arguments, work], queue)
-    assert holds(lambda: any((work / stage / "state.pt").is_file() for stage in SEEDS), patience=200)
-    [cancelled] = [stage for stage in SEEDS if (work / stage / "state.pt").is_file()]
+def test_a_study_with_a_cancelled_training_goes_on_to_the_same_tables(new_work, queue, profile):
+    undisturbed, work = new_work(), new_work()
+    here = lldm3d("study", "--workdir", undisturbed, "--profile", profile, "--cores", 1)
+    assert here.returncode == 0, here.stdout + here.stderr
+
+    first = start(["study", "--workdir", work, "--profile", profile], queue)
+    assert holds(lambda: any((work / stage / "state.pt").is_file() for stage in STAGES), patience=200)
     assert [len(jobs(queue, state)) for state in ("RUNNING", "PENDING")] == [1, 1], "one GPU: the other training queues"
+    [cancelled] = [stage for stage in STAGES if (work / stage / "state.pt").is_file()]
     [number] = jobs(queue, "RUNNING")
     slurm(queue, "scancel", number)
     _, error = first.communicate(timeout=300)
     assert first.returncode == 1
     assert f"the stage {cancelled} stopped: Slurm job {number} was cancelled; run again, and it goes on" in error
-    assert [stage for stage in SEEDS if not (work / stage / "metrics.csv").is_file()] == [cancelled]
+    assert [stage for stage in STAGES if not (work / stage / "metrics.csv").is_file()] == [cancelled]
 
-    second = lldm3d(*arguments, work, "--executor", "slurm", env=os.environ | queue)
+    second = lldm3d("study", "--workdir", work, "--executor", "slurm", env=os.environ | queue)
     assert second.returncode == 0, second.stdout + second.stderr
     assert "resumed from" in (work / cancelled / "log.txt").read_text()
-    assert tables(work) == undisturbed
+    for name in [*(f"{stage}/metrics.csv" for stage in STAGES), "study/study.csv", "study/table.md"]:
+        assert (work / name).read_text() == (undisturbed / name).read_text()
 
 
-def test_a_run_that_is_killed_cancels_its_jobs(tmp_path, queue, arguments):
-    first = start([*arguments, tmp_path / "work"], queue)
+def test_a_run_that_is_killed_cancels_its_jobs(new_work, queue, profile):
+    first = start(["study", "--workdir", new_work(), "--profile", profile], queue)
     assert holds(lambda: jobs(queue, "RUNNING"), patience=60)
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     assert holds(lambda: not jobs(queue), patience=60)
 
 
-def test_jobs_that_an_earlier_run_left_are_named(tmp_path, queue, arguments):
+def test_jobs_that_an_earlier_run_left_are_named(tmp_path, queue):
     name = f"{cluster.job_prefix(tmp_path)}_run"
     command = ["sbatch", "--parsable", "--output=/dev/null", "--job-name", name, "--wrap", "sleep 100"]
     number = slurm(queue, *command).stdout.strip()
-    result = lldm3d(*arguments, tmp_path, "--executor", "slurm", env=os.environ | queue)
+    result = lldm3d("run", "--workdir", tmp_path, "--executor", "slurm", env=os.environ | queue)
     slurm(queue, "scancel", number)
     assert result.returncode == 2 and f"stop them with `scancel {number}`" in result.stderr
 
 
-def test_a_gate_that_fails_in_a_job_stops_the_chain_with_the_reason(tmp_path, queue, tiny_dataset):
+def test_a_gate_that_fails_in_a_job_stops_the_chain_with_the_reason(tmp_path, queue, tiny_dataset, profile):
     work = tmp_path / "work"
     shutil.copytree(tiny_dataset, work / "dataset")
     write_autoencoders(work, psnr=15.5)
-    arguments = ["--workdir", work, "--data", tmp_path, "--until", "latents", "--executor", "slurm"]
-    result = lldm3d("run", *arguments, env=os.environ | queue)
+    arguments = ["--workdir", work, "--data", tmp_path, "--profile", profile, "--until", "latents"]
+    result = lldm3d("run", *arguments, "--executor", "slurm", env=os.environ | queue)
     assert result.returncode == 2 and result.stderr.count("psnr is 15.5, below the gate") == 1
+
+
+def test_what_slurm_says_of_a_job_that_it_refuses_is_shown(tmp_path, queue):
+    profile = write_profile(tmp_path / "large.yaml", cluster={"all": {"mem_mb": 10**9}})
+    result = lldm3d("run", "--workdir", tmp_path, "--profile", profile, "--executor", "slurm", env=os.environ | queue)
+    assert result.returncode == 2
+    assert "node configuration is not available; mend the section cluster of the profile" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -151,7 +169,3 @@ def jobs(environment: dict[str, str], state: str = "all") -> list[str]:
     """The numbers of the jobs in the queue that are in `state`; by default of all that have not ended."""
     states = [] if state == "all" else ["--states", state]
     return slurm(environment, "squeue", "--noheader", "--format", "%i", *states).stdout.split()
-
-
-def tables(work: Path) -> dict[str, list[dict]]:
-    return {stage: list(csv.DictReader((work / stage / "metrics.csv").open())) for stage in SEEDS}
