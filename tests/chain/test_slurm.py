@@ -21,18 +21,20 @@ from .test_resume import holds
 from .test_run import write_autoencoders
 
 PLUGIN = "snakemake_executor_plugin_slurm"
+# not in bfloat16, in which torch 2.13 on a CPU gives random gradients of weights (3x3x3, stride 1) where 2 voxels are left
 TRAINING = {
+    "roi_size": [16, 16, 16],
+    "network_def#channels": [8, 8, 16, 16],
+    "autocast": False,
     "epochs": 16,
     "epoch_length": 10,
     "val_interval": 8,
-    "batch_size": 2,
-    "network_def#channels": [8, 8, 16, 16],
 }
 SECTIONS = {
-    "segment": {"regimes": ["R", "R+S"], "seeds": [0], "overrides": {**TRAINING, "roi_size": [16, 16, 16]}},
+    "segment": {"regimes": ["R", "R+0.5S"], "seeds": [0], "overrides": TRAINING},
     "cluster": {"all": {"runtime": 10, "mem_mb": 1000, "threads": 1}},
 }
-STAGES = [f"segment/seg_unet/multi/{regime}/seed_0" for regime in ("R", "R+S")]
+STAGES = [f"segment/seg_unet/multi/{regime}/seed_0" for regime in ("R", "R+0.5S")]
 
 
 @pytest.fixture(scope="module")
