@@ -217,8 +217,32 @@ def report(workdir: str, overwrite: bool = True) -> None:
     call("lldm3d.report", "report", locals())
 
 
+def pack(
+    output_dir: str,
+    workdir: str | None = None,
+    stages: tuple[str, ...] | str | None = None,
+    bundle: str | None = None,
+    weights: str | None = None,
+    url: str = "https://github.com/Project-MONAI/model-zoo/releases/download/hosting_storage_v1",
+    overwrite: bool = False,
+) -> None:
+    """Write bundles as zips that others run with MONAI alone, and their entries of the Model Zoo's model_info.json.
+
+    Args:
+        output_dir: folder for the zips.
+        workdir: a chain's work directory: pack what it trained, its settings as defaults.
+        stages: stages of it, or how their names begin, separated by commas; default: the generative ones, and the
+            segmentations of the first seed.
+        bundle: instead, this bundle; default: all, without weights.
+        weights: its weights; settings are read from an overrides.yaml beside them.
+        url: address at which the zips will lie, for model_info.json.
+        overwrite: replace zips of the same version.
+    """
+    call("lldm3d.pack", "pack", locals())
+
+
 STATUSES = {ChildError: 1, UserError: 2, Refused: 3}  # exit statuses
-COMMANDS = (run, stage, phantom, prepare, check, encode, generate, evaluate, report)
+COMMANDS = (run, stage, phantom, prepare, check, encode, generate, evaluate, report, pack)
 
 
 def call(module: str, function: str, arguments: dict) -> Any:
