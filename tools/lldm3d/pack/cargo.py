@@ -1,18 +1,20 @@
 """What is packed: a bundle, the checkpoints that its inference reads, and the settings that it was trained with."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
 from monai.bundle import ConfigParser
 
 from lldm3d.bundle import bundle_names, bundle_path
+from lldm3d.chain.configs import bundle_and_configs, load_configs
 from lldm3d.errors import UserError
 from lldm3d.pack.remark import copies_remark
 
 INFERENCE = "configs/inference.yaml"
 OWN = ("_dir", "_path", "bundle_root")  # ids of paths on the machine that trained; they do not travel
+SAMPLING = ("num_inference_steps", "guidance_scale")
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,28 @@ def begins(name: str, stage: str) -> bool:
 
 def generative(work: Path) -> dict[str, Cargo]:
     """Stage: cargo, for each bundle whose inference reads its checkpoints from a work directory that has them."""
-    all_paths = {name: read_paths(bundle_path(name), work) for name in bundle_names()}
-    done = {name: paths for name, paths in all_paths.items() if paths and all(map(Path.is_file, paths.values()))}
-    return {
-        paths["ckpt_path"].parent.name: cargo(Path(name).name, bundle_path(name), paths, copies_remark(work))
-        for name, paths in done.items()
-    }
+    found = {}
+    for name in bundle_names():
+        paths = read_paths(bundle_path(name), work)
+        if paths and all(map(Path.is_file, paths.values())):
+            stage = paths["ckpt_path"].parent.name
+            made = cargo(Path(name).name, bundle_path(name), paths, copies_remark(work))
+            found[stage] = replace(made, settings={**overlaid(work, stage), **made.settings, **sampling(work)})
+    return found
+
+
+def overlaid(work: Path, stage: str) -> dict:
+    """What the overlays of the chain's profile, such as ddpm.yaml, say of a training stage."""
+    run = yaml.safe_load((work / "run.yaml").read_text())
+    bundle, configs = bundle_and_configs(stage, run["settings"][stage])
+    return load_configs(bundle_path(bundle), configs[1:])
+
+
+def sampling(work: Path) -> dict:
+    """How the chain drew its pairs."""
+    overrides = work / "synthetic/overrides.yaml"
+    settings = yaml.safe_load(overrides.read_text()) if overrides.is_file() else {}
+    return {key: settings[key] for key in SAMPLING if key in settings}
 
 
 def segmentations(work: Path) -> dict[str, Cargo]:
@@ -100,7 +118,7 @@ def cargo(name: str, bundle: Path, checkpoints: dict[str, Path], remark: str = "
     """With the settings in the `overrides.yaml` beside the weights. Raises UserError where a checkpoint is missing."""
     for path in checkpoints.values():
         if not path.is_file():
-            raise UserError(f"{path}: no such checkpoint, though the inference of {bundle.name} reads it; train it first")
+            raise UserError(f"{path}: no such checkpoint, but the inference of {bundle.name} reads it; train it first")
     overrides = checkpoints["ckpt_path"].with_name("overrides.yaml")
     settings = yaml.safe_load(overrides.read_text()) if overrides.is_file() else {}
     kept = {key: value for key, value in settings.items() if not key.endswith(OWN)}

@@ -7,9 +7,9 @@ from lldm3d.files import read_json, sha256
 SECTION = """
 ## This copy
 
-Holds trained weights, and their settings are the defaults of its configs. Data of your own, prepared in the same way, go
-into the folder `dataset` (or `latents`) beside `configs`. Further Python packages: `required_packages_version` in
-`configs/metadata.json`.
+Holds trained weights, and their settings are the defaults of its configs. Data of your own, prepared in the same way,
+go into the folder `dataset` (or `latents`) beside `configs`. Python packages that it needs beside MONAI:
+`required_packages_version` in `configs/metadata.json`.
 
 | file | SHA-256 of the checkpoint |
 |---|---|
@@ -29,8 +29,8 @@ def copies_remark(work: Path) -> str:
     found = next((row for row in rows if row["name"] == "share of near copies" and row["value"] is not None), None)
     if found is None:
         return (
-            "**Copies of patients: not measured.** Models learnt from few patients can repeat them: run `lldm3d evaluate` "
-            "with `--max_copies` on pairs drawn with these models before you share them."
+            "**Copies of patients: not measured.** Models learnt from few patients can repeat them: before you "
+            "share them, run `lldm3d evaluate --max_copies` on pairs drawn with them."
         )
     return (
         f"**Copies of patients:** of {found['n']} pairs drawn with these models, {found['value']:.1%} lie nearer to a "

@@ -49,7 +49,8 @@ def check_weights(folder: Path, source: Path) -> None:
     try:
         parser.get_parsed_content("network_def").load_state_dict(content.get("model", content))
     except RuntimeError as error:
+        fault = str(error).splitlines()[1].strip()
         raise UserError(
-            f"{source}: does not fit the network_def of {folder.name} ({str(error).splitlines()[1].strip()} ...); put the "
-            f"settings that it was trained with into {source.with_name('overrides.yaml')}"
+            f"{source}: does not fit the network_def of {folder.name} ({fault[:200]}); put the settings that it was "
+            f"trained with into {source.with_name('overrides.yaml')}"
         ) from None

@@ -31,7 +31,7 @@ def pack(
     url: str = ZOO,
     overwrite: bool = False,
 ) -> None:
-    """Write `<name>_v<version>.zip` of each bundle, and its entry in `model_info.json` (SHA-1, as the Model Zoo has it).
+    """Write `<name>_v<version>.zip` of each bundle, and its entry in `model_info.json` (as in the Model Zoo).
 
     A zip holds configs (YAML, and JSON twins for `monai.bundle.load`), docs, licence, weights, and a copy of this
     package where the configs use it. What the weights were trained with is the default of its configs.
@@ -39,7 +39,8 @@ def pack(
     Args:
         output_dir: folder for the zips.
         workdir: a chain's work directory: pack what it trained.
-        stages: stages of it, or how their names begin; default: the generative ones, and segmentations of the first seed.
+        stages: stages of it, or how their names begin; default: the generative ones, and the segmentations of the
+            first seed.
         bundle: instead, this bundle; default: all, without weights.
         weights: its weights; settings are read from an `overrides.yaml` beside them.
         url: address at which the zips will lie, for model_info.json.
