@@ -95,9 +95,7 @@ def test_targets_merge_classes_in_training_and_evaluation(overrides, tmp_path):
 
 
 def test_training_stops_when_the_validation_loss_no_longer_falls(overrides, tmp_path):
-    printed = run(
-        RUN, "training", [TRAIN, str(overrides)], output_dir=tmp_path, learning_rate=0.0, epochs=9, patience=2
-    )
+    printed = run(RUN, "training", [TRAIN, str(overrides)], output_dir=tmp_path, learning_rate=0.0, epochs=9, patience=2)
     assert "Epoch[3]" in printed and "Epoch[4]" not in printed
     assert "EarlyStopping: Stop training" in printed
 
