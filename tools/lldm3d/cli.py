@@ -241,8 +241,32 @@ def pack(
     call("lldm3d.pack", "pack", locals())
 
 
+def export(
+    real: str,
+    output_dir: str,
+    synthetic: str | None = None,
+    regime: str = "R",
+    format: str = "decathlon",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Write the real and synthetic cases of a regime for another program; validation and test cases are real always.
+
+    Args:
+        real: prepared data set.
+        output_dir: the new folder; for nnunet its name is Dataset<three digits>_<Name>.
+        synthetic: data set of synthetic pairs, for regimes with S.
+        regime: R, S, R+S, 0.1R+S ...
+        format: decathlon (dataset.json with absolute paths, for the segmentation bundles and MONAI), nnunet (v2 raw,
+            with copies of the files), or auto3dseg (as decathlon, with the input.yaml of MONAI's AutoRunner).
+        seed: of the choice of patients and pairs.
+        overwrite: replace an earlier export.
+    """
+    call("lldm3d.export", "export", locals())
+
+
 STATUSES = {ChildError: 1, UserError: 2, Refused: 3}  # exit statuses
-COMMANDS = (run, stage, phantom, prepare, check, encode, generate, evaluate, report, pack)
+COMMANDS = (run, stage, phantom, prepare, check, encode, generate, evaluate, report, pack, export)
 
 
 def call(module: str, function: str, arguments: dict) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lldm3d.errors import UserError
 
-CONTENT = {"imagesTr", "labelsTr", "dataset.json"}
+CONTENT = {"imagesTr", "labelsTr", "imagesTs", "labelsTs", "dataset.json", "splits_final.json", "input.yaml"}
 
 
 def require_free(output_dir: Path, overwrite: bool, inputs: list[Path]) -> None:

@@ -19,6 +19,7 @@ from lldm3d.pack.weights import check_weights, latent_stride, write_weights
 PACKAGE = Path(__file__).parents[1]
 ZOO = "https://github.com/Project-MONAI/model-zoo/releases/download/hosting_storage_v1"
 LEFT = shutil.ignore_patterns("__pycache__", "models", "eval")  # what running a bundle leaves in its folder
+NO_WEIGHTS = "No weights come with this bundle: train it on your own data."
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time of a zip; with it the same content has the same checksum
 
 
@@ -100,8 +101,9 @@ def build(cargo: Cargo, folder: Path) -> None:
     if source:
         write_metadata(folder, cargo.settings, classes, latent_stride(checkpoint))
         check_weights(folder, source)
-        with open(folder / "docs/README.md", "a") as readme:
-            readme.write(readme_section(cargo.checkpoints, names, cargo.remark))
+        readme = folder / "docs/README.md"
+        text = readme.read_text().replace(NO_WEIGHTS, "")
+        readme.write_text(text + readme_section(cargo.checkpoints, names, cargo.remark))
     if any("lldm3d." in config.read_text() for config in folder.glob("configs/*.yaml")):
         shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "bundles"))
 

@@ -1,0 +1,54 @@
+"""`lldm3d export`."""
+
+from pathlib import Path
+
+from lldm3d.data.folder import require_free, whole_folder
+from lldm3d.errors import UserError
+from lldm3d.export.mix import mixed_dataset
+from lldm3d.export.nnunet import check_name, write_nnunet
+from lldm3d.files import write_json
+
+
+def export(
+    real: str,
+    output_dir: str,
+    synthetic: str | None = None,
+    regime: str = "R",
+    format: str = "decathlon",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Write the cases of a regime for another program; validation and test cases are real always.
+
+    Args:
+        real: prepared data set.
+        output_dir: the new folder; for nnunet its name is `Dataset<three digits>_<Name>`.
+        synthetic: data set of synthetic pairs, for regimes with S.
+        regime: R, S, R+S, 0.1R+S ...
+        format: decathlon (dataset.json with absolute paths), nnunet (v2 raw, with copies of the files), or auto3dseg
+            (as decathlon, with the input.yaml of MONAI's AutoRunner).
+        seed: of the choice of patients and pairs.
+        overwrite: replace an earlier export.
+
+    Raises:
+        UserError: for an unknown format or regime, too few pairs, or a folder that exists.
+    """
+    target = Path(output_dir)
+    if format not in FORMATS:
+        raise UserError(f"--format {format!r} does not exist; choose one of {', '.join(FORMATS)}")
+    if format == "nnunet":
+        check_name(target)
+    require_free(target, overwrite, [Path(folder) for folder in (real, synthetic) if folder])
+    content = mixed_dataset(real, synthetic, regime, seed)
+    with whole_folder(target) as folder:
+        FORMATS[format](content, folder)
+    print(
+        f"{target}: {regime}, {', '.join(f'{len(content[s])} {s}' for s in ('training', 'validation', 'test'))} cases"
+    )
+
+
+def write_list(content: dict, folder: Path) -> None:
+    write_json(folder / "dataset.json", content)
+
+
+FORMATS = {"decathlon": write_list, "nnunet": write_nnunet, "auto3dseg": write_list}
