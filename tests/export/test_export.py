@@ -9,12 +9,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 from monai.bundle import ConfigParser
+from tests.conftest import CLASS_NAMES, write_dataset
 
 from lldm3d.bundle import bundle_path
 from lldm3d.errors import UserError
 from lldm3d.export import export
 from lldm3d.files import read_json
-from tests.conftest import CLASS_NAMES, write_dataset
 
 NO_NNUNET = "nnU-Net is not installed; pip install -c constraints.txt -e '.[dev]'"
 REGIMES = {"R": (4, 0), "S": (0, 4), "R+S": (4, 4), "0.5R+0.75S": (2, 3)}  # real and synthetic training cases

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from lldm3d.errors import UserError
 
-CONTENT = {"imagesTr", "labelsTr", "imagesTs", "labelsTs", "dataset.json", "splits_final.json", "input.yaml"}
+CONTENT = {"imagesTr", "labelsTr", "dataset.json"}
+CONTENT |= {"imagesTs", "labelsTs", "splits_final.json", "datalist.json", "input.yaml"}  # exports
 
 
 def require_free(output_dir: Path, overwrite: bool, inputs: list[Path]) -> None:

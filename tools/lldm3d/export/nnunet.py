@@ -20,7 +20,7 @@ def check_name(output_dir: Path) -> None:
         )
 
 
-def write_nnunet(content: dict, folder: Path) -> None:
+def write_nnunet(content: dict, folder: Path, target: Path) -> None:
     """Copy the cases of a mixed data set into nnU-Net's layout, with its dataset.json and a split of one fold.
 
     Training and validation cases are in imagesTr; `splits_final.json` tells them apart, so that fold 0 validates on

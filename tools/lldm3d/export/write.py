@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lldm3d.data.folder import require_free, whole_folder
 from lldm3d.errors import UserError
+from lldm3d.export.auto3dseg import write_auto3dseg
 from lldm3d.export.mix import mixed_dataset
 from lldm3d.export.nnunet import check_name, write_nnunet
 from lldm3d.files import write_json
@@ -41,14 +42,14 @@ def export(
     require_free(target, overwrite, [Path(folder) for folder in (real, synthetic) if folder])
     content = mixed_dataset(real, synthetic, regime, seed)
     with whole_folder(target) as folder:
-        FORMATS[format](content, folder)
+        FORMATS[format](content, folder, target)
     print(
         f"{target}: {regime}, {', '.join(f'{len(content[s])} {s}' for s in ('training', 'validation', 'test'))} cases"
     )
 
 
-def write_list(content: dict, folder: Path) -> None:
+def write_list(content: dict, folder: Path, target: Path) -> None:
     write_json(folder / "dataset.json", content)
 
 
-FORMATS = {"decathlon": write_list, "nnunet": write_nnunet, "auto3dseg": write_list}
+FORMATS = {"decathlon": write_list, "nnunet": write_nnunet, "auto3dseg": write_auto3dseg}
