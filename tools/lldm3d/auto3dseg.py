@@ -40,8 +40,8 @@ def algorithms() -> dict[str, dict]:
 class SegmentationAlgo(BundleAlgo):
     """A segmentation bundle as an algorithm of Auto3DSeg.
 
-    MONAI's BundleAlgo wants Python in the bundle (`scripts/train.py`, `scripts/infer.py`) and a template in a folder of the
-    algorithm's name; a bundle of YAML alone is run by `monai.bundle run`.
+    MONAI's BundleAlgo wants Python in the bundle (`scripts/train.py`, `scripts/infer.py`) and a template in a folder
+    of the algorithm's name; a bundle of YAML alone is run by `monai.bundle run`.
 
     Args:
         template_path: the bundle's folder.
@@ -107,11 +107,9 @@ class SegmentationAlgo(BundleAlgo):
 
     def run(self, run_id: str, configs: list[str], processes: int = 1) -> subprocess.CompletedProcess:
         """`monai.bundle run` in the algorithm's folder; raises CalledProcessError where it fails."""
-        launch = (
-            ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"] if processes > 1 else []
-        )
-        files = [*configs, str(self.overrides)]
-        command = [sys.executable, "-m", *launch, "monai.bundle", "run", run_id, "--config_file", str(files)]
+        torchrun = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
+        launch = [sys.executable, "-m", *(torchrun if processes > 1 else [])]
+        command = [*launch, "monai.bundle", "run", run_id, "--config_file", str([*configs, str(self.overrides)])]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(self.device_setting["CUDA_VISIBLE_DEVICES"])}
         return subprocess.run(command, cwd=self.output_path, env=environment, check=True)
 
