@@ -16,7 +16,7 @@ from lldm3d.errors import UserError
 from lldm3d.export import export
 from lldm3d.files import read_json
 
-NO_NNUNET = "nnU-Net is not installed; pip install -c constraints.txt -e '.[dev]'"
+NO_NNUNET = "nnU-Net is not installed; pip install -c constraints.txt -e '.[nnunet]'"
 REGIMES = {"R": (4, 0), "S": (0, 4), "R+S": (4, 4), "0.5R+0.75S": (2, 3)}  # real and synthetic training cases
 
 
