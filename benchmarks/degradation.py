@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 
 from benchmarks.machine import describe
-from lldm3d.data.dataset import SPLITS, Schema, load_cases, load_schema
-from lldm3d.evaluation.evaluate import judge
-from lldm3d.evaluation.network import Segmenter, load_segmenter
+from lldm3d.data.dataset import SPLITS, load_cases, load_schema
+from lldm3d.evaluation.evaluate import judge, surveys
+from lldm3d.evaluation.network import load_segmenter
 from lldm3d.evaluation.pictures import save
+from lldm3d.evaluation.records import Observer
 from lldm3d.evaluation.rows import Row
 from lldm3d.evaluation.scans import Scan, read
 from lldm3d.evaluation.survey import Survey, survey
@@ -41,10 +42,19 @@ UNITS = {
     "training cases": "share of the cases",
 }
 WORSE = {  # what each must move, and which way: 1 up, -1 down
-    "blur": {"fidelity FID": 1, "fidelity KID": 1, "fidelity precision": -1, "fidelity density": -1},
+    "blur": {
+        "fidelity FID": 1,
+        "fidelity KID": 1,
+        "fidelity FID, texture": 1,
+        "fidelity KID, texture": 1,
+        "fidelity precision": -1,
+        "fidelity density": -1,
+    },
     "noise": {
         "fidelity FID": 1,
         "fidelity KID": 1,
+        "fidelity FID, texture": 1,
+        "fidelity KID, texture": 1,
         "fidelity precision": -1,
         "fidelity density": -1,
         "alignment Dice": -1,
@@ -77,17 +87,16 @@ def spoil(scans: list[Scan], training: list[Scan], kind: str, amount: float) -> 
     return [training[index] if index in chosen else scan for index, scan in enumerate(scans)]
 
 
-def measure(sides: dict[str, Survey], scans: list[Scan], schema: Schema, network: Segmenter) -> list[Row]:
+def measure(sides: dict[str, Survey], scans: list[Scan], observer: Observer) -> list[Row]:
     """The rows of an evaluation in which `scans` are the synthetic side."""
     with tempfile.TemporaryDirectory() as folder:
         cases = []
         for index, scan in enumerate(scans):
             case = {key: f"{folder}/{key}_{index:03d}.nii.gz" for key in ("image", "label")}
             for key, volume in (("image", scan.image.astype(np.float32)), ("label", scan.label)):
-                save_nifti(case[key], volume, np.diag([*schema.spacing, 1]))
+                save_nifti(case[key], volume, np.diag([*observer.schema.spacing, 1]))
             cases.append({**case, "patient": str(index)})
-        ours = survey("spoilt", cases, schema, network, score=True)
-        return judge({**sides, "synthetic": ours}, schema, network)[0]
+        return judge({**sides, "synthetic": survey("spoilt", cases, observer, score=True)}, observer)[0]
 
 
 def value(rows: list[Row], metric: str) -> float:
@@ -100,16 +109,13 @@ def degrade(workdir: str | Path, stage: str) -> dict[str, dict]:
     """{kind: {"steps", "values": {metric: one for each step}, "worsens": {metric: bool}}}."""
     work = Path(workdir)
     schema = load_schema(work / "dataset")
-    network = load_segmenter(work / stage, schema.class_names)
+    observer = Observer(schema, load_segmenter(work / stage, schema.class_names))
     cases = {split: load_cases(work / "dataset", split) for split in SPLITS}
-    sides = {
-        split: survey(split, cases[split], schema, network, score=split == "test", blur=split == "training")
-        for split in SPLITS
-    }
+    sides = surveys(cases, observer)
     scans, training = ([read(case, schema) for case in cases[split]] for split in ("test", "training"))
     result = {}
     for kind, steps in STEPS.items():
-        rows = [measure(sides, spoil(scans, training, kind, amount), schema, network) for amount in steps]
+        rows = [measure(sides, spoil(scans, training, kind, amount), observer) for amount in steps]
         values = {name: [value(step, name) for step in rows] for name in WORSE[kind]}
         worsens = {name: bool((np.diff(values[name]) * sign > 0).all()) for name, sign in WORSE[kind].items()}
         result[kind] = {"steps": list(steps), "values": values, "worsens": worsens}
@@ -130,7 +136,7 @@ def draw(result: dict[str, dict]) -> Figure:
     return figure
 
 
-def main(workdir: str, figure: str | None = None, stage: str = "segment/seg_unet/R/seed_0") -> None:
+def main(workdir: str, figure: str | None = None, stage: str = "segment/seg_unet/multi/R/seed_0") -> None:
     result = degrade(workdir, stage)
     if figure:
         save(draw(result), figure)

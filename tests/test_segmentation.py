@@ -1,42 +1,57 @@
-"""The table of case metrics."""
+"""A stage's data list and the table of its scores."""
 
 import csv
 
+import nibabel as nib
+import numpy as np
 import pytest
+from monai.data import load_decathlon_datalist
 
+from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.data.tasks import build_task
 from lldm3d.errors import UserError
-from lldm3d.segmentation import write_case_metrics
-
-DICE = "filename,class0,class1,mean\n/d/b.nii.gz,0.9,nan,0.9\n/d/a.nii.gz,0.8,0.7,0.75\n"
-HD95 = "filename,class0,class1,mean\n/d/b.nii.gz,1.5,nan,1.5\n/d/a.nii.gz,2.0,inf,inf\n"
+from lldm3d.segmentation import write_case_metrics, write_data_list
 
 
 @pytest.fixture
-def evaluation(tmp_path):
-    (tmp_path / "val_mean_dice_raw.csv").write_text(DICE)
-    (tmp_path / "val_hd95_raw.csv").write_text(HD95)
+def predictions(tiny_dataset, tmp_path):
+    """For the two test cases: a perfect prediction, and an empty one, of the task that takes vein and liver as one."""
+    for number, case in enumerate(load_cases(tiny_dataset, "test")):
+        label = nib.load(case["label"])
+        found = (label.get_fdata() > 0) * (number == 0)
+        name = case["image"].rsplit("/", 1)[1].replace(".nii.gz", "_pred.nii.gz")
+        nib.save(nib.Nifti1Image(found.astype(np.uint8), label.affine), tmp_path / name)
     return tmp_path
 
 
-def test_one_row_for_each_case_and_class_and_undefined_values_are_empty(evaluation, tmp_path):
-    write_case_metrics(evaluation, ["background", "liver", "vein"], tmp_path / "metrics.csv")
+def task(tiny_dataset, **merged):
+    return build_task("mine", merged, load_schema(tiny_dataset))
+
+
+def test_classes_are_merged_and_misses_count_in_all_but_the_distance(tiny_dataset, predictions, tmp_path):
+    merged = task(tiny_dataset, organ=["liver", "portal vein"])
+    write_case_metrics(tiny_dataset, predictions, merged, tmp_path / "metrics.csv")
     with open(tmp_path / "metrics.csv", newline="") as file:
-        rows = list(csv.reader(file))
-    assert rows == [
-        ["case", "class", "dice", "hd95"],
-        ["a", "liver", "0.8", "2.0"],
-        ["a", "vein", "0.7", ""],
-        ["b", "liver", "0.9", "1.5"],
-        ["b", "vein", "", ""],
-    ]
+        good, missed = csv.DictReader(file)
+    assert (good["case"], good["patient"], good["class"]) == ("case_06", "case_06", "organ")
+    assert (good["dice"], good["hd95"], good["nsd"], good["cldice"]) == ("1.0", "0.0", "1.0", "")
+    assert (missed["dice"], missed["hd95"], missed["nsd"]) == ("0.0", "", "0.0")
 
 
-def test_other_classes_than_the_data_set_s_are_refused_and_nothing_is_left(evaluation, tmp_path):
-    with pytest.raises(UserError, match="has 2 classes, but the data set has 1 .liver"):
-        write_case_metrics(evaluation, ["background", "liver"], tmp_path / "out" / "metrics.csv")
-    assert not (tmp_path / "out").exists()
+def test_a_prediction_that_is_missing_or_of_another_task_is_told(tiny_dataset, predictions, tmp_path):
+    with pytest.raises(UserError, match="case_06_pred.nii.gz: no such file"):
+        write_case_metrics(tiny_dataset, tmp_path / "none", task(tiny_dataset, liver=["liver"]), tmp_path / "m.csv")
+    nib.save(nib.Nifti1Image(np.full([16] * 3, 3, np.uint8), np.eye(4)), predictions / "case_06_pred.nii.gz")
+    with pytest.raises(UserError, match="values up to 3.*task mine 1 classes"):
+        write_case_metrics(tiny_dataset, predictions, task(tiny_dataset, liver=["liver"]), tmp_path / "m.csv")
+    assert not (tmp_path / "m.csv").exists()
 
 
-def test_a_missing_file_is_named_with_its_mend(tmp_path):
-    with pytest.raises(UserError, match="val_mean_dice_raw.csv: no such file; run .*evaluate.yaml"):
-        write_case_metrics(tmp_path, ["background", "liver"], tmp_path / "metrics.csv")
+def test_monai_reads_the_data_list_of_a_stage(tiny_dataset, tiny_synthetic, tmp_path):
+    write_data_list(tiny_dataset, tiny_synthetic, "R+0.5S", 0, tmp_path / "stage" / "dataset.json")
+    lists = {split: load_decathlon_datalist(tmp_path / "stage" / "dataset.json", data_list_key=split)
+             for split in ("training", "validation", "test")}  # fmt: skip
+    assert {split: len(cases) for split, cases in lists.items()} == {"training": 6, "validation": 2, "test": 2}
+    images = [case["image"] for cases in lists.values() for case in cases]
+    assert sum(str(tiny_synthetic) in image for image in images) == 2 and len(set(images)) == 10
+    assert load_schema(tmp_path / "stage") == load_schema(tiny_dataset)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,6 @@ from monai.bundle import ConfigParser
 from monai.networks import one_hot
 
 from lldm3d.bundle import bundle_path
-from lldm3d.segmentation import write_case_metrics
 
 BUNDLE = bundle_path("seg_unet")
 RUN = [sys.executable, "-m", "monai.bundle", "run"]
@@ -66,10 +66,10 @@ def test_training_keeps_the_best_weights_as_plain_tensors(trained):
 
 def test_evaluating_measures_every_test_case_and_class_in_mm(trained, overrides):
     run(RUN, "evaluating", [TRAIN, EVALUATE, str(overrides)])
-    write_case_metrics(trained / "evaluation", CLASS_NAMES, trained / "metrics.csv")
-    rows = [line.split(",") for line in (trained / "metrics.csv").read_text().splitlines()[1:]]
-    assert [row[:2] for row in rows] == [[case, c] for case in ("case_06", "case_07") for c in CLASS_NAMES[1:]]
-    assert max(float(row[2]) for row in rows) > 0.5
+    dice = measured(trained / "evaluation" / "val_mean_dice_raw.csv")
+    assert sorted(dice) == ["case_06", "case_07"] == sorted(measured(trained / "evaluation" / "val_hd95_raw.csv"))
+    assert all(len(values) == len(CLASS_NAMES[1:]) for values in dice.values())
+    assert max(value for values in dice.values() for value in values) > 0.5
 
 
 def test_inferring_writes_a_label_map_for_each_test_case(trained, overrides, tmp_path):
@@ -82,20 +82,27 @@ def test_inferring_writes_a_label_map_for_each_test_case(trained, overrides, tmp
     assert sorted(file.name for file in tmp_path.glob("*.gz")) == ["case_06_pred.nii.gz", "case_07_pred.nii.gz"]
 
 
+def measured(path: Path) -> dict[str, list[float]]:
+    """Case: the value of each class, from a `*_raw.csv` of MONAI's MetricsSaver: filename, class0, ..., mean."""
+    rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
+    return {Path(file).name.removesuffix(".nii.gz"): [float(x) for x in values] for file, *values, _mean in rows}
+
+
 def test_targets_merge_classes_in_training_and_evaluation(overrides, tmp_path):
     """Liver and the vein in it, as one class: the measured Dice is that of the whole organ."""
     merged = {**yaml.safe_load(overrides.read_text()), "class_names": ["background", "organ"], "targets": [0, 1, 1]}
     (tmp_path / "merged.yaml").write_text(yaml.safe_dump({**merged, "output_dir": str(tmp_path)}))
     run(RUN, "training", [TRAIN, str(tmp_path / "merged.yaml")])
     run(RUN, "evaluating", [TRAIN, EVALUATE, str(tmp_path / "merged.yaml")])
-    write_case_metrics(tmp_path / "evaluation", ["background", "organ"], tmp_path / "metrics.csv")
-    rows = [line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines()[1:]]
-    assert [row[:2] for row in rows] == [["case_06", "organ"], ["case_07", "organ"]]
-    assert min(float(row[2]) for row in rows) > 0.5
+    dice = measured(tmp_path / "evaluation" / "val_mean_dice_raw.csv")
+    assert sorted(dice) == ["case_06", "case_07"]
+    assert all(len(values) == 1 and values[0] > 0.5 for values in dice.values())
 
 
 def test_training_stops_when_the_validation_loss_no_longer_falls(overrides, tmp_path):
-    printed = run(RUN, "training", [TRAIN, str(overrides)], output_dir=tmp_path, learning_rate=0.0, epochs=9, patience=2)
+    printed = run(
+        RUN, "training", [TRAIN, str(overrides)], output_dir=tmp_path, learning_rate=0.0, epochs=9, patience=2
+    )
     assert "Epoch[3]" in printed and "Epoch[4]" not in printed
     assert "EarlyStopping: Stop training" in printed
 

@@ -25,6 +25,7 @@ OUTPUTS = (
     "synthetic/dataset.json",
     "evaluation/metrics.json",
     "evaluation/metrics.csv",
+    *(f"study/{name}" for name in ("study.csv", "gains.csv", "table.md", "table.tex", "figure.png")),
     "report/report.html",
     "report/tables.csv",
 )

@@ -25,7 +25,7 @@ def test_a_profile_says_only_what_differs_from_its_base(tmp_path):
 
 
 def test_all_faults_of_the_schema_are_told_at_once(tmp_path):
-    sections = {"controlnett": {}, "generate": {"n": 0}, "gates": {"image_psn": 3}, "segment": {"regimes": ["S"]}}
+    sections = {"controlnett": {}, "generate": {"n": 0}, "gates": {"image_psn": 3}, "segment": {"seeds": []}}
     path = write_profile(tmp_path / "mine.yaml", **sections)
     with pytest.raises(UserError) as error:
         load_profile(str(path))
@@ -33,7 +33,7 @@ def test_all_faults_of_the_schema_are_told_at_once(tmp_path):
     assert "controlnett is unknown, did you mean controlnet?" in message
     assert "gates#image_psn is unknown, did you mean image_psnr?" in message
     assert "generate#n: 0 is less than the minimum of 1" in message
-    assert "segment#regimes" in message and str(path) in message
+    assert "segment#seeds" in message and str(path) in message
 
 
 def test_all_keys_that_no_config_defines_are_told_with_the_nearest_name(tmp_path):
@@ -44,6 +44,12 @@ def test_all_keys_that_no_config_defines_are_told_with_the_nearest_name(tmp_path
     assert "label_ldm#epoch is defined by no config of the bundle label_ldm" in message
     assert "did you mean epochs?" in message and "did you mean train#trainer?" in message
     assert "'unet'" in message and "seg_unet" in message
+
+
+def test_names_that_are_no_regime_are_told(tmp_path):
+    path = write_profile(tmp_path / "mine.yaml", segment={"regimes": ["R", "R+T", "1R"]})
+    with pytest.raises(UserError, match="no regime 'R.T'.*write the regime '1R' as 'R'"):
+        load_profile(str(path))
 
 
 def test_nested_ids_can_be_overridden(tmp_path):

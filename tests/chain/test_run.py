@@ -15,7 +15,8 @@ from lldm3d.files import save_checkpoint, write_json
 
 from .conftest import lldm3d, write_profile
 
-AFTER_CONTROLNET = ["controlnet", "generate", "segment/seg_unet/R+S/seed_0", "segment/seg_unet/R+S/seed_1", "evaluate"]
+RS = [f"segment/seg_unet/multi/R+S/seed_{seed}" for seed in (0, 1)]
+AFTER_CONTROLNET = ["controlnet", "generate", *RS, "evaluate", "study"]
 
 
 def test_a_dry_run_lists_every_stage_and_keeps_the_work_directory_without_settings(tmp_path, dry_run):
@@ -29,11 +30,11 @@ def test_a_dry_run_lists_every_stage_and_keeps_the_work_directory_without_settin
         "image_ldm",
         "controlnet",
         "generate",
-        "segment/seg_unet/R/seed_0",
-        "segment/seg_unet/R/seed_1",
-        "segment/seg_unet/R+S/seed_0",
-        "segment/seg_unet/R+S/seed_1",
+        "segment/seg_unet/multi/R/seed_0",
+        "segment/seg_unet/multi/R/seed_1",
+        *RS,
         "evaluate",
+        "study",
         "report",
     ]
     assert not (tmp_path / "run.yaml").exists()
@@ -58,7 +59,10 @@ def test_what_is_done_is_not_done_again(done, dry_run):
     [
         ({"controlnet": {"learning_rate": 1e-4}}, [*AFTER_CONTROLNET, "report"]),
         ({"evaluate": {}, "gates": {"image_psnr": 0}}, []),
-        ({"segment": {"seeds": [0, 1, 2]}}, ["segment/seg_unet/R/seed_2", "segment/seg_unet/R+S/seed_2", "report"]),
+        (
+            {"segment": {"seeds": [0, 1, 2]}},
+            ["segment/seg_unet/multi/R/seed_2", "segment/seg_unet/multi/R+S/seed_2", "study", "report"],
+        ),
     ],
 )
 def test_a_changed_section_runs_its_stage_and_what_depends_on_it(done, dry_run, tmp_path, sections, expected):
@@ -69,7 +73,7 @@ def test_a_changed_section_runs_its_stage_and_what_depends_on_it(done, dry_run, 
 def test_a_new_codec_makes_what_depends_on_it_old(done, dry_run):
     (done / "autoencoder_label" / "codec.pt").write_bytes(b"new")
     stages = dry_run(done)
-    assert stages[0] == "latents" and "segment/seg_unet/R/seed_0" not in stages
+    assert stages[0] == "latents" and "segment/seg_unet/multi/R/seed_0" not in stages
 
 
 def test_other_data_than_the_work_directory_was_made_from_is_refused(done, dry_run, tmp_path):

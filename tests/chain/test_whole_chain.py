@@ -19,7 +19,7 @@ SECTIONS = {
     "label_ldm": DIFFUSION,
     "image_ldm": DIFFUSION,
     "controlnet": {**TINY, "conditioning_channels": [8, 8, 16]},
-    "generate": {"n": 4, "num_inference_steps": 2},
+    "generate": {"num_inference_steps": 2},
     "segment": {"seeds": [0], "overrides": {**TINY, "channels": [8, 8, 16, 16], "roi_size": [16, 16, 16]}},
     "gates": {"image_psnr": 0, "label_dice": 0},
 }
@@ -45,7 +45,7 @@ def test_the_report_and_its_tables_exist(work):
 def test_synthetic_pairs_fit_each_other_and_the_real_data(work):
     real = json.loads((work / "dataset" / "dataset.json").read_text())
     synthetic = json.loads((work / "synthetic" / "dataset.json").read_text())
-    assert len(synthetic["training"]) == 4 and synthetic["labels"] == real["labels"]
+    assert len(synthetic["training"]) == len(real["training"]) and synthetic["labels"] == real["labels"]
     for case in synthetic["training"]:
         image, label = (nib.load(work / "synthetic" / case[key]) for key in ("image", "label"))
         assert image.shape == label.shape == tuple(real["roi_size"])
@@ -56,9 +56,12 @@ def test_synthetic_pairs_fit_each_other_and_the_real_data(work):
 def test_every_regime_has_its_figures_of_each_test_case_and_class(work):
     real = json.loads((work / "dataset" / "dataset.json").read_text())
     for regime in ("R", "R+S"):
-        with open(work / "segment" / "seg_unet" / regime / "seed_0" / "metrics.csv") as file:
+        stage = work / "segment" / "seg_unet" / "multi" / regime / "seed_0"
+        with open(stage / "metrics.csv") as file:
             rows = list(csv.DictReader(file))
         assert len(rows) == len(real["test"]) * (len(real["labels"]) - 1)
+        assert len(list((stage / "predictions").glob("*_pred.nii.gz"))) == len(real["test"])
+    assert "R+S" in (work / "study" / "table.md").read_text()
 
 
 def test_the_logged_command_of_a_stage_is_the_bundles_own(work):

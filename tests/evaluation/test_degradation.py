@@ -6,9 +6,9 @@ from benchmarks import degradation
 from monai.inferers import SimpleInferer
 from torch import nn
 
-from lldm3d.evaluation.network import Segmenter
+from lldm3d.evaluation.network import Layers, Segmenter
 
-from .toys import CLASSES, LEVELS, write_dataset
+from .toys import LEVELS, write_dataset
 
 
 class GreyLevels(nn.Module):
@@ -30,7 +30,8 @@ def result(tmp_path_factory) -> dict:
     seeds = {"training": list(range(16)), "validation": list(range(100, 106)), "test": list(range(200, 208))}
     folder = tmp_path_factory.mktemp("degradation")
     write_dataset(folder / "dataset", seeds)
-    network = Segmenter("grey levels", "0" * 64, CLASSES, GreyLevels().eval(), SimpleInferer(), torch.device("cpu"))
+    layers = Layers("encoder.0", "encoder.2")
+    network = Segmenter("grey levels", "0" * 64, GreyLevels().eval(), SimpleInferer(), torch.device("cpu"), layers)
     shares = (0, 0.5, 1)
     steps = {"blur": (0, 1, 3), "noise": (0, 0.1, 0.4), "exchanged labels": shares, "repetition": (1, 2, 4)}
     with pytest.MonkeyPatch.context() as patch:
@@ -43,6 +44,8 @@ def result(tmp_path_factory) -> dict:
 HEADLINES = [  # what the report's first lines are made of, and what tells a collapse
     ("blur", "fidelity FID"),
     ("blur", "fidelity KID"),
+    ("blur", "fidelity FID, texture"),
+    ("noise", "fidelity FID, texture"),
     ("noise", "fidelity FID"),
     ("noise", "fidelity KID"),
     ("noise", "alignment Dice"),

@@ -3,6 +3,8 @@ import pytest
 import torch
 from monai.metrics import FIDMetric
 from scipy.linalg import sqrtm
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
 
 from lldm3d.evaluation.comparison import compare
 from lldm3d.evaluation.distances import fid, kid, wasserstein
@@ -25,6 +27,27 @@ def test_fid_agrees_with_monai():
     a, b = normal(300, 32, 0), normal(200, 32, 1, 0.2)
     theirs = FIDMetric()(torch.from_numpy(a), torch.from_numpy(b))
     assert fid(a, b) == pytest.approx(float(theirs), rel=1e-3)
+
+
+def test_fid_and_kid_agree_with_torchmetrics():
+    a, b = normal(300, 32, 0), normal(200, 32, 1, 0.2)
+    theirs = FrechetInceptionDistance(feature=Given())
+    for features, real in ((a, True), (b, False)):
+        theirs.update(torch.from_numpy(features), real=real)
+    assert fid(a, b) == pytest.approx(float(theirs.compute()), rel=1e-3)
+    theirs = KernelInceptionDistance(feature=Given(), subsets=1, subset_size=200)
+    theirs.update(torch.from_numpy(a[:200]), real=True)
+    theirs.update(torch.from_numpy(b), real=False)
+    assert kid(a[:200], b) == pytest.approx(float(theirs.compute()[0]), rel=1e-3)
+
+
+class Given(torch.nn.Module):
+    """In place of Inception: the features are given."""
+
+    num_features = 32
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
 
 
 def test_fid_of_equal_sets_is_zero_and_a_shift_adds_its_square():

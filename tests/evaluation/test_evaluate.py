@@ -34,7 +34,7 @@ def judged(work: Path, name: str, seeds=NEW, change=None) -> dict:
         patch.setattr("lldm3d.evaluation.diversity.PAIRS", 6)
         if name != "good":
             patch.setattr("lldm3d.evaluation.figures.write", lambda *arguments: None)
-        evaluate(work / "dataset", work / name, work / "stage", work / f"{name}_evaluation")
+        evaluate(work / "dataset", work / name, work / f"{name}_evaluation", work / "stage", cache_dir=work / "cache")
     return read_json(work / f"{name}_evaluation" / "metrics.json")
 
 
@@ -59,6 +59,7 @@ def test_what_is_written(work, good):
         "features",
         "label_statistics",
         "alignment",
+        "cases",
         "nearest_distances",
         "nearest_pairs",
     }
@@ -134,7 +135,7 @@ def test_data_with_more_copies_than_allowed_are_refused_with_status_3(work, good
 @pytest.mark.parametrize("limit", [1, -0.1, "few"])
 def test_a_limit_of_copies_is_a_share(work, limit):
     with pytest.raises(UserError, match="--max_copies .*: a share from 0"):
-        evaluate(work / "dataset", work / "none", work / "stage", work / "out", max_copies=limit)
+        evaluate(work / "dataset", work / "none", work / "out", work / "stage", max_copies=limit)
 
 
 def test_equal_images_lack_diversity(work, good):
@@ -164,8 +165,8 @@ def test_medicalnet_is_a_second_pair_of_eyes(work, tmp_path, monkeypatch):
     published(10, tmp_path / "resnet_10.pth")
     noise = np.random.default_rng(0)
     write_dataset(work / "seen", NEW, lambda image, label, _: (image + noise.normal(0, 0.3, image.shape), label))
-    sides = [work / "dataset", work / "seen", work / "stage"]
-    evaluate(*sides, tmp_path / "out", medicalnet=tmp_path / "resnet_10.pth")
+    sides = [work / "dataset", work / "seen", tmp_path / "out", work / "stage"]
+    evaluate(*sides, medicalnet=tmp_path / "resnet_10.pth")
     metrics = read_json(tmp_path / "out" / "metrics.json")
     rows = [row for row in metrics["rows"] if row["name"].endswith(", medicalnet_resnet10")]
     assert {row["name"].split(",")[0] for row in rows} >= {"FID", "KID", "FID ratio", "precision", "coverage"}
@@ -194,23 +195,23 @@ def test_a_segmenter_of_the_users_own_is_a_command(work, tmp_path, monkeypatch):
     program = tmp_path / "segment.py"
     program.write_text(SEGMENTER)
     command = f"{sys.executable} {program} {{images}} {{labels}}"
-    sides = [work / "dataset", work / "commanded", work / "stage"]
-    evaluate(*sides, tmp_path / "out", segmenter_command=command)
+    sides, network = [work / "dataset", work / "commanded"], work / "stage"
+    evaluate(*sides, tmp_path / "out", network, segmenter_command=command)
     rows = read_json(tmp_path / "out" / "metrics.json")["rows"]
     liver = next(row for row in rows if row["name"].startswith("Dice, python") and row["class"] == "liver")
     assert liver["value"] > 0.8 and liver["floor"] > 0.8 and liver["network"] == command and liver["n"] == 8
     with pytest.raises(UserError, match="wrote no training_01.nii.gz"):
-        evaluate(*sides, tmp_path / "other", segmenter_command=f"{command} skip")
+        evaluate(*sides, tmp_path / "other", network, segmenter_command=f"{command} skip")
     with pytest.raises(UserError, match="has no {labels}"):
-        evaluate(*sides, tmp_path / "other", segmenter_command="segment {images}")
+        evaluate(*sides, tmp_path / "other", network, segmenter_command="segment {images}")
     with pytest.raises(UserError, match="there is no program 'no-such-program'"):
-        evaluate(*sides, tmp_path / "other", segmenter_command="no-such-program {images} {labels}")
+        evaluate(*sides, tmp_path / "other", network, segmenter_command="no-such-program {images} {labels}")
 
 
 def test_without_held_out_cases_the_reason_is_given(work, tmp_path, monkeypatch):
     monkeypatch.setattr("lldm3d.evaluation.diversity.PAIRS", 6)
     write_dataset(tmp_path / "dataset", {"training": list(range(6))})
-    evaluate(tmp_path / "dataset", work / "good", work / "stage", tmp_path / "out")  # figures too: empty sides
+    evaluate(tmp_path / "dataset", work / "good", tmp_path / "out", work / "stage")  # figures too: empty sides
     rows = read_json(tmp_path / "out" / "metrics.json")["rows"]
     by_name = {(row["name"], row["class"]): row for row in rows if row["value"] is None}
     assert "fewer than 2 held-out real cases" in by_name["share nearer than 5 % of held-out cases, image", None]["note"]
@@ -219,7 +220,7 @@ def test_without_held_out_cases_the_reason_is_given(work, tmp_path, monkeypatch)
 
 def test_results_are_not_overwritten(work, good):
     with pytest.raises(UserError, match="holds an evaluation already"):
-        evaluate(work / "dataset", work / "good", work / "stage", work / "good_evaluation")
+        evaluate(work / "dataset", work / "good", work / "good_evaluation", work / "stage")
 
 
 @pytest.mark.parametrize("key, other", [("spacing", [1, 1, 1]), ("labels", {"0": "background", "1": "liver"})])
@@ -227,13 +228,13 @@ def test_sides_that_differ_are_refused(work, tmp_path, key, other):
     extra = {"tubular": [], "lesions": [], "inside": {}} if key == "labels" else {}
     write_dataset(tmp_path / "other", NEW, **{key: other}, **extra)
     with pytest.raises(UserError, match="the two data sets differ in"):
-        evaluate(work / "dataset", tmp_path / "other", work / "stage", tmp_path / "out")
+        evaluate(work / "dataset", tmp_path / "other", tmp_path / "out", work / "stage")
 
 
 def test_too_few_cases_are_refused(work, tmp_path):
     write_dataset(tmp_path / "few", {"training": [300]})
     with pytest.raises(UserError, match="has 1 training cases, at least 2"):
-        evaluate(work / "dataset", tmp_path / "few", work / "stage", tmp_path / "out")
+        evaluate(work / "dataset", tmp_path / "few", tmp_path / "out", work / "stage")
 
 
 @pytest.mark.parametrize("fill, message", [(np.nan, "holds NaN"), (0.5, "is constant")])
@@ -243,5 +244,5 @@ def test_unusable_images_are_named(work, tmp_path, fill, message):
     image, affine = load_nifti(path)
     save_nifti(path, np.full_like(image, fill), affine)
     with pytest.raises(UserError, match=f"training_02.nii.gz: {message}"):
-        evaluate(work / "dataset", tmp_path / "bad", work / "stage", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        evaluate(work / "dataset", tmp_path / "bad", tmp_path / "out", work / "stage")
+    assert not (tmp_path / "out" / "metrics.json").exists()

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from lldm3d.evaluation.labels import shape_rows
+from lldm3d.evaluation.records import Record
 from lldm3d.evaluation.survey import Survey
 
 
@@ -15,7 +16,7 @@ def side(number: int, seed: int, volume: float = 10.0, spread: float = 1.0) -> S
         }
         for index in range(number)
     ]
-    return Survey([], np.empty((0, 0)), np.empty(0), statistics=statistics)
+    return Survey([], [Record({}, np.empty(0), statistics=item) for item in statistics])
 
 
 def test_shape_precision_and_recall_tell_odd_label_maps_from_equal_ones():

@@ -4,7 +4,7 @@ import torch
 from monai.networks.nets import SegResNet, UNet
 
 from lldm3d.errors import UserError
-from lldm3d.evaluation.network import deepest_layer, load_segmenter
+from lldm3d.evaluation.network import Layers, find_layers, load_segmenter
 
 from .toys import CLASSES, SIZE, scan, write_segmenter
 
@@ -12,13 +12,16 @@ from .toys import CLASSES, SIZE, scan, write_segmenter
 @pytest.mark.parametrize(
     "network, layer",
     [
-        (UNet(3, 1, 2, [4, 8, 16], [2, 2], num_res_units=2), "model.1.submodule.1.submodule"),
-        (UNet(3, 1, 2, [4, 8, 16], [2, 2], num_res_units=0), "model.1.submodule.1.submodule"),
-        (SegResNet(init_filters=8, out_channels=2, blocks_down=(1, 1), blocks_up=(1,)), "down_layers.1"),
+        (UNet(3, 1, 2, [4, 8, 16], [2, 2], num_res_units=2), Layers("model.0", "model.1.submodule.1.submodule")),
+        (UNet(3, 1, 2, [4, 8, 16], [2, 2], num_res_units=0), Layers("model.0", "model.1.submodule.1.submodule")),
+        (
+            SegResNet(init_filters=8, out_channels=2, blocks_down=(1, 1), blocks_up=(1,)),
+            Layers("down_layers.0", "down_layers.1"),
+        ),
     ],
 )
-def test_the_bottleneck_is_found(network, layer):
-    assert deepest_layer(network, lambda: network(torch.rand(1, 1, 16, 16, 16))) == layer
+def test_the_first_and_the_deepest_level_are_found(network, layer):
+    assert find_layers(network, torch.rand(1, 1, 16, 16, 16)) == layer
 
 
 def test_features_and_prediction_of_any_size(tmp_path):
@@ -27,9 +30,10 @@ def test_features_and_prediction_of_any_size(tmp_path):
     assert segmenter.weights == weights and segmenter.name == "seg_unet"
     for size in (SIZE, (10, 30, 18)):
         features, pred = segmenter(np.random.default_rng(0).random(size, np.float32))
-        assert features.shape == (16,) and pred.shape == size and pred.dtype == np.uint8
+        assert {name: values.shape for name, values in features.items()} == {"content": (16,), "texture": (4,)}
+        assert pred.shape == size and pred.dtype == np.uint8
     image = scan(0)[0].astype(np.float32)
-    assert np.array_equal(segmenter(image)[0], segmenter(image)[0])
+    assert np.array_equal(segmenter(image)[0]["content"], segmenter(image)[0]["content"])
 
 
 def test_other_classes_are_refused(tmp_path):

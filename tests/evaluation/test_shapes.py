@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from skimage.morphology import skeletonize
 
 from lldm3d.data.dataset import Schema
 from lldm3d.evaluation.shapes import is_one_organ, label_statistics, long_axis, skeleton_length
@@ -44,11 +45,23 @@ def test_the_euler_number_tells_a_loop_and_a_break(label):
     assert label_statistics(loop, SCHEMA)["Euler number", "vessel"] == 2
 
 
+def test_continuity_tells_a_cut_vessel_from_a_crumb(label):
+    label[label == 2] = 1
+    label[8:28, 20, 20] = 2
+    assert label_statistics(label, SCHEMA)["continuity", "vessel"] == 1
+    label[25, 20, 20] = 1
+    assert label_statistics(label, SCHEMA)["continuity", "vessel"] > 0.8
+    label[17, 20, 20] = 1
+    assert label_statistics(label, SCHEMA)["continuity", "vessel"] < 0.55
+    label[label == 2] = 1
+    assert not len(label_statistics(label, SCHEMA)["continuity", "vessel"])
+
+
 def test_skeleton_length_is_in_mm_along_every_axis():
     for axis, length in enumerate(SPACING):
         mask = np.zeros((30, 30, 30), bool)
         mask[tuple(slice(5, 25) if k == axis else slice(14, 17) for k in range(3))] = True
-        assert skeleton_length(mask, SPACING) == pytest.approx(
+        assert skeleton_length(skeletonize(mask), SPACING) == pytest.approx(
             19 * length, abs=2.5 * length
         )  # a skeleton's ends recede
 

@@ -62,7 +62,7 @@ def write_dataset(folder: Path, seeds: dict[str, list[int]], change=None, **sche
     return folder
 
 
-def write_segmenter(folder: Path, class_names=CLASSES) -> str:
+def write_segmenter(folder: Path, class_names=CLASSES, seed: int = 0) -> str:
     """A stage folder with a network of random weights; returns their SHA-256."""
     channels = [4, 8, 16]
     overrides = {
@@ -75,7 +75,7 @@ def write_segmenter(folder: Path, class_names=CLASSES) -> str:
     }
     folder.mkdir(parents=True)
     (folder / "overrides.yaml").write_text(yaml.safe_dump(overrides))
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network = UNet(3, 1, len(class_names), channels, [2, 2], num_res_units=2, norm="INSTANCE")
     save_checkpoint(folder / "model.pt", {"model": network.state_dict()})
     return sha256(folder / "model.pt")

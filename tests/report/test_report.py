@@ -13,6 +13,7 @@ from lldm3d.evaluation import evaluate
 from lldm3d.files import write_json
 from lldm3d.report import report
 from lldm3d.report.tables import number
+from lldm3d.segmentation import HEADER
 
 from ..evaluation.toys import write_dataset, write_segmenter
 
@@ -45,19 +46,19 @@ def work(tmp_path_factory) -> Path:
     work = tmp_path_factory.mktemp("work")
     write_dataset(work / "dataset", CASES)
     write_dataset(work / "synthetic", {"training": [30, 31, 32]})
-    write_segmenter(work / "segment/seg_unet/R/seed_0")
+    write_segmenter(work / "segment/seg_unet/multi/R/seed_0")
     for regime, dice in (("R", 0.7), ("R+S", 0.8)):
-        path = work / "segment/seg_unet" / regime / "seed_0/metrics.csv"
+        path = work / "segment/seg_unet/multi" / regime / "seed_0/metrics.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [f"{case},{name},{dice},3" for case in "abc" for name in ("liver", "vessel", "tumour")]
-        path.write_text("\n".join(["case,class,dice,hd95", *rows]) + "\n")
+        rows = [f"{case},{case},{name},{dice},3,,,," for case in "abc" for name in ("liver", "vessel", "tumour")]
+        path.write_text("\n".join([",".join(HEADER), *rows]) + "\n")
     write_json(work / "autoencoder_image/metrics.json", {"psnr": 27.125, "ssim": 0.875, "n": 2, "loss": [1.0, 0.5]})
     write_json(work / "image_ldm/metrics.json", {"loss": [1.0, 0.5, 0.25], "val_loss": [0.75]})
     command = f"$ cd {bundle_path('image_ldm')} && {sys.executable} -m monai.bundle run training --x {work}/o.yaml"
     (work / "image_ldm/log.txt").write_text(command + "\nepoch 1\n")
     run = {"profile": "demo", "data": None, "settings": {"gates": {"image_psnr": 20, "label_dice": 0.7}}}
     (work / "run.yaml").write_text(yaml.safe_dump(run))
-    evaluate(work / "dataset", work / "synthetic", work / "segment/seg_unet/R/seed_0", work / "evaluation")
+    evaluate(work / "dataset", work / "synthetic", work / "evaluation", work / "segment/seg_unet/multi/R/seed_0")
     report(work)
     return work
 
@@ -69,7 +70,7 @@ def html(work) -> str:
 
 def test_the_report_is_one_whole_file(html):
     sources = Checker(html).sources
-    assert len(sources) == 9 and all(source.startswith("data:image/") for source in sources)
+    assert len(sources) == 11 and all(source.startswith("data:image/") for source in sources)
     assert "<script" not in html and "url(" not in html and "://" not in html
     assert len(html) < 6e6
 

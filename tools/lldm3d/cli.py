@@ -24,6 +24,8 @@ def run(
     until: str | None = None,
     cores: int | None = None,
     gpus: int | None = None,
+    executor: str | None = None,
+    jobs: int | None = None,
 ) -> None:
     """Run the whole chain, or what is not done of it, in a work directory; without data it draws a phantom.
 
@@ -38,11 +40,59 @@ def run(
         until: last stage to run.
         cores: CPU cores to use at once; default: all.
         gpus: GPUs to use at once; default: all.
+        executor: slurm, which sends the stages to a cluster as jobs (docs/cluster.md); default: this machine.
+        jobs: jobs of the cluster at once; default: 20.
     """
     files = {"data": data, "images": images, "labels": labels, "label_map": label_map}
     source = {key: absolute(name) for key, name in files.items() if name}
-    options = {"dry_run": dry_run, "until": until, "cores": cores, "gpus": gpus}
+    options = {"dry_run": dry_run, "until": until, "cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
     call("lldm3d.chain.run", "run", {"workdir": workdir, "profile": profile, "data": source or None, **options})
+
+
+def study(
+    workdir: str,
+    profile: str | None = None,
+    networks: str | None = None,
+    tasks: str | None = None,
+    regimes: str | None = None,
+    seeds: str | None = None,
+    dry_run: bool = False,
+    cores: int | None = None,
+    gpus: int | None = None,
+    executor: str | None = None,
+    jobs: int | None = None,
+) -> None:
+    """Train segmentation networks on real and synthetic data, and write the table of what the synthetic data is worth.
+
+    Args:
+        workdir: holds dataset/ and synthetic/, made by `lldm3d run` or by another program. It remembers the grid.
+        profile: its section `segment` is taken; default: the work directory's, or small.
+        networks: of the grid, as seg_unet,seg_dynunet.
+        tasks: as multi,liver; `multi` tells all classes apart, others are declared in the data set.
+        regimes: as R,R+S,0.1R,0.1R+S.
+        seeds: as 0,1,2.
+        dry_run: only list the trainings, with the hours and the disk that they take.
+        cores: CPU cores to use at once; default: all.
+        gpus: GPUs to use at once; default: all.
+        executor: slurm, which sends the trainings to a cluster as jobs (docs/cluster.md); default: this machine.
+        jobs: jobs of the cluster at once; default: 20.
+    """
+    given = {"networks": networks, "tasks": tasks, "regimes": regimes, "seeds": seeds}
+    grid = {key: text.split(",") for key, text in given.items() if text}
+    if "seeds" in grid:
+        grid["seeds"] = [int(seed) if seed.isdigit() else seed for seed in grid["seeds"]]
+    options = {"dry_run": dry_run, "cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
+    call("lldm3d.chain.study", "study", {"workdir": workdir, "profile": profile, "grid": grid, **options})
+
+
+def tasks(dataset_dir: str, tasks: str) -> None:
+    """Declare tasks of a prepared data set: which of its classes a segmentation takes as one.
+
+    Args:
+        dataset_dir: prepared data set.
+        tasks: YAML file of task, target class, merged classes: `vein: {vein: [portal vein, hepatic vein]}`.
+    """
+    call("lldm3d.data.declare", "declare_tasks", locals())
 
 
 def absolute(source: str | dict) -> str | dict:
@@ -190,23 +240,29 @@ def generate(
 def evaluate(
     real: str,
     synthetic: str,
-    segmenter: str,
     output_dir: str,
+    segmenter: str | None = None,
     medicalnet: str | None = None,
+    radimagenet: str | None = None,
+    radiomics: bool = False,
     segmenter_command: str | None = None,
     max_copies: float | None = None,
+    cache_dir: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Judge a synthetic data set against the real one: quality, alignment with the labels, copies of patients.
 
     Args:
-        real: prepared data set.
-        synthetic: generated data set.
-        segmenter: folder of a segmentation stage trained on `real` alone (regime R).
+        real: prepared data set, or any folder of scans.
+        synthetic: generated data set, or any folder of scans on the same grid.
         output_dir: folder of the results.
+        segmenter: folder of a segmentation stage trained on `real` alone (regime R).
         medicalnet: weights of a MedicalNet ResNet (its .pth file), for FID and KID as others report them.
+        radimagenet: weights of RadImageNet's ResNet-50, for FID and KID in slices of each plane.
+        radiomics: also compare radiomic features; needs the extra `radiomics`.
         segmenter_command: a further segmenter, such as 'nnUNetv2_predict -i {images} -o {labels} ...'.
         max_copies: largest share of near copies of training cases; above it the command exits with status 3.
+        cache_dir: where findings of each case are kept, for all evaluations of the same data; default: in output_dir.
         overwrite: replace results that are there.
     """
     call("lldm3d.evaluation", "evaluate", locals())
@@ -266,7 +322,7 @@ def export(
 
 
 STATUSES = {ChildError: 1, UserError: 2, Refused: 3}  # exit statuses
-COMMANDS = (run, stage, phantom, prepare, check, encode, generate, evaluate, report, pack, export)
+COMMANDS = (run, study, stage, tasks, phantom, prepare, check, encode, generate, evaluate, report, pack, export)
 
 
 def call(module: str, function: str, arguments: dict) -> Any:

@@ -6,20 +6,11 @@ import numpy as np
 import torch
 from monai.metrics import SSIMMetric, compute_dice
 from skimage.metrics import peak_signal_noise_ratio
-from skimage.morphology import skeletonize
 from tqdm import tqdm
 
+from lldm3d.agreement import cldice
 from lldm3d.codec import Codec
 from lldm3d.labels import one_hot
-
-
-def cldice(pred: np.ndarray, truth: np.ndarray) -> float:
-    """Centreline Dice of two masks [X, Y, Z]: how much of each skeleton lies in the other (Shit et al. 2021, eq. 3)."""
-    pred_skeleton, truth_skeleton = skeletonize(pred), skeletonize(truth)
-    if not pred_skeleton.any() or not truth_skeleton.any():
-        return 0.0
-    precision, sensitivity = truth[pred_skeleton].mean(), pred[truth_skeleton].mean()
-    return float(2 * precision * sensitivity / (precision + sensitivity)) if precision + sensitivity else 0.0
 
 
 @torch.no_grad()

@@ -1,58 +1,69 @@
-"""The results of a segmentation bundle's evaluation."""
+"""A segmentation of the study: the data list that it learns from, and the scores of its predictions."""
 
 import csv
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from lldm3d.agreement import METRICS, agreement
+from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.data.regimes import regime_cases
+from lldm3d.data.sources import stem
+from lldm3d.data.tasks import Task
 from lldm3d.errors import UserError
-from lldm3d.files import whole
+from lldm3d.files import load_nifti, read_json, whole, write_json
 
-# column of metrics.csv: name of the metric in the bundles' evaluate.yaml
-METRICS = {"dice": "val_mean_dice", "hd95": "val_hd95"}
+HEADER = ["case", "patient", "class", *METRICS]
+LISTS = ("training", "validation", "test")
 
 
-def write_case_metrics(evaluation_dir: str | Path, class_names: Sequence[str], path: str | Path) -> None:
-    """Merge the files that MONAI's MetricsSaver left into one table `case,class,dice,hd95` (hd95 in mm).
+def write_data_list(
+    real_dir: str | Path, synthetic_dir: str | Path | None, regime: str, seed: int, path: str | Path
+) -> None:
+    """Write the cases of a regime as dataset.json in the prepared layout, with absolute paths.
 
-    A value that is not defined, such as the distance to a class that was not found, stays empty.
+    Training is as the regime says; validation and test are the real ones. Raises UserError as `regime_cases` does.
+    """
+    training = regime_cases(real_dir, synthetic_dir, regime, seed)
+    lists = {"training": training, **{split: load_cases(real_dir, split) for split in LISTS[1:]}}
+    about = read_json(Path(real_dir) / "dataset.json")
+    write_json(path, about | {"numTraining": len(training), "numTest": len(lists["test"]), **lists})
+
+
+def write_case_metrics(dataset_dir: str | Path, predictions_dir: str | Path, task: Task, path: str | Path) -> None:
+    """Score `<case>_pred.nii.gz` of each test case and write the table `HEADER`; what is not defined stays empty.
 
     Args:
-        evaluation_dir: holds `val_mean_dice_raw.csv` and `val_hd95_raw.csv`.
-        class_names: with background, which was not measured.
-        path: the table to write.
+        dataset_dir: prepared data set, with the classes of the data.
+        predictions_dir: label maps of the task's classes.
 
     Raises:
-        UserError: where a file is missing, or has other cases or classes.
+        UserError: where a prediction is missing, or does not fit its label.
     """
-    columns = {
-        column: read_raw(Path(evaluation_dir) / f"{name}_raw.csv", class_names) for column, name in METRICS.items()
-    }
-    cases = columns["dice"].keys()
-    if cases != columns["hd95"].keys():
-        raise UserError(
-            f"{evaluation_dir}: the files {', '.join(METRICS.values())} name different cases; evaluate again"
-        )
+    spacing, rows = load_schema(dataset_dir).spacing, []
+    for case in load_cases(dataset_dir, "test"):
+        name = stem(Path(case["image"]))
+        pred, truth = read_pair(Path(predictions_dir) / f"{name}_pred.nii.gz", case["label"], task)
+        for value, target in list(enumerate(task.class_names))[1:]:
+            kinds = {"tubular": target in task.tubular, "lesions": target in task.lesions}
+            found = agreement(pred == value, truth == value, spacing, **kinds)
+            values = {key: value for key, value in found.items() if math.isfinite(value)}
+            rows.append({"case": name, "patient": case["patient"], "class": target, **values})
     with whole(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["case", "class", *columns])
-        for case, name in sorted(cases):
-            writer.writerow([case, name, *(values[case, name] for values in columns.values())])
+        writer = csv.DictWriter(file, HEADER, lineterminator="\n", restval="")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
-def read_raw(path: Path, class_names: Sequence[str]) -> dict[tuple[str, str], str]:
-    """Read (case, class) -> value from a `*_raw.csv` of MetricsSaver: filename, class0, class1, ..., mean."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; run the segmentation bundle's `evaluating` with configs/evaluate.yaml")
-    with open(path, newline="") as file:
-        _, *rows = csv.reader(file)
-    names = class_names[1:]
-    if any(len(row) != len(names) + 2 for row in rows):
+def read_pair(pred_path: Path, label_path: str, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Prediction and label [X, Y, Z] uint8 in the classes of the task."""
+    if not pred_path.is_file():
+        raise UserError(f"{pred_path}: no such file; run the segmentation bundle's `inferring` on the test cases")
+    pred, label = (load_nifti(path)[0].astype(np.uint8) for path in (pred_path, label_path))
+    if pred.shape != label.shape or pred.max() >= len(task.class_names):
         raise UserError(
-            f"{path}: has {len(rows[0]) - 2} classes, but the data set has {len(names)} ({', '.join(names)})"
+            f"{pred_path}: has {pred.shape} voxels with values up to {pred.max()}, its label {label.shape} voxels and "
+            f"the task {task.name} {len(task.class_names) - 1} classes; delete this stage's folder and run it again"
         )
-    return {
-        (Path(filename).name.removesuffix(".nii.gz"), name): value if math.isfinite(float(value)) else ""
-        for filename, *values, _mean in rows
-        for name, value in zip(names, values, strict=True)
-    }
+    return pred, np.asarray(task.targets, np.uint8)[label]

@@ -8,7 +8,7 @@ import yaml
 from lldm3d.bundle import bundle_path
 from lldm3d.errors import UserError
 
-TRAIN = "configs/train.yaml"
+TRAIN, INFERENCE = "configs/train.yaml", "configs/inference.yaml"
 HERE = Path(__file__).parent
 # stage: (bundle, config files in the order in which they are laid over each other)
 BUNDLES = {

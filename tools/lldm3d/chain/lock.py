@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -11,7 +12,10 @@ from lldm3d.errors import UserError
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path` for the block. Raises UserError that names the process which holds it."""
+    """Hold the lock file `path` for the block, against processes of other machines too where the file system is shared.
+
+    Raises UserError that names the process which holds it, or when the file system has no locks.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as file:
         try:
@@ -20,8 +24,13 @@ def locked(path: Path, what: str) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise UserError(f"{path}: {what} is in use by process {holder}; wait until it ends, or stop it") from None
+        except OSError as error:
+            raise UserError(
+                f"{path}: this file system gives no locks ({error.strerror}); mount it with them (Lustre: -o flock, "
+                "NFS: with lockd), or choose a --workdir elsewhere"
+            ) from None
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
 
@@ -36,9 +45,10 @@ def at_work(work: Path, stage: str) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def free_gpu(folder: Path) -> Iterator[dict[str, str]]:
-    """Hold a GPU that no other stage of this work directory uses, and yield the environment that selects it.
+    """Hold a GPU of this machine that no other stage of the work directory uses; yield the environment that selects it.
 
-    Snakemake counts GPUs, but does not say which one a job gets. With one GPU, or none, there is nothing to choose.
+    Snakemake counts GPUs, but does not say which one a job gets. With one GPU, or none, there is nothing to choose. So
+    it is in a job of Slurm, which sees only what it was given.
     """
     gpus = visible_gpus()
     with ExitStack() as held:
@@ -49,7 +59,7 @@ def choose(gpus: list[str], folder: Path, held: ExitStack) -> dict[str, str]:
     """Lock the first free GPU until `held` is closed."""
     for gpu in gpus:
         with suppress(UserError):
-            held.enter_context(locked(folder / f"gpu_{gpu}.lock", f"GPU {gpu}"))
+            held.enter_context(locked(folder / f"gpu_{socket.gethostname()}_{gpu}.lock", f"GPU {gpu}"))
             return {"CUDA_VISIBLE_DEVICES": gpu}
     return {}
 

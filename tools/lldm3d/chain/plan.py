@@ -4,9 +4,10 @@ import difflib
 import hashlib
 import json
 
+from lldm3d.data.tasks import ALL
 from lldm3d.errors import UserError
 
-# the rules of the Snakefile, in order; `segment` stands for one stage for each network, regime and seed
+# the rules of the Snakefile, in order; `segment` stands for one stage for each network, task, regime and seed
 RULES = (
     "phantom",
     "prepare",
@@ -19,35 +20,42 @@ RULES = (
     "generate",
     "segment",
     "evaluate",
+    "study",
     "report",
 )
 
+GIVEN = {"given": "dataset"}  # as `data` in run.yaml: data set and synthetic pairs were not made by the chain
+
 
 def segment_stages(settings: dict) -> list[str]:
-    """`segment/<network>/<regime>/seed_<k>` for all of the profile."""
+    """`segment/<network>/<task>/<regime>/seed_<k>` for all of the grid."""
     section = settings["segment"]
     return [
-        f"segment/{network}/{regime}/seed_{seed}"
+        f"segment/{network}/{task}/{regime}/seed_{seed}"
         for network in section["networks"]
+        for task in section["tasks"]
         for regime in section["regimes"]
         for seed in section["seeds"]
     ]
 
 
 def segmenter_stage(settings: dict) -> str:
-    """The segmentation trained on real data that the evaluation reads: of the first network and seed."""
+    """The segmentation that the evaluation reads: of all classes and real data, by the first network and seed."""
     section = settings["segment"]
-    return f"segment/{section['networks'][0]}/R/seed_{section['seeds'][0]}"
+    return f"segment/{section['networks'][0]}/{ALL}/R/seed_{section['seeds'][0]}"
 
 
 def rules(run: dict) -> list[str]:
-    """The rules of a run; the phantom is made only without the user's data."""
+    """The rules of a run; the phantom is made only without the user's data, and of a given data set only the study."""
+    if run["data"] == GIVEN:
+        return ["segment", "study"]
     return [rule for rule in RULES if rule != "phantom" or not run["data"]]
 
 
 def all_stages(run: dict) -> list[str]:
     """The names of all stages of a run, in an order in which they can be run."""
-    several = {"segment": segment_stages(run["settings"])}
+    settings = run["settings"]
+    several = {"segment": list(dict.fromkeys([*segment_stages(settings), segmenter_stage(settings)]))}
     return [stage for rule in rules(run) for stage in several.get(rule, [rule])]
 
 

@@ -24,10 +24,15 @@ def end_with_parent(number: int = signal.SIGTERM) -> None:
 
 
 def tied_to_me(number: int) -> Callable[[], None]:
-    """A `preexec_fn` that ties the child to this process, also when this one dies before the child is ready."""
+    """A `preexec_fn` that ties the child to this process, also when this one dies before the child is ready.
+
+    A child that is to be interrupted heeds it even where this process was started in the background to ignore it.
+    """
     parent = os.getpid()
 
     def tie() -> None:
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         end_with_parent(number)
         if os.getppid() != parent:
             os._exit(1)
@@ -44,7 +49,9 @@ def source_environment() -> dict[str, str]:
 def run_logged(command: list[str], cwd: Path, log: Path, environment: dict[str, str]) -> None:
     """Run `command` in the folder `cwd`; its output goes to the terminal as it comes, and line by line to `log`.
 
-    Raises ChildError with the log's path and the reason when the command fails.
+    Raises:
+        ChildError: with the log's path and the reason when the command fails.
+        SystemExit: when it was ended by SIGTERM: the cluster, or whoever did that, means this process as well.
     """
     shown = f"$ cd {quoted(str(cwd))} && {' '.join(map(quoted, command))}"
     print(shown, flush=True)
@@ -65,6 +72,8 @@ def run_logged(command: list[str], cwd: Path, log: Path, environment: dict[str, 
             status = child.wait()
         finally:
             stop(child)
+    if status == -signal.SIGTERM:
+        sys.exit(f"{log}: the command in it was ended from outside (SIGTERM)")
     if status:
         raise ChildError(f"{log}: the command in it failed with status {status}:\n{reason(log)}")
 

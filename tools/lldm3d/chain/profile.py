@@ -7,23 +7,37 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from lldm3d.chain.configs import unknown_overrides
+from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError
 
 HERE = Path(__file__).parent
 BUILT_IN = ("demo", "small", "full")
 
 
-def load_profile(profile: str) -> dict:
+def load_profile(profile: str, grid: dict | None = None) -> dict:
     """Read a built-in profile, or a YAML file that may say `base: small` and then only what differs.
 
+    `grid` replaces entries of its section `segment`.
     Raises UserError that lists every fault of the file at once.
     """
     settings = merged(profile)
+    settings = lay_over(settings, {"segment": grid}) if grid else settings
     faults = schema_faults(settings)
-    faults = faults or unknown_overrides(settings) or embedding_faults(settings)
+    faults = faults or unknown_overrides(settings) or embedding_faults(settings) or regime_faults(settings)
     if faults:
         raise UserError(f"profile {profile}: " + "; ".join(faults) + ". Mend these in the file and run again")
     return settings
+
+
+def regime_faults(settings: dict) -> list[str]:
+    """A message for each name that is no regime."""
+    faults = []
+    for name in settings["segment"]["regimes"]:
+        try:
+            parse_regime(name)
+        except UserError as error:
+            faults.append(f"segment#regimes: {error}")
+    return faults
 
 
 def embedding_faults(settings: dict) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import yaml
 
+from lldm3d.chain.cluster import check_executor, ended_by_slurm, refuse_left_over, slurm_options
 from lldm3d.chain.lock import locked, visible_gpus
-from lldm3d.chain.plan import all_stages, check_stage, rules
+from lldm3d.chain.plan import GIVEN, all_stages, check_stage, rules
 from lldm3d.chain.process import ChildError, source_environment, tail, tied_to_me
 from lldm3d.chain.profile import BUILT_IN, load_profile, read_yaml
-from lldm3d.chain.stage import FAILURE, IN_WORKFLOW
+from lldm3d.chain.stage import FAILURES, IN_WORKFLOW
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, whole
 
@@ -29,6 +31,8 @@ def run(
     until: str | None = None,
     cores: int | None = None,
     gpus: int | None = None,
+    executor: str | None = None,
+    jobs: int | None = None,
 ) -> None:
     """Run the stages that are not done, or whose settings changed.
 
@@ -40,6 +44,8 @@ def run(
         until: the last stage to run.
         cores: CPU cores to use at once; None: all.
         gpus: GPUs to use at once; None: all.
+        executor: slurm sends the stages to a cluster; None: they run on this machine.
+        jobs: largest number of the cluster's jobs at once; None: 20.
 
     Raises:
         UserError: for a mistake in the profile or data, a work directory in use, or a stage that stopped with one.
@@ -47,8 +53,52 @@ def run(
     """
     work = Path(workdir).resolve()
     plan = planned(work, profile, data)
+    require_chain(work, plan)
     if until is not None:
         check_stage(until, rules(plan))
+    execute(
+        work, plan, ["--until", until] if until else [], dry_run, cores=cores, gpus=gpus, executor=executor, jobs=jobs
+    )
+    if not dry_run:
+        print(
+            f"lldm3d: done until {until}" if until else f"lldm3d: done; the report is {work / 'report' / 'report.html'}"
+        )
+
+
+def execute(work: Path, plan: dict, target: list[str], dry_run: bool, **where) -> list[str] | None:
+    """Write `run.yaml` and have Snakemake run what is not done of `target`, its options; a dry run lists the stages.
+
+    Args:
+        where: `cores` and `gpus` of this machine, or `executor` and `jobs` of a cluster; see `run`.
+    """
+    options, executor = [*target, *placed(work, plan, **where)], where["executor"]
+    with locked(work / ".locks" / "run.lock", f"the work directory {work}"):
+        if executor:
+            refuse_left_over(work)
+        shutil.rmtree(work / FAILURES, ignore_errors=True)
+        if dry_run:
+            return dry(work, plan, options)
+        with whole(work / "run.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(plan, sort_keys=False))
+        quiet = ["--quiet", "host", "reason"] if executor else ["--quiet", "all"]  # jobs do not write to this terminal
+        snakemake(work, work / "run.yaml", [*options, *quiet], signal.SIGINT if executor else signal.SIGKILL)
+
+
+def placed(
+    work: Path, plan: dict, cores: int | None, gpus: int | None, executor: str | None, jobs: int | None
+) -> list[str]:
+    """Snakemake's options for where stages run; the threads of each on this machine are noted in `plan`.
+
+    Raises UserError for a cluster that cannot be used, or for limits of the other place.
+    """
+    other = {"--cores": cores, "--gpus": gpus} if executor else {"--jobs": jobs}
+    if given := [name for name, value in other.items() if value is not None]:
+        limits = "a cluster: limit it with --jobs" if executor else "this machine: limit it with --cores and --gpus"
+        raise UserError(f"{', '.join(given)} says nothing of {limits}, or choose with --executor where stages run")
+    if executor:
+        check_executor(executor)
+        plan["threads"] = plan["threads_alone"] = 1  # slurm_options sets those of each stage
+        return slurm_options(work, plan["settings"]["cluster"], rules(plan), jobs or 20)
     cores = cores or usable_cores()
     # a training counts as one GPU; on a CPU two run at once, which there is a third faster than one after the other
     devices = gpus or len(visible_gpus())
@@ -56,15 +106,7 @@ def run(
     plan["threads"] = max(1, cores // gpus)
     # stages that all others wait for, which on a CPU have all of it to themselves
     plan["threads_alone"] = plan["threads"] if devices else cores
-    options = ["--cores", str(cores), "--resources", f"gpu={gpus}", *(["--until", until] if until else [])]
-    with locked(work / ".locks" / "run.lock", f"the work directory {work}"):
-        (work / FAILURE).unlink(missing_ok=True)
-        if dry_run:
-            return dry(work, plan, options)
-        with whole(work / "run.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(plan, sort_keys=False))
-        snakemake(work, work / "run.yaml", [*options, "--quiet", "all"])
-    print(f"lldm3d: done until {until}" if until else f"lldm3d: done; the report is {work / 'report' / 'report.html'}")
+    return ["--cores", str(cores), "--resources", f"gpu={gpus}"]
 
 
 def usable_cores() -> int:
@@ -72,34 +114,54 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def planned(work: Path, profile: str | None, data: dict[str, str] | None) -> dict:
-    """The content of `run.yaml`: profile, data and all settings; what is None is taken from the last run."""
+def require_chain(work: Path, plan: dict) -> None:
+    """Raise UserError where the data set was not made by the chain, which would replace it."""
+    made = (work / "run.yaml").is_file() or plan["data"]
+    if plan["data"] == GIVEN or not made and (work / "dataset" / "dataset.json").is_file():
+        raise UserError(
+            f"{work / 'dataset'}: was not made by `lldm3d run`, which would replace it; train the segmentations with "
+            "`lldm3d study`, or choose another --workdir"
+        )
+
+
+def planned(work: Path, profile: str | None, data: dict[str, str] | None, grid: dict | None = None) -> dict:
+    """The content of `run.yaml`: profile, data and all settings; what is None is taken from the last run.
+
+    `grid` replaces entries of the profile's `segment` section, and is remembered until another profile is given.
+    """
     path = work / "run.yaml"
     before = read_yaml(path, "delete it to begin anew") if path.is_file() else {"profile": "demo", "data": data}
     if data and data != before["data"]:
         made = before["data"] or "a phantom"
         raise UserError(f"{path}: this work directory was made from {made}, not from {data}; choose another --workdir")
+    grid = ({} if profile else before.get("grid", {})) | (grid or {})
     profile = profile or before["profile"]
-    settings = load_profile(profile)
+    settings = load_profile(profile, grid)
     named = profile if profile in BUILT_IN else str(Path(profile).resolve())
-    return {"profile": named, "data": before["data"], "settings": settings}
+    return {"profile": named, "data": before["data"], "grid": grid, "settings": settings}
 
 
-def dry(work: Path, plan: dict, options: list[str]) -> None:
-    """List the stages that would run; the work directory keeps the settings it has."""
+def dry(work: Path, plan: dict, options: list[str]) -> list[str]:
+    """Print and return the stages that would run; the work directory keeps the settings it has."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(plan, file)
         file.flush()
-        shown = snakemake(work, Path(file.name), [*options, "--dry-run", "--printshellcmds"], stdout=subprocess.PIPE)
+        options = [*options, "--dry-run", "--printshellcmds"]
+        shown = snakemake(work, Path(file.name), options, signal.SIGKILL, stdout=subprocess.PIPE)
     stages = sorted(re.findall(r"lldm3d stage --workdir \. (\S+)", shown), key=all_stages(plan).index)
     print("\n".join([f"lldm3d: {len(stages)} stages would run in {work}", *stages]))
+    return stages
 
 
-def snakemake(work: Path, config: Path, options: list[str], **keywords) -> str | None:
-    """Run Snakemake in `work` and give its captured output. It dies with this process, and its jobs with it.
+def snakemake(work: Path, config: Path, options: list[str], end: int, **keywords) -> str | None:
+    """Run Snakemake in `work` and give its captured output. It ends with this process, and its jobs with it.
 
     The lock is ours, as Snakemake's stays behind when it is killed. Only times, settings and inputs make a stage run
     again: not this package's code, or an update would throw away a week of training.
+
+    Args:
+        end: the signal at which Snakemake ends its jobs: its death, where they are its children; an interrupt, where it
+            has to cancel them on a cluster. It gets a session of its own, or a terminal would interrupt it twice.
 
     Raises:
         UserError, ChildError: what the stage that failed raised.
@@ -108,13 +170,12 @@ def snakemake(work: Path, config: Path, options: list[str], **keywords) -> str |
     command += ["--configfile", str(config), "--nolock", "--rerun-incomplete"]
     command += ["--rerun-triggers", "mtime", "params", "input", "--max-checksum-file-size", "0"]
     environment = {**source_environment(), IN_WORKFLOW: "1"}
-    child = subprocess.Popen(
-        [*command, *options], env=environment, text=True, preexec_fn=tied_to_me(signal.SIGKILL), **keywords
-    )
+    keywords |= {"env": environment, "text": True, "start_new_session": end == signal.SIGINT}
+    child = subprocess.Popen([*command, *options], preexec_fn=tied_to_me(end), **keywords)
     try:
         output, _ = child.communicate()
     finally:
-        child.kill()
+        child.send_signal(end)  # nothing, where it has ended
         child.wait()
     if child.returncode:
         raise failure(work, child.returncode, output or "")
@@ -122,12 +183,14 @@ def snakemake(work: Path, config: Path, options: list[str], **keywords) -> str |
 
 
 def failure(work: Path, status: int, output: str) -> Exception:
-    """What the stage that failed left as its message; when the fault is Snakemake's, what it said or logged last."""
-    path = work / FAILURE
-    if not path.is_file():
-        logs = sorted((work / ".snakemake" / "log").glob("*.log"), key=lambda log: log.stat().st_mtime)
-        said = output or "".join(f"{log} ends:\n{tail(log)}" for log in logs[-1:])
+    """What each stage that failed left as its message; when the fault is Snakemake's, what it said or logged last."""
+    logs = sorted((work / ".snakemake" / "log").glob("*.log"), key=lambda log: log.stat().st_mtime)[-1:]
+    ended = ended_by_slurm("".join(log.read_text(errors="replace") for log in logs))
+    left = [read_json(path) for path in sorted((work / FAILURES).rglob("*.json"))]
+    own = [found for found in left if found["stage"] not in ended]
+    messages = {**ended, **{found["stage"]: found["message"] for found in own}}
+    if not messages:
+        said = output or "".join(f"{log} ends:\n{tail(log)}" for log in logs)
         return ChildError(f"{work}: the workflow ended with status {status}; {said}")
-    found = read_json(path)
-    message = f"the stage {found['stage']} stopped: {found['message']}"
-    return UserError(message) if found["user"] else ChildError(message)
+    text = "\n".join(f"the stage {stage} stopped: {message}" for stage, message in messages.items())
+    return UserError(text) if not ended and all(found["user"] for found in own) else ChildError(text)

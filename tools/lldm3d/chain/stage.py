@@ -12,11 +12,12 @@ from lldm3d.chain.profile import read_yaml
 from lldm3d.chain.segment import segment
 from lldm3d.chain.training import train
 from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError
 from lldm3d.files import write_json
 
 IN_WORKFLOW = "LLDM3D_WORKFLOW"  # set by the workflow for its jobs
-FAILURE = ".failure.json"
+FAILURES = ".failures"  # folder in which each stage that failed leaves its message
 
 
 def stage(workdir: str, name: str) -> None:
@@ -31,15 +32,18 @@ def stage(workdir: str, name: str) -> None:
     if IN_WORKFLOW not in os.environ:
         return dispatch(work, name, run)
     end_with_parent()
+    failure = work / FAILURES / f"{name}.json"
+    if failure.is_file():  # a second attempt is for what ended a job from outside, such as its time limit
+        sys.exit(1)
     try:
         dispatch(work, name, run)
     except (UserError, ChildError) as error:
-        write_json(work / FAILURE, {"stage": name, "user": isinstance(error, UserError), "message": str(error)})
+        write_json(failure, {"stage": name, "user": isinstance(error, UserError), "message": str(error)})
         sys.exit(1)  # the workflow's end shows the message
 
 
 def dispatch(work: Path, name: str, run: dict) -> None:
-    """Call the function of the stage; `segment/<network>/<regime>/seed_<k>` is one function for all."""
+    """Call the function of the stage; `segment/<network>/<task>/<regime>/seed_<k>` is one function for all."""
     names = all_stages(run)
     print(f"lldm3d: stage {name} ({names.index(name) + 1} of {len(names)})", flush=True)
     stages: dict[str, Callable[[Path, str, dict], None]] = {
@@ -48,6 +52,7 @@ def dispatch(work: Path, name: str, run: dict) -> None:
         "latents": latents,
         "generate": generate,
         "evaluate": evaluate,
+        "study": study,
         "report": report,
         "segment": segment,
     }
@@ -80,13 +85,20 @@ def latents(work: Path, name: str, settings: dict) -> None:
 
 
 def generate(work: Path, name: str, settings: dict) -> None:
-    """Draw as many pairs as there are real training cases, unless the profile gives another number."""
+    """Draw as many pairs as the regimes take, unless the profile gives another number, which must not be smaller."""
     from lldm3d.generate import generate
 
     for model in ("label_ldm", "image_ldm", "controlnet"):
         checks.diffusion(work, model, load_schema(work / "dataset"))
-    number = {"n": len(load_cases(work / "dataset", "training"))}
-    generate(work, output_dir=work / "synthetic", overwrite=True, **{**number, **settings["generate"]})
+    cases, regimes = len(load_cases(work / "dataset", "training")), settings["segment"]["regimes"]
+    needed = {regime: parse_regime(regime).pairs(cases) for regime in regimes}
+    section = {"n": max(cases, *needed.values()), **settings["generate"]}
+    if wanting := {regime: pairs for regime, pairs in needed.items() if pairs > section["n"]}:
+        raise UserError(
+            f"generate#n is {section['n']}, but the regimes take more pairs: {wanting}; raise it in the profile, or "
+            "leave it out there"
+        )
+    generate(work, output_dir=work / "synthetic", overwrite=True, **section)
 
 
 def evaluate(work: Path, name: str, settings: dict) -> None:
@@ -94,7 +106,13 @@ def evaluate(work: Path, name: str, settings: dict) -> None:
 
     segmenter = work / segmenter_stage(settings) / "model.pt"
     output_dir = work / "evaluation"
-    evaluate(work / "dataset", work / "synthetic", segmenter, output_dir, overwrite=True, **settings["evaluate"])
+    evaluate(work / "dataset", work / "synthetic", output_dir, segmenter, overwrite=True, **settings["evaluate"])
+
+
+def study(work: Path, name: str, settings: dict) -> None:
+    from lldm3d.study import write
+
+    write(work)
 
 
 def report(work: Path, name: str, settings: dict) -> None:

@@ -30,14 +30,20 @@ def train(work: Path, stage: str, settings: dict) -> None:
 
 
 def run_bundle(
-    folder: Path, bundle: str, run_id: str, configs: list[str], overrides: dict, environment: dict[str, str]
+    folder: Path,
+    bundle: str,
+    run_id: str,
+    configs: list[str],
+    overrides: dict,
+    environment: dict[str, str],
+    name: str = "overrides.yaml",
 ) -> None:
-    """Write `overrides.yaml` into the stage's folder and run `run_id` of the bundle with it laid last."""
+    """Write the overrides as `name` into the stage's folder and run `run_id` of the bundle with them laid last."""
     if faults := undefined(bundle, overrides, bundle, configs):
         raise UserError("; ".join(faults))
-    with whole(folder / "overrides.yaml") as path:
+    with whole(folder / name) as path:
         path.write_text(yaml.safe_dump(overrides, sort_keys=False))
-    files = [*configs, str(folder / "overrides.yaml")]
+    files = [*configs, str(folder / name)]
     command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
     run_logged(command, bundle_path(bundle), folder / "log.txt", {**environment, "PYTHONWARNINGS": TRUSTED})
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lldm3d.data.tasks import ALL, Task, build_task, checked_tasks
 from lldm3d.errors import UserError
 from lldm3d.files import read_json
 
@@ -20,6 +21,18 @@ class Schema:
     tubular: tuple[str, ...] = ()  # thin classes, such as vessels
     lesions: tuple[str, ...] = ()
     inside: dict[str, str] = field(default_factory=dict)  # class -> the class that surrounds it
+    tasks: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)  # task -> target -> classes it merges
+
+    def task(self, name: str) -> Task:
+        """The task `name`; `multi` tells all classes apart. Raises UserError for a task that is not declared."""
+        if name == ALL:
+            return build_task(name, {class_name: (class_name,) for class_name in self.class_names[1:]}, self)
+        if name not in self.tasks:
+            raise UserError(
+                f"the data set {self.name!r} has no task {name!r}; it has {', '.join((ALL, *self.tasks))}. "
+                "Declare tasks with `lldm3d tasks`, or in the label map of `lldm3d prepare`"
+            )
+        return build_task(name, self.tasks[name], self)
 
 
 def load_schema(dataset_dir: str | Path) -> Schema:
@@ -34,6 +47,7 @@ def load_schema(dataset_dir: str | Path) -> Schema:
             tubular=tuple(content.get("tubular", ())),
             lesions=tuple(content.get("lesions", ())),
             inside=dict(content.get("inside", {})),
+            tasks=checked_tasks(content.get("tasks", {}), _class_names(content["labels"]), file),
         )
     except KeyError as error:
         raise UserError(f"{file}: has no {error}; make a prepared data set with `lldm3d prepare`") from None

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from lldm3d.data.tasks import checked_tasks
 from lldm3d.errors import UserError
 
 MAX_VALUE = 65535  # of a label file, so that a lookup table stays small
@@ -20,6 +21,7 @@ class LabelMap:
     tubular: tuple[str, ...] = ()
     lesions: tuple[str, ...] = ()
     inside: dict[str, str] = field(default_factory=dict)
+    tasks: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)  # task -> target -> classes it merges
     background: frozenset[int] | None = frozenset({0})  # values that are background; None: all that no class names
 
     def unknown(self, values: list[int]) -> list[int]:
@@ -52,8 +54,9 @@ def load_label_map(label_map: str | Path | dict | None, about: dict, where: str 
         return _from_dataset_json(about, where)
     content, where = _read(label_map)
     content = content if "classes" in content else {"classes": content}
-    if unknown := sorted(map(str, content.keys() - {"classes", "priority", "tubular", "lesions", "inside"})):
-        raise UserError(f"{where}: unknown keys {unknown}; allowed are classes, priority, tubular, lesions and inside")
+    if unknown := sorted(map(str, content.keys() - {"classes", "priority", "tubular", "lesions", "inside", "tasks"})):
+        allowed = "classes, priority, tubular, lesions, inside and tasks"
+        raise UserError(f"{where}: unknown keys {unknown}; allowed are {allowed}")
     return _checked(content["classes"], content, where, background=None)
 
 
@@ -110,7 +113,8 @@ def _checked(classes: dict, content: dict, where: str, background: frozenset[int
         *rest,
         *lists["priority"],
     )  # classes that the list leaves out come lowest, thin ones above others
-    return LabelMap(classes=classes, **lists, inside=inside, background=background)
+    tasks = checked_tasks(content.get("tasks") or {}, ("background", *classes), where)
+    return LabelMap(classes=classes, **lists, inside=inside, tasks=tasks, background=background)
 
 
 def _names(key: str, value: list | dict | None, kind: type, where: str) -> list | dict:

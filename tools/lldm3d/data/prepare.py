@@ -116,6 +116,7 @@ def describe(source: Source, recipe: Recipe) -> dict:
         "tubular": list(label_map.tubular),
         "lesions": list(label_map.lesions),
         "inside": label_map.inside,
+        "tasks": label_map.tasks,
     }
 
 

@@ -32,6 +32,13 @@ class Regime:
         real, ratio = ("" if value == 1 else f"{value:g}" for value in (self.real, self.synthetic))
         return f"{real}R+{ratio}S" if self.synthetic else f"{real}R"
 
+    @property
+    def reference(self) -> str | None:
+        """What tells the worth of the synthetic pairs: the same regime without them, R for S; None without S."""
+        if not self.synthetic:
+            return None
+        return Regime(self.real or 1.0, 0.0).name
+
     def pairs(self, training_cases: int) -> int:
         """How many synthetic pairs it takes beside a training split of so many real cases."""
         return round(self.synthetic * training_cases)

@@ -5,13 +5,13 @@ import numpy as np
 from lldm3d.data.dataset import Schema
 from lldm3d.evaluation.comparison import bootstrap
 from lldm3d.evaluation.rows import HIGHER, LOWER, Row
-from lldm3d.evaluation.survey import Survey
 
 WANTED_RATIO = 0.8
+Scores = dict[str, dict[str, float]]  # metric: class: value, of a case
 METRICS = {"dice": ("Dice", "", HIGHER), "recall": ("recall", "", HIGHER), "hd95": ("HD95", "mm", LOWER)}
 
 
-def alignment_rows(synthetic: Survey, test: Survey, schema: Schema, identity: dict) -> list[Row]:
+def alignment_rows(synthetic: list[Scores], test: list[Scores], schema: Schema, identity: dict) -> list[Row]:
     """Dice, recall and HD95 of each class on synthetic pairs beside those on real test cases, and ratios to them."""
     rows = []
     for name in schema.class_names[1:]:
@@ -24,9 +24,9 @@ def alignment_rows(synthetic: Survey, test: Survey, schema: Schema, identity: di
     return rows
 
 
-def scores(side: Survey, metric: str, name: str) -> np.ndarray:
+def scores(side: list[Scores], metric: str, name: str) -> np.ndarray:
     """The values of all cases whose label holds the class; NaN where HD95 is undefined."""
-    return np.array([case[metric][name] for case in side.scores if name in case[metric]], float)
+    return np.array([case[metric][name] for case in side if name in case[metric]], float)
 
 
 def mean_row(title: str, unit: str, direction: str, ours: np.ndarray, real: np.ndarray, common: dict) -> Row:

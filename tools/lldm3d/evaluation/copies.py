@@ -9,6 +9,7 @@ from lldm3d.evaluation.comparison import bootstrap
 from lldm3d.evaluation.matching import nearest
 from lldm3d.evaluation.rows import HIGHER, LOWER, Row
 from lldm3d.evaluation.scans import case_name
+from lldm3d.evaluation.spaces import Space
 from lldm3d.evaluation.survey import Survey
 
 PERCENTILE = 5  # of the held-out distances; the share of held-out cases below it is chance
@@ -36,41 +37,42 @@ class Nearest:
 
 
 def nearest_neighbours(
-    synthetic: Survey, training: Survey, held_out: list[Survey], size: tuple[int, ...]
+    synthetic: Survey, training: Survey, held_out: list[Survey], size: tuple[int, ...], space: Space | None
 ) -> list[Nearest]:
-    """Distances in feature space (Euclidean, each feature divided by its standard deviation over the training cases)
-    and in image space (`matching.nearest`; `size` are the voxels of the scans)."""
+    """Distances in image space (`matching.nearest`; `size` are the voxels of the scans), and before it, where there is
+    one, in a feature space (Euclidean, each feature divided by its standard deviation over the training cases)."""
     real = [side for side in held_out if len(side)]
-    points = scaled_features(training, training)
-    between = cdist(scaled_features(synthetic, training), points)
-    other = [cdist(scaled_features(side, training), points).min(1) for side in real]
-    features = Nearest("features", between.min(1), joined(other), between.argmin(1))
-
     distances, neighbours = nearest(synthetic.coarse, training.coarse, size, "evaluate copies")
     other = [nearest(side.coarse, training.coarse, size, "evaluate held-out real cases")[0] for side in real]
-    return [features, Nearest("image", distances, joined(other), neighbours)]
+    images = Nearest("image", distances, joined(other), neighbours)
+    if space is None:
+        return [images]
+    points = scaled_features(training, training, space)
+    between = cdist(scaled_features(synthetic, training, space), points)
+    other = [cdist(scaled_features(side, training, space), points).min(1) for side in real]
+    return [Nearest("features", between.min(1), joined(other), between.argmin(1)), images]
 
 
 def joined(distances: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(distances) if distances else np.empty(0)
 
 
-def scaled_features(side: Survey, training: Survey) -> np.ndarray:
+def scaled_features(side: Survey, training: Survey, space: Space) -> np.ndarray:
     """Features [N, D] in standard deviations of the training cases; a feature that is constant there is left out."""
-    spread = training.features.std(0)
+    spread = training.features(space).std(0)
     varied = spread > 1e-6 * max(spread.max(), 1e-12)
-    return side.features[:, varied] / spread[varied]
+    return side.features(space)[:, varied] / spread[varied]
 
 
-def copy_rows(spaces: list[Nearest], identity: dict) -> list[Row]:
+def copy_rows(spaces: list[Nearest], space: Space | None) -> list[Row]:
     """The share of near copies; for each space their number, the share nearer than the 5th percentile of held-out
     cases, and the median distance."""
     blank = Row("copies", "", "synthetic / real training", None, LOWER, n=len(spaces[0].synthetic), note=TOO_FEW)
     rows = [replace(blank, name="share of near copies")]
     if all(item.comparable for item in spaces):
-        rows = [replace(rows[0], value=copied_share(spaces), floor=0, note="in feature or image space")]
+        rows = [replace(rows[0], value=copied_share(spaces), floor=0, note="in any of the spaces below")]
     for item in spaces:
-        known = replace(blank, **(identity if item.space == "features" else {}))
+        known = replace(blank, **(space.identity if item.space == "features" else {}))
         rows += [near_row(item, known), share_row(item, known), median_row(item, known)]
     return rows
 

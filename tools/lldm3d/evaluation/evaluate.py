@@ -1,10 +1,10 @@
 """Judge a synthetic data set against the real one: the command `lldm3d evaluate`."""
 
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 from lldm3d import __version__
-from lldm3d.data.dataset import SPLITS, Schema, load_cases, load_schema
+from lldm3d.data.dataset import Schema
 from lldm3d.errors import Refused, UserError
 from lldm3d.evaluation import figures
 from lldm3d.evaluation.alignment import alignment_rows
@@ -14,37 +14,51 @@ from lldm3d.evaluation.external import check_command, external_rows
 from lldm3d.evaluation.fidelity import fidelity_rows
 from lldm3d.evaluation.labels import label_rows, write_statistics
 from lldm3d.evaluation.manifold import manifold_rows
-from lldm3d.evaluation.medicalnet import MedicalNet, load_medicalnet
-from lldm3d.evaluation.network import Segmenter, load_segmenter
+from lldm3d.evaluation.medicalnet import load_medicalnet
+from lldm3d.evaluation.network import load_segmenter
 from lldm3d.evaluation.paired import paired_rows
-from lldm3d.evaluation.rows import Row, write_csv
-from lldm3d.evaluation.scans import check_counts, check_sides
+from lldm3d.evaluation.processes import device, place, wait_for_all
+from lldm3d.evaluation.radimagenet import load_radimagenet, plane_means
+from lldm3d.evaluation.radiomics import Radiomics
+from lldm3d.evaluation.records import Cache, Observer, Record
+from lldm3d.evaluation.rows import HIGHER, Row, write_csv
+from lldm3d.evaluation.sides import open_sides
 from lldm3d.evaluation.survey import Survey, survey
 from lldm3d.files import write_json
 
-FORMAT = 2  # of metrics.json: raised when a key or the name of a metric changes; 1 had no `format`
+FORMAT = 3  # of metrics.json: raised when a key or the name of a metric changes
+SCORED, BLURRED = ("test", "synthetic"), ("training",)  # sides
 
 
 def evaluate(
     real: str | Path,
     synthetic: str | Path,
-    segmenter: str | Path,
     output_dir: str | Path,
+    segmenter: str | Path | None = None,
     medicalnet: str | Path | None = None,
+    radimagenet: str | Path | None = None,
+    radiomics: bool = False,
     segmenter_command: str | None = None,
     max_copies: float | None = None,
+    cache_dir: str | Path | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write `metrics.json`, `metrics.csv`, `label_statistics.csv` and `figures/*.png` into `output_dir`.
 
+    What is seen of each case is kept in `cache_dir`, so that an interrupted evaluation goes on and a further one of the
+    same real data looks at them no more. The processes that torchrun starts share the cases.
+
     Args:
-        real: prepared data set.
-        synthetic: generated data set in the same layout, all cases in its training split.
-        segmenter: stage folder of a segmentation network trained on `real` alone (regime R), or its model.pt.
+        real: prepared data set, or a folder of scans.
+        synthetic: generated data set in the same layout, all cases in its training split; or a folder of scans.
         output_dir: folder of the results.
+        segmenter: stage folder of a segmentation network trained on `real` alone (regime R), or its model.pt.
         medicalnet: weights of a MedicalNet ResNet, for fidelity and diversity as it sees them.
+        radimagenet: weights of RadImageNet's ResNet-50, for fidelity in slices of each plane.
+        radiomics: also compare radiomic features.
         segmenter_command: a further segmenter for the alignment: a command with `{images}` and `{labels}` in it.
         max_copies: largest share of near copies that the data may hold.
+        cache_dir: default: `cache` in `output_dir`.
         overwrite: replace an evaluation that is there.
 
     Raises:
@@ -53,25 +67,20 @@ def evaluate(
     """
     real, synthetic, output_dir = Path(real), Path(synthetic), Path(output_dir)
     check_options(output_dir, segmenter_command, max_copies, overwrite)
-    schema, cases = open_sides(real, synthetic, gated=max_copies is not None)
-    network = load_segmenter(segmenter, schema.class_names)
-    further = load_medicalnet(medicalnet) if medicalnet is not None else None
-    sides = {
-        split: survey(
-            split, items, schema, network, split in ("test", "synthetic"), blur=split == "training", further=further
-        )
-        for split, items in cases.items()
-    }
-    rows, spaces = judge(sides, schema, network)
-    if further:
-        rows += further_rows(sides, further)
+    schema, cases = open_sides(real, synthetic)
+    check_needs(real, synthetic, cases, segmenter_command, max_copies)
+    observer = open_observer(schema, real, segmenter, medicalnet, radimagenet, radiomics)
+    sides = look_at(cases, Cache(observer, Path(cache_dir or output_dir / "cache")))
+    if sides is None:
+        return
+    rows, spaces = judge(sides, observer)
     if segmenter_command is not None:
         rows += external_rows(segmenter_command, sides["synthetic"], sides["test"], schema)
     nearest = worst(spaces, sides["synthetic"], sides["training"])
     write_statistics(output_dir / "label_statistics.csv", sides)
-    figures.write(output_dir / "figures", sides, spaces, nearest, rows, schema)
+    figures.write(output_dir / "figures", sides, spaces, nearest, rows, observer)
     write_csv(output_dir / "metrics.csv", rows)
-    write_json(output_dir / "metrics.json", summary(real, synthetic, sides, identity(network), rows, nearest))
+    write_json(output_dir / "metrics.json", summary(real, synthetic, sides, observer, rows, nearest))
     if max_copies is not None:
         refuse_copies(spaces, max_copies, synthetic, output_dir)
 
@@ -86,16 +95,75 @@ def check_options(output_dir: Path, segmenter_command: str | None, max_copies: f
         check_command(segmenter_command)
 
 
-def open_sides(real: Path, synthetic: Path, gated: bool) -> tuple[Schema, dict[str, list[dict]]]:
-    """What both data sets share, and the cases of each side. Raises UserError where they cannot be compared."""
-    schema = load_schema(real)
-    check_sides(schema, load_schema(synthetic), real, synthetic)
-    cases = {"synthetic": load_cases(synthetic, "training")}  # first, as the likeliest to be refused
-    cases |= {split: load_cases(real, split) for split in SPLITS}
-    check_counts(cases["training"], cases["synthetic"], real, synthetic)
-    if gated and len(cases["validation"] + cases["test"]) < 2:
+def check_needs(
+    real: Path, synthetic: Path, cases: dict, segmenter_command: str | None, max_copies: float | None
+) -> None:
+    """Raises UserError where an option needs what the data sets do not have."""
+    if max_copies is not None and len(cases["validation"] + cases["test"]) < 2:
         raise UserError(f"{real}: --max_copies needs at least 2 held-out cases (validation and test) to compare with")
-    return schema, cases
+    if segmenter_command is not None and not all(case["label"] for case in cases["synthetic"]):
+        raise UserError(f"{synthetic}: --segmenter_command needs labels, and a real data set that names their classes")
+
+
+def open_observer(
+    schema: Schema,
+    real: Path,
+    segmenter: str | Path | None,
+    medicalnet: str | Path | None,
+    radimagenet: str | Path | None,
+    radiomics: bool,
+) -> Observer:
+    """Load the networks that were given. Raises UserError where one cannot be used."""
+    if segmenter is not None and not schema.class_names:
+        raise UserError(f"{real}: --segmenter needs a prepared data set that names the classes; run `lldm3d prepare`")
+    extractors = [
+        *([load_medicalnet(medicalnet)] if medicalnet is not None else []),
+        *([load_radimagenet(radimagenet)] if radimagenet is not None else []),
+        *([Radiomics()] if radiomics else []),
+    ]
+    network = load_segmenter(segmenter, schema.class_names) if segmenter is not None else None
+    return Observer(schema, network, tuple(extractors))
+
+
+def look_at(cases: dict[str, list[dict]], cache: Cache) -> dict[str, Survey] | None:
+    """The survey of each side; None in all processes but the first, which has their findings from the cache."""
+    number, processes = place()
+    if processes > 1:
+        surveys({side: items[number::processes] for side, items in cases.items()}, cache)
+        wait_for_all()
+    return surveys(cases, cache) if number == 0 else None
+
+
+def surveys(cases: dict[str, list[dict]], look: Callable[..., Record]) -> dict[str, Survey]:
+    return {side: survey(side, items, look, side in SCORED, side in BLURRED) for side, items in cases.items()}
+
+
+def judge(sides: dict[str, Survey], observer: Observer) -> tuple[list[Row], list[Nearest]]:
+    """All rows, and the nearest training cases. `sides` has training (blurred too), validation, test and synthetic."""
+    ours, training, validation, test = (sides[side] for side in ("synthetic", "training", "validation", "test"))
+    schema, spaces = observer.schema, observer.spaces
+    near = [space for space in spaces if space.neighbours]
+    first = near[0] if near else None
+    nearest = nearest_neighbours(ours, training, [validation, test], schema.roi_size, first)
+    rows = [
+        *plane_means(fidelity_rows(ours, training, test, spaces)),
+        *manifold_rows(ours, training, test, near),
+        *diversity_rows(ours.cases, training.cases, schema, device()),
+        *label_rows(ours, training, test, schema),
+        *aligned(ours, test, observer),
+        *copy_rows(nearest, first),
+        *paired_rows(ours, [training, validation, test], schema, device()),
+    ]
+    return rows, nearest
+
+
+def aligned(synthetic: Survey, test: Survey, observer: Observer) -> list[Row]:
+    """The rows of alignment, or one that says what is missing."""
+    if not synthetic.scores:
+        missing = "a segmentation network (--segmenter)" if observer.segmenter is None else "synthetic labels"
+        between = "label of a synthetic pair / segmentation of its image"
+        return [Row("alignment", "Dice", between, None, HIGHER, note=f"needs {missing}")]
+    return alignment_rows(synthetic.scores, test.scores, observer.schema, observer.spaces[0].identity)
 
 
 def refuse_copies(spaces: list[Nearest], max_copies: float, synthetic: Path, output_dir: Path) -> None:
@@ -108,38 +176,8 @@ def refuse_copies(spaces: list[Nearest], max_copies: float, synthetic: Path, out
         )
 
 
-def judge(sides: dict[str, Survey], schema: Schema, network: Segmenter) -> tuple[list[Row], list[Nearest]]:
-    """All rows, and the nearest training cases. `sides` has training (blurred too), validation, test and synthetic."""
-    ours, training, test = sides["synthetic"], sides["training"], sides["test"]
-    seen_by = identity(network)
-    spaces = nearest_neighbours(ours, training, [sides["validation"], test], schema.roi_size)
-    rows = [
-        *fidelity_rows(ours, training, test, seen_by),
-        *manifold_rows(ours, training, test, seen_by),
-        *diversity_rows(ours.cases, training.cases, schema, network.device),
-        *label_rows(ours, training, test, schema),
-        *alignment_rows(ours, test, schema, seen_by),
-        *copy_rows(spaces, seen_by),
-        *paired_rows(ours, [training, sides["validation"], test], schema, network.device),
-    ]
-    return rows, spaces
-
-
-def further_rows(sides: dict[str, Survey], network: MedicalNet) -> list[Row]:
-    """Fidelity and diversity as a further network sees them, named after it."""
-    seen = [sides[side].further if len(sides[side]) else sides[side] for side in ("synthetic", "training", "test")]
-    seen_by = {"network": network.name, "weights": network.weights}
-    rows = [*fidelity_rows(*seen, seen_by), *manifold_rows(*seen, seen_by)]
-    return [replace(row, name=f"{row.name}, {network.name}") for row in rows]
-
-
-def identity(network: Segmenter) -> dict[str, str]:
-    """What a figure that depends on the network carries with it."""
-    return {"network": f"{network.name}:{network.layer}", "weights": network.weights}
-
-
 def summary(
-    real: Path, synthetic: Path, sides: dict[str, Survey], seen_by: dict[str, str], rows: list[Row], nearest: list[dict]
+    real: Path, synthetic: Path, sides: dict[str, Survey], observer: Observer, rows: list[Row], nearest: list[dict]
 ) -> dict:
     """The content of `metrics.json`."""
     return {
@@ -148,7 +186,7 @@ def summary(
         "real": str(real.resolve()),
         "synthetic": str(synthetic.resolve()),
         "cases": {side: len(found) for side, found in sides.items()},
-        **seen_by,
+        "networks": [{"space": space.name, **space.identity} for space in observer.spaces],
         "rows": [row.plain() for row in rows],
         "nearest": nearest,
     }

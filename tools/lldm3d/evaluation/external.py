@@ -9,10 +9,11 @@ from pathlib import Path
 
 from lldm3d.data.dataset import Schema
 from lldm3d.errors import UserError
+from lldm3d.evaluation.agreement import agreement
 from lldm3d.evaluation.alignment import alignment_rows
 from lldm3d.evaluation.rows import Row
 from lldm3d.evaluation.scans import case_name, check_grid, check_label, read
-from lldm3d.evaluation.survey import Survey, agreement
+from lldm3d.evaluation.survey import Survey
 from lldm3d.files import load_nifti
 
 OPTION, PLACEHOLDERS = "--segmenter_command", ("{images}", "{labels}")
@@ -39,13 +40,15 @@ def external_rows(command: str, synthetic: Survey, test: Survey, schema: Schema)
     Raises:
         UserError: where the command fails, or a label map is missing or does not fit its image.
     """
-    sides = (replace(side, scores=segmented(command, side.cases, schema)) for side in (synthetic, test))
+    scores = (segmented(command, side.cases, schema) for side in (synthetic, test))
     name = Path(shlex.split(command)[0]).name
-    return [replace(row, name=f"{row.name}, {name}") for row in alignment_rows(*sides, schema, {"network": command})]
+    return [replace(row, name=f"{row.name}, {name}") for row in alignment_rows(*scores, schema, {"network": command})]
 
 
 def segmented(command: str, cases: list[dict], schema: Schema) -> list[dict]:
     """The agreement of the command's label maps with the labels of the cases."""
+    if not cases:
+        return []
     names = [case_name(case) for case in cases]
     with tempfile.TemporaryDirectory(prefix="lldm3d-") as folder:
         paths = {name: Path(folder, name.strip("{}")) for name in PLACEHOLDERS}

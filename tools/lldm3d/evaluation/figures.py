@@ -9,9 +9,11 @@ from matplotlib.figure import Figure
 from lldm3d.data.dataset import Schema
 from lldm3d.evaluation import pictures
 from lldm3d.evaluation.copies import Nearest, scaled_features
+from lldm3d.evaluation.records import Observer, Record
 from lldm3d.evaluation.rows import Row
-from lldm3d.evaluation.scans import read
+from lldm3d.evaluation.scans import case_name, read
 from lldm3d.evaluation.shapes import UNITS
+from lldm3d.evaluation.spaces import Space
 from lldm3d.evaluation.survey import Survey
 
 SIDES = {  # side: (words, colour, marker)
@@ -19,21 +21,34 @@ SIDES = {  # side: (words, colour, marker)
     "test": ("real, test", pictures.HELD_OUT, "s"),
     "synthetic": ("synthetic", pictures.SYNTHETIC, "^"),
 }
+TITLES = {"features": "feature space (standard deviations)", "image": "image space (1 - correlation)"}
 PAIRS_SHOWN = 4
 
 
 def write(
-    folder: Path, sides: dict[str, Survey], spaces: list[Nearest], nearest: list[dict], rows: list[Row], schema: Schema
+    folder: Path,
+    sides: dict[str, Survey],
+    spaces: list[Nearest],
+    nearest: list[dict],
+    rows: list[Row],
+    observer: Observer,
 ) -> None:
-    """Draw all figures of an evaluation as PNG into `folder`."""
-    for name, figure in {
-        "fidelity": fidelity(rows),
-        "features": features(sides),
-        "label_statistics": label_statistics(sides),
-        "alignment": alignment(rows),
+    """Draw the figures of an evaluation as PNG into `folder`: those for which there is something to draw."""
+    schema = observer.schema
+    near = next((space for space in observer.spaces if space.neighbours), None)
+    drawn = {
         "nearest_distances": nearest_distances(spaces),
         "nearest_pairs": nearest_pairs(nearest, sides, schema),
-    }.items():
+    }
+    if observer.spaces:
+        drawn["fidelity"] = fidelity(rows)
+    if near:
+        drawn["features"] = features(sides, near)
+    if sides["training"].statistics and sides["synthetic"].statistics:
+        drawn["label_statistics"] = label_statistics(sides)
+    if sides["synthetic"].scores:
+        drawn |= {"alignment": alignment(rows), "cases": cases(sides["synthetic"], schema)}
+    for name, figure in drawn.items():
         pictures.save(figure, folder / f"{name}.png")
 
 
@@ -49,11 +64,11 @@ def light(rows: int, columns: int, width: float, height: float) -> tuple[Figure,
 
 def fidelity(rows: list[Row]) -> Figure:
     """FID and KID to half of the real training cases: of the other half, of synthetic and of blurred real cases."""
-    figure, grid = light(1, 2, 7.6, 2.3)
-    for axes, name in zip(grid.flat, ("FID", "KID"), strict=True):
-        ours, blurred = (
-            next(row for row in rows if row.name == name and row.between.startswith(side)) for side in ("synth", "blur")
-        )
+    distances = [row for row in rows if row.name.startswith(("FID", "KID"))]
+    found = [row for row in distances if row.between == "synthetic / real training"][:4]
+    figure, grid = light(-(-len(found) // 2), 2, 7.6, 2.1 * -(-len(found) // 2))
+    for axes, ours in zip(grid.flat, found, strict=False):
+        blurred = next(row for row in distances if row.name == ours.name and row.between.startswith("blur"))
         bars = {
             "real (floor)": (ours.floor, None, pictures.REAL),
             "synthetic": (ours.value, ours.interval, pictures.SYNTHETIC),
@@ -65,26 +80,49 @@ def fidelity(rows: list[Row]) -> Figure:
                 axes.hlines(-at, *interval, color="black", lw=1.2)
         axes.axvline(0, color="black", lw=0.8)
         axes.set_yticks([0, -1, -2], bars)
-        axes.set_title(f"{name} to real training images, {ours.n} cases each", fontsize=9)
+        axes.set_title(f"{ours.name} to real training images, {ours.n} cases each", fontsize=9)
     return figure
 
 
-def features(sides: dict[str, Survey]) -> Figure:
+def features(sides: dict[str, Survey], space: Space) -> Figure:
     """The cases in the plane of the two principal components of the real training features."""
     figure, [[axes]] = light(1, 1, 6, 4.6)
     training = sides["training"]
-    points = scaled_features(training, training)
+    points = scaled_features(training, training, space)
     centre = points.mean(0)
     _, spread, directions = np.linalg.svd(points - centre, full_matrices=False)
     for side, (words, colour, marker) in SIDES.items():
         if len(sides[side]):
-            x, y = ((scaled_features(sides[side], training) - centre) @ directions[:2].T).T
+            x, y = ((scaled_features(sides[side], training, space) - centre) @ directions[:2].T).T
             axes.scatter(x, y, s=30, c=colour, marker=marker, alpha=0.75, label=f"{words} ({len(x)})", linewidths=0)
     shares = spread**2 / (spread**2).sum()
     axes.set_xlabel(f"first principal component ({shares[0]:.0%} of the real variance)")
     axes.set_ylabel(f"second ({shares[1]:.0%})")
     axes.legend(frameon=False, fontsize=9)
     return figure
+
+
+def cases(synthetic: Survey, schema: Schema) -> Figure:
+    """The synthetic cases with the best, a middle and the worst mean Dice of the network: image, and label on it."""
+    scored = [pair for pair in zip(synthetic.cases, synthetic.records, strict=True) if pair[1].scores["dice"]]
+    order = sorted(scored, key=lambda pair: mean_dice(pair[1]))
+    chosen = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
+    figure, grid = pictures.dark(len(pictures.PLANES), 2 * len(chosen), 9.6, 5.2)
+    for column, (words, (case, record)) in enumerate(chosen.items()):
+        scan = read(case, schema)
+        grid[0, 2 * column].set_title(f"{words}: {case_name(case)}", color="white", fontsize=7.5)
+        grid[0, 2 * column + 1].set_title(f"mean Dice {mean_dice(record):.2f}", color="white", fontsize=7.5)
+        for row, (plane, axis) in zip(grid, pictures.PLANES.items(), strict=True):
+            index = pictures.best_slice(scan.label, axis)
+            for axes in row[2 * column : 2 * column + 2]:
+                pictures.show(axes, scan.image, schema.spacing, plane, index)
+            pictures.outline(row[2 * column + 1], scan.label, plane, index)
+    pictures.legend(figure, schema.class_names, loc="outside lower center", fontsize=8)
+    return figure
+
+
+def mean_dice(record: Record) -> float:
+    return float(np.mean(list(record.scores["dice"].values())))
 
 
 def label_statistics(sides: dict[str, Survey]) -> Figure:
@@ -147,7 +185,6 @@ def alignment(rows: list[Row]) -> Figure:
 def nearest_distances(spaces: list[Nearest]) -> Figure:
     """Distances to the nearest training case: synthetic and held-out real cases, with the 5 % line."""
     figure, grid = light(1, len(spaces), 4.4 * len(spaces), 2.9)
-    titles = {"features": "feature space (standard deviations)", "image": "image space (1 - correlation)"}
     for axes, item in zip(grid.flat, spaces, strict=True):
         bins = np.linspace(0, max(item.synthetic.max(), *item.held_out, 1e-9) * 1.02, 24)
         axes.hist(
@@ -168,7 +205,7 @@ def nearest_distances(spaces: list[Nearest]) -> Figure:
         )
         if item.comparable:
             axes.axvline(item.threshold, color="black", lw=1, ls="--", label="5 % of held-out real")
-        axes.set_title(titles[item.space], fontsize=9)
+        axes.set_title(TITLES[item.space], fontsize=9)
         axes.set_xlabel("distance to the nearest training case", fontsize=8)
         axes.set_ylabel("share of cases", fontsize=8)
     grid.flat[0].legend(frameon=False, fontsize=8)
@@ -182,12 +219,12 @@ def shares(values: np.ndarray) -> np.ndarray:
 
 def nearest_pairs(nearest: list[dict], sides: dict[str, Survey], schema: Schema) -> Figure:
     """The synthetic cases nearest to training cases in each space, above those training cases."""
-    chosen = [entry for space in ("features", "image") for entry in of_space(nearest, space)[:PAIRS_SHOWN]]
+    chosen = [entry for space in TITLES for entry in of_space(nearest, space)[:PAIRS_SHOWN]]
     labels = {case["image"]: case for side in ("synthetic", "training") for case in sides[side].cases}
     figure, grid = pictures.dark(2, len(chosen), 1.4 * len(chosen), 4.1)
     for column, entry in zip(grid.T, chosen, strict=True):
         scans = [read(labels[entry[key]], schema) for key in ("image", "nearest_image")]
-        index = pictures.best_slice(scans[0].label, pictures.PLANES["axial"])
+        index = pictures.best_slice(scans[0].foreground, pictures.PLANES["axial"])  # of both, to be compared
         for axes, scan in zip(column, scans, strict=True):
             pictures.show(axes, scan.image, schema.spacing, "axial", index)
         near = entry["threshold"] is not None and entry["distance"] < entry["threshold"]

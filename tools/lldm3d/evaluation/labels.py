@@ -22,6 +22,10 @@ RULES = ("held share", "enclosed share")  # shares in [0, 1] that anatomy wants 
 
 def label_rows(synthetic: Survey, training: Survey, test: Survey, schema: Schema, seed: int = 0) -> list[Row]:
     """One Wasserstein row for each statistic, class and real side; then the rules of anatomy."""
+    if not synthetic.statistics or not training.statistics:
+        side = "synthetic" if training.statistics else "real"
+        note = f"needs labels and the names of their classes on both sides; the {side} side has none"
+        return [Row("labels", "label statistics", "synthetic / real training", None, LOWER, note=note)]
     rows = []
     for statistic, name in synthetic.statistics[0]:
         key = (statistic, name)
@@ -77,7 +81,9 @@ def rule_row(key: tuple[str, str], synthetic: Survey, training: Survey, schema: 
 
 def one_organ_row(parent: str, synthetic: Survey, training: Survey) -> Row:
     """Share of the cases in which the organ, with all that lies inside it, is one component."""
-    ours, real = (np.array([case[parent] for case in side.one_organ], float) for side in (synthetic, training))
+    ours, real = (
+        np.array([record.one_organ[parent] for record in side.records], float) for side in (synthetic, training)
+    )
     return share_row(
         "one organ", parent, ours, real, "share of the cases in which it, with what lies in it, is one piece"
     )
@@ -104,8 +110,8 @@ def write_statistics(path: str | Path, sides: dict[str, Survey]) -> None:
         writer = csv.writer(file)
         writer.writerow(["side", "case", "class", "statistic", "unit", "value"])
         for side, found in sides.items():
-            for case, statistics in zip(found.cases, found.statistics, strict=True):
-                for (statistic, name), items in statistics.items():
+            for case, record in zip(found.cases, found.records, strict=True):
+                for (statistic, name), items in (record.statistics or {}).items():
                     writer.writerows(
                         [side, case_name(case), name, statistic, UNITS[statistic], f"{value:.6g}"] for value in items
                     )

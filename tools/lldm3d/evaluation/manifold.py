@@ -7,18 +7,21 @@ import numpy as np
 
 from lldm3d.evaluation.comparison import compare
 from lldm3d.evaluation.rows import HIGHER, Row
+from lldm3d.evaluation.spaces import Space
 from lldm3d.evaluation.survey import Survey
 
 NEIGHBOURS = 5  # k, as Naeem et al. advise
 
 
-def manifold_rows(synthetic: Survey, training: Survey, test: Survey, identity: dict, seed: int = 0) -> list[Row]:
+def manifold_rows(synthetic: Survey, training: Survey, test: Survey, spaces: list[Space], seed: int = 0) -> list[Row]:
     """Precision and density (are synthetic cases like real ones), recall and coverage (are all real ones met)."""
     rows = []
-    for name, (measure, group) in MEASURES.items():
-        row = Row(group, name, "", None, HIGHER, **identity)
-        compared = compare(measure, synthetic.features, training.features, test.features, seed, least=NEIGHBOURS + 1)
-        rows += [replace(row, **vars(item)) for item in compared]
+    for space in spaces:
+        sides = [side.features(space) for side in (synthetic, training, test)]
+        for name, (measure, group) in MEASURES.items():
+            row = Row(group, f"{name}{space.suffix}", "", None, HIGHER, **space.identity)
+            compared = compare(measure, *sides, seed, least=NEIGHBOURS + 1)
+            rows += [replace(row, **vars(item)) for item in compared]
     return rows
 
 

@@ -9,6 +9,8 @@ from monai.networks.nets import resnet
 from torch import nn
 
 from lldm3d.errors import UserError
+from lldm3d.evaluation.processes import device
+from lldm3d.evaluation.spaces import Space
 from lldm3d.files import load_checkpoint, sha256
 
 DEPTHS = {  # blocks of the four layers, and whether they are bottlenecks: depth
@@ -28,14 +30,17 @@ class MedicalNet:
     name: str
     weights: str  # SHA-256 of the file
     network: nn.Module
-    device: torch.device
+
+    @property
+    def spaces(self) -> list[Space]:
+        return [Space(self.name, self.name, self.weights, neighbours=True)]
 
     @torch.no_grad()
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray, mask: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The last layer's means over all positions; the image is brought to mean 0 and deviation 1, as in training."""
-        volume = torch.as_tensor(image, dtype=torch.float32, device=self.device)[None, None]
+        volume = torch.as_tensor(image, dtype=torch.float32, device=device())[None, None]
         volume = (volume - volume.mean()) / volume.std()
-        return self.network(volume)[0].double().cpu().numpy()
+        return {self.name: self.network(volume)[0].double().cpu().numpy()}
 
 
 def load_medicalnet(path: str | Path) -> MedicalNet:
@@ -68,8 +73,7 @@ def load_medicalnet(path: str | Path) -> MedicalNet:
         raise UserError(
             f"{path}: does not fit MedicalNet's ResNet-{depth} ({str(error).splitlines()[-1].strip()})"
         ) from None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return MedicalNet(f"medicalnet_resnet{depth}", sha256(path), network.to(device).eval(), device)
+    return MedicalNet(f"medicalnet_resnet{depth}", sha256(path), network.to(device()).eval())
 
 
 def blocks(state: dict, layer: int) -> int:

@@ -9,6 +9,7 @@ from monai.metrics import PSNRMetric
 from lldm3d.data.dataset import Schema
 from lldm3d.evaluation.comparison import bootstrap
 from lldm3d.evaluation.diversity import METRICS
+from lldm3d.evaluation.records import Record
 from lldm3d.evaluation.rows import HIGHER, Row
 from lldm3d.evaluation.scans import read
 from lldm3d.evaluation.survey import Survey
@@ -22,9 +23,8 @@ def paired_rows(
     The floor is what another real image, of a label drawn at random, gets beside that image. No rows without pairs:
     drawn labels have no ground truth.
     """
-    known = {digest: case for side in real for digest, case in zip(side.labels, side.cases, strict=True) if digest}
-    drawn = zip(synthetic.cases, synthetic.labels, strict=True)
-    pairs = [(case, known[digest]) for case, digest in drawn if digest in known]
+    known = {record.label: case for side in real for case, record in labelled(side)}
+    pairs = [(case, known[record.label]) for case, record in labelled(synthetic) if record.label in known]
     others = [case for side in real for case in side.cases]
     rng = np.random.default_rng(seed)
     metrics = {"PSNR": (PSNRMetric(1.0), 1), **{name.removesuffix(" of pairs"): item for name, item in METRICS.items()}}
@@ -36,6 +36,11 @@ def paired_rows(
             if min(schema.roi_size) >= least:
                 values[name].append((float(metric(images[0], images[1])), float(metric(images[2], images[1]))))
     return [row(name, np.array(found)) for name, found in values.items() if found]
+
+
+def labelled(side: Survey) -> list[tuple[dict, Record]]:
+    """The cases of a side whose label map is there, and not empty."""
+    return [pair for pair in zip(side.cases, side.records, strict=True) if pair[1].label]
 
 
 def row(name: str, found: np.ndarray) -> Row:

@@ -16,10 +16,15 @@ MIN_TRAINING, MIN_SYNTHETIC = 4, 2  # two halves of two; a variance
 
 @dataclass(frozen=True)
 class Scan:
-    """One pair: image [X, Y, Z] float32 and label [X, Y, Z] uint8."""
+    """One pair: image [X, Y, Z] float32 and label [X, Y, Z] uint8, None where the case has none."""
 
     image: np.ndarray
-    label: np.ndarray
+    label: np.ndarray | None
+
+    @property
+    def foreground(self) -> np.ndarray:
+        """Mask [X, Y, Z] of what is labelled, everything where there is no label."""
+        return self.label > 0 if self.label is not None else np.ones(self.image.shape, bool)
 
 
 def case_name(case: dict) -> str:
@@ -30,15 +35,24 @@ def case_name(case: dict) -> str:
 def read(case: dict, schema: Schema) -> Scan:
     """Read a case. Raises UserError where a file does not fit `schema`, or holds an image that shows nothing."""
     image, affine = load_nifti(case["image"])
-    label, label_affine = load_nifti(case["label"])
     check_grid(case["image"], image, affine, schema)
-    check_grid(case["label"], label, label_affine, schema)
     if not np.isfinite(image).all():
         raise UserError(f"{case['image']}: holds NaN or infinite values; remove the case or make it again")
-    if image.min() == image.max():
-        raise UserError(f"{case['image']}: is constant ({image.min():g} everywhere); remove the case or make it again")
-    check_label(case["label"], label, schema)
-    return Scan(image.astype(np.float32), label.astype(np.uint8))
+    low, high = image.min(), image.max()
+    if low == high:
+        raise UserError(f"{case['image']}: is constant ({low:g} everywhere); remove the case or make it again")
+    image = image.astype(np.float32)
+    if case.get("rescale"):
+        image = (image - low) / (high - low)
+    return Scan(image, read_label(case["label"], schema) if case["label"] else None)
+
+
+def read_label(path: str, schema: Schema) -> np.ndarray:
+    """Read a label map. Raises UserError where it does not fit `schema`."""
+    label, affine = load_nifti(path)
+    check_grid(path, label, affine, schema)
+    check_label(path, label, schema)
+    return label.astype(np.uint8)
 
 
 def check_label(path: str, label: np.ndarray, schema: Schema) -> None:
@@ -55,14 +69,17 @@ def check_grid(path: str, array: np.ndarray, affine: np.ndarray, schema: Schema)
     if array.shape != schema.roi_size or not np.allclose(spacing, schema.spacing, rtol=0.01):
         raise UserError(
             f"{path}: has {array.shape} voxels of {np.round(spacing, 3).tolist()} mm, but its data set says "
-            f"{schema.roi_size} of {list(schema.spacing)} mm; run `lldm3d prepare` or `lldm3d generate` again"
+            f"{schema.roi_size} of {list(schema.spacing)} mm; bring all scans to one grid with `lldm3d prepare`"
         )
 
 
 def check_sides(real: Schema, synthetic: Schema, real_dir: Path, synthetic_dir: Path) -> None:
-    """Raises UserError where the two data sets differ in classes, spacing or size: nothing could be compared."""
-    for key in ("class_names", "spacing", "roi_size"):
+    """Raises UserError where the two sides differ in spacing, size, or classes where both name them."""
+    keys = ["spacing", "roi_size", *(["class_names"] if real.class_names and synthetic.class_names else [])]
+    for key in keys:
         ours, theirs = getattr(real, key), getattr(synthetic, key)
+        if key == "spacing" and np.allclose(ours, theirs, rtol=0.01):
+            continue
         if ours != theirs:
             raise UserError(
                 f"the two data sets differ in {key}: {real_dir} has {list(ours)}, {synthetic_dir} has {list(theirs)}; "

@@ -17,6 +17,7 @@ UNITS = {
     "components": "",
     "Euler number": "",
     "skeleton length": "mm",
+    "continuity": "",
     "lesion count": "",
     "lesion long axis": "mm",
     "held share": "",
@@ -39,7 +40,9 @@ def label_statistics(label: np.ndarray, schema: Schema) -> Statistics:
         found["lesion count" if name in schema.lesions else "components", name] = np.array([float(count)])
         found["Euler number", name] = np.array([float(euler_number(mask, connectivity=3))])
         if name in schema.tubular:
-            found["skeleton length", name] = np.array([skeleton_length(mask, schema.spacing)])
+            skeleton = skeletonize(mask) if mask.any() else mask
+            found["skeleton length", name] = np.array([skeleton_length(skeleton, schema.spacing)])
+            found["continuity", name] = continuity(skeleton, parts)
         if name in schema.lesions:
             boxes = ndimage.find_objects(parts)
             axes = [long_axis(parts[box] == part, schema.spacing) for part, box in enumerate(boxes, start=1)]
@@ -79,13 +82,23 @@ def containment(parts: np.ndarray, count: int, allowed: np.ndarray) -> tuple[np.
     return np.array([np.mean(np.array(shares) > 0)]), np.array([enclosed])
 
 
-def skeleton_length(mask: np.ndarray, spacing: tuple[float, float, float]) -> float:
-    """Length in mm of the centre lines of a mask [X, Y, Z].
+def continuity(skeleton: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Share of the centre lines' voxels that lie in one component, the one with most of them: [1], or [0] without any.
+
+    A vessel that is cut in the middle has 0.5, one with a crumb torn off nearly 1.
+    """
+    if not skeleton.any():
+        return np.empty(0)
+    return np.array([np.bincount(parts[skeleton]).max() / skeleton.sum()])
+
+
+def skeleton_length(skeleton: np.ndarray, spacing: tuple[float, float, float]) -> float:
+    """Length in mm of centre lines [X, Y, Z].
 
     The skeleton's voxels are joined by a minimum spanning forest over their 26 neighbours, so that the little
     triangles at branchings do not count twice. A closed loop loses one step.
     """
-    voxels = np.argwhere(skeletonize(mask)) if mask.any() else np.empty((0, 3))
+    voxels = np.argwhere(skeleton)
     if len(voxels) < 2:
         return 0.0
     pairs = cKDTree(voxels).query_pairs(1.8, output_type="ndarray")  # sqrt(3) = 1.73: the 26 neighbours

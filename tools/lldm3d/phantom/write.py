@@ -56,6 +56,11 @@ def _description(entries: list[dict]) -> dict:
         "tubular": ["portal vein", "hepatic vein"],
         "lesions": ["HCC"],
         "inside": {"portal vein": "liver", "hepatic vein": "liver", "HCC": "liver"},
+        "tasks": {
+            "liver": {"liver": ["liver", "portal vein", "hepatic vein", "HCC"]},
+            "vein": {"vein": ["portal vein", "hepatic vein"]},
+            "hcc": {"HCC": ["HCC"]},
+        },
     }
 
 

@@ -1,8 +1,9 @@
 """The report in short: four questions, each with an answer and the number behind it."""
 
+from lldm3d.data.tasks import ALL
 from lldm3d.evaluation.alignment import WANTED_RATIO
 from lldm3d.report.tables import number
-from lldm3d.report.utility import MEAN, Line
+from lldm3d.study.statistics import Line, of_task
 
 FEW = 5  # test cases below which a bootstrap interval means nothing
 USABLE = 0.3  # Dice on real images below which a network cannot judge a class
@@ -19,22 +20,24 @@ def answer(question: str, words: str, detail: str, tone: str) -> dict:
 
 
 def utility(lines: list[Line]) -> list[dict]:
-    """One answer for each network that was trained on R and R+S."""
+    """One answer for each network that was trained on R and R+S, for the task of all classes where it is there."""
     question = "Does it improve the segmentation?"
-    found = []
-    for line in lines:
-        gain = line.gains["R+S"]
-        if line.metric != "dice" or line.class_name != MEAN or gain.absolute is None:
-            continue
-        low, high = gain.interval or (None, None)
-        few = gain.cases < FEW
-        tone = "open" if few or low <= 0 <= high else "good" if low > 0 else "bad"
-        words = {"open": "No clear difference", "good": "Yes", "bad": "No, it harms"}[tone]
-        words = "Too few test cases to tell" if few else words
-        interval = f" [{number(low, True)}, {number(high, True)}]" if low is not None else ""
-        detail = f"mean Dice {number(gain.absolute, True)}{interval} for R+S over R, {gain.cases} test cases"
-        found.append(answer(question, words, f"{line.network}: {detail}", tone))
+    shown = [line for line in lines if line.metric == "dice" and line.class_name == of_task(line.task, lines)]
+    shown = [line for line in shown if line.task == ALL] or shown
+    found = [utility_answer(question, line) for line in shown if "R+S" in line.gains]
     return found or [answer(question, "Not measured", "needs segmentation networks trained on R and on R+S", "none")]
+
+
+def utility_answer(question: str, line: Line) -> dict:
+    gain = line.gains["R+S"]
+    few = gain.patients < FEW
+    tone = "open" if few or not gain.clear else "good" if line.better("R+S") else "bad"
+    words = {"open": "No clear difference", "good": "Yes", "bad": "No, it harms"}[tone]
+    words = "Too few test cases to tell" if few else words
+    interval = f" [{number(gain.interval[0], True)}, {number(gain.interval[1], True)}]" if gain.interval else ""
+    detail = f"{line.class_name} Dice {number(gain.absolute, True)}{interval} for R+S over R"
+    numbers = f"{gain.patients} test patients, {len(gain.seeds)} seed{'s' if len(gain.seeds) > 1 else ''}"
+    return answer(question, words, f"{line.network}, {line.task}: {detail}, {numbers}", tone)
 
 
 def fidelity(rows: list[dict]) -> dict:

@@ -4,8 +4,9 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
+from lldm3d.agreement import METRICS
 from lldm3d.files import whole
-from lldm3d.report.utility import METRICS, Line
+from lldm3d.study.statistics import Line
 
 COLUMNS = (
     "section",
@@ -35,33 +36,42 @@ def metric_rows(metrics: dict) -> list[dict]:
 
 def utility_rows(lines: Iterable[Line]) -> list[dict]:
     """Each regime and each gain of each line as a row of its own."""
-    rows = []
-    for line in lines:
-        unit = "mm" if line.metric == "hd95" else ""
-        common = {
-            "section": "utility",
-            "class": line.class_name,
-            "unit": unit,
-            "direction": "lower" if line.metric == "hd95" else "higher",
+    return [row for line in lines for row in (*cell_rows(line), *gain_rows(line))]
+
+
+def common(line: Line, name: str) -> dict:
+    about = METRICS[line.metric]
+    direction = "higher" if about.higher_is_better else "lower"
+    name = f"{about.title}{name} {line.network}, {line.task}"
+    return {"section": "utility", "name": name, "class": line.class_name, "unit": about.unit, "direction": direction}
+
+
+def cell_rows(line: Line) -> list[dict]:
+    return [
+        common(line, "")
+        | {
+            "between": regime,
+            "value": cell.mean,
+            "std": cell.std,
+            "n": cell.patients,
+            "note": f"{len(cell.seeds)} seeds",
         }
-        title = METRICS[line.metric].split()[0]
-        for regime, cell in line.cells.items():
-            if cell.mean is not None:
-                name, note = f"{title} {line.network}", f"{cell.seeds} seeds"
-                rows.append(
-                    {**common, "name": name, "between": regime, "value": cell.mean, "std": cell.std, "n": cell.cases}
-                    | {"note": note}
-                )
-        for regime, gain in line.gains.items():
-            low, high = gain.interval or (None, None)
-            if gain.absolute is None:
-                continue
-            sides = {"between": f"{regime} minus R", "n": gain.cases}
-            name = f"{title} gain {line.network}"
-            rows.append(
-                {**common, **sides, "name": name, "value": gain.absolute, "interval_low": low, "interval_high": high}
-            )
-            rows.append({**common, **sides, "name": f"relative {name}", "value": gain.relative, "unit": "%"})
+        for regime, cell in line.cells.items()
+    ]
+
+
+def gain_rows(line: Line) -> list[dict]:
+    rows = []
+    for regime, gain in line.gains.items():
+        low, high = gain.interval or (None, None)
+        sides = {
+            "between": f"{regime} minus {gain.reference}",
+            "n": gain.patients,
+            "note": f"p {gain.p_holm:.2g} (Holm)",
+        }
+        interval = {"value": gain.absolute, "interval_low": low, "interval_high": high}
+        rows.append(common(line, " gain") | sides | interval)
+        rows.append(common(line, " relative gain") | sides | {"value": gain.relative, "unit": "%"})
     return rows
 
 

@@ -2,20 +2,26 @@
 
 from datetime import date
 from importlib.resources import files as resources
+from itertools import groupby
 from pathlib import Path
 
 import yaml
 from jinja2 import Environment, StrictUndefined
 
+from lldm3d.agreement import METRICS
 from lldm3d.data.dataset import SPLITS, Schema, load_cases, load_schema
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, whole
 from lldm3d.report import stages, views
 from lldm3d.report.summary import answers
 from lldm3d.report.tables import metric_rows, number, utility_rows, write_tables
-from lldm3d.report.utility import utility_lines
+from lldm3d.study.figure import figure
+from lldm3d.study.results import read_scores
+from lldm3d.study.statistics import Line, order
+from lldm3d.study.statistics import lines as study_lines
+from lldm3d.study.tables import caption
 
-FIGURES = ("fidelity", "features", "label_statistics", "alignment", "nearest_distances", "nearest_pairs")
+FIGURES = ("fidelity", "features", "label_statistics", "alignment", "cases", "nearest_distances", "nearest_pairs")
 
 
 def report(workdir: str | Path, overwrite: bool = True) -> None:
@@ -50,7 +56,7 @@ def gather(work: Path) -> dict:
     cases = all_cases(work)
     path = work / "evaluation" / "metrics.json"
     metrics = read_json(path) if path.is_file() else {}
-    lines = utility_lines(work, schema.class_names if schema else [])
+    lines = study_lines(read_scores(work))
     rows = [
         *utility_rows(lines),
         *metric_rows(metrics),
@@ -67,7 +73,10 @@ def gather(work: Path) -> dict:
         "versions": stages.versions(),
         "commands": stages.commands(work),
         "answers": answers(rows, lines),
-        "lines": lines,
+        "study": study_tables(lines),
+        "study_notes": caption(lines, schema.spacing) if schema and lines else [],
+        "study_figure": views.embed_figure(figure(lines)) if lines else None,
+        "measures": METRICS,
         "rows": rows,
         "metrics": metrics,
         "pictures": photos(schema, cases),
@@ -75,6 +84,15 @@ def gather(work: Path) -> dict:
         "figures": evaluation_figures(work),
         "missing": missing(work),
     }
+
+
+def study_tables(lines: list[Line]) -> list[dict]:
+    """One table for each metric and network: its lines, and the regimes that they have."""
+    groups = [list(group) for _, group in groupby(lines, key=lambda line: (line.metric, line.network))]
+    return [
+        {"lines": group, "regimes": sorted({regime for line in group for regime in line.cells}, key=order)}
+        for group in groups
+    ]
 
 
 def all_cases(work: Path) -> dict[str, list[dict]]:
@@ -115,6 +133,8 @@ def missing(work: Path) -> list[str]:
     }
     absent = [f"{words}: {name}" for name, words in wanted.items() if not (work / name).is_file()]
     for regime in ("R", "R+S"):
-        if not list((work / "segment").glob(f"*/{regime}/seed_*/metrics.csv")):
-            absent.append(f"segmentation networks tested after training on {regime}: segment/<network>/{regime}/")
+        if not list((work / "segment").glob(f"*/*/{regime}/seed_*/metrics.csv")):
+            absent.append(
+                f"segmentation networks tested after training on {regime}: segment/<network>/<task>/{regime}/"
+            )
     return absent

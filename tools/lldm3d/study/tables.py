@@ -1,0 +1,151 @@
+"""The table in the paper's shape, for reading (Markdown) and for a manuscript (LaTeX)."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from lldm3d.agreement import METRICS, tolerance_of
+from lldm3d.study.statistics import LEVEL, Line
+
+DASH = "–"
+
+
+def caption(found: Sequence[Line], spacing: Sequence[float]) -> list[str]:
+    """What a reader must know to read the tables, one sentence or two each."""
+    notes = [
+        "Each network was trained for the same number of steps with the same augmentation in every regime, and tested "
+        "on the same real patients.",
+        "Values are means over patients, ± standard deviation over seeds. Gains are against the same regime without "
+        "synthetic pairs (S: against R), by patient and averaged over the seeds: absolute, with a 95 % bootstrap "
+        "interval over patients, and in per cent of the reference.",
+        f"* p < {LEVEL} in Wilcoxon's signed-rank test over patients, after Holm's correction over all gains of the "
+        "metric (all networks, tasks, classes and regimes), and the same sign in each of two seeds "
+        "or more. Interval and test tell of "
+        "other patients, not of other trainings: for these there are only the seeds.",
+        f"Surface Dice has a tolerance of {tolerance_of(spacing):g} mm. HD95 leaves out patients in whom nothing of "
+        "the class was found.",
+    ]
+    if any(regime[0].isdigit() and "S" in regime for line in found for regime in line.cells):
+        notes.append(
+            "The synthetic pairs come from models that saw all real training patients, also where a network learns "
+            "from a share of them (0.1R+S): that asks what another site's synthetic data is worth to a site with few "
+            "patients, not what models trained on few patients could give."
+        )
+    return notes
+
+
+def markdown(found: Sequence[Line], spacing: Sequence[float]) -> str:
+    """One table for each metric: rows are tasks and classes, columns networks and regimes."""
+    parts = ["# Study: real (R) and synthetic (S) training data", *caption(found, spacing)]
+    for metric, group in groupby(found, key=lambda line: line.metric):
+        rows, columns = rows_and_columns(list(group))
+        about = METRICS[metric]
+        unit = f" ({about.unit})" if about.unit else ""
+        parts.append(f"## {about.title}{unit}, {'higher' if about.higher_is_better else 'lower'} is better")
+        head = ["task", "class", *(f"{network} {regime}" for network, regime in columns)]
+        body = [
+            [
+                task,
+                name,
+                *(f"{value(by.get(network), regime)}{gained(by.get(network), regime)}" for network, regime in columns),
+            ]
+            for (task, name), by in rows.items()
+        ]
+        table = [head, ["---", "---", *["---:"] * len(columns)], *body]
+        parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in table))
+    return "\n\n".join(parts) + "\n"
+
+
+def rows_and_columns(found: Sequence[Line]) -> tuple[dict, list[tuple[str, str]]]:
+    """{(task, class): {network: line}}, and (network, regime) for all of the columns."""
+    rows: dict[tuple[str, str], dict[str, Line]] = {}
+    columns: dict[str, dict[str, None]] = {}
+    for line in found:
+        rows.setdefault((line.task, line.class_name), {})[line.network] = line
+        columns.setdefault(line.network, {}).update(dict.fromkeys(line.cells))
+    return rows, [(network, regime) for network, regimes in columns.items() for regime in regimes]
+
+
+def digits(line: Line) -> int:
+    return 2 if METRICS[line.metric].unit else 3
+
+
+def value(line: Line | None, regime: str) -> str:
+    """Mean and standard deviation over seeds."""
+    if line is None or regime not in line.cells:
+        return DASH
+    cell = line.cells[regime]
+    return f"{cell.mean:.{digits(line)}f}" + (f" ± {cell.std:.{digits(line)}f}" if cell.std is not None else "")
+
+
+def gained(line: Line | None, regime: str) -> str:
+    """The gain for a cell of the Markdown table, on a line of its own."""
+    if line is None or regime not in line.gains:
+        return ""
+    gain, width = line.gains[regime], digits(line)
+    interval = f" [{gain.interval[0]:+.{width}f}, {gain.interval[1]:+.{width}f}]" if gain.interval else ""
+    relative = f", {gain.relative:+.1f} %" if gain.relative is not None else ""
+    star = "*" if gain.clear else ""
+    text = f"{gain.absolute:+.{width}f}{interval}{relative}".replace("-", "−")
+    return f"<br>{text}{star}"
+
+
+def latex(found: Sequence[Line], spacing: Sequence[float]) -> str:
+    """The same as `table` environments for a preamble with `booktabs`; the gain stands below its value."""
+    tables, notes = [], caption(found, spacing)
+    for metric, group in groupby(found, key=lambda line: line.metric):
+        tables.append(latex_table(metric, list(group), notes))
+        notes = ["Otherwise as in the table before."]
+    return "% needs \\usepackage{booktabs}\n" + "\n\n".join(tables) + "\n"
+
+
+def latex_table(metric: str, found: list[Line], notes: list[str]) -> str:
+    rows, columns = rows_and_columns(found)
+    about, networks = METRICS[metric], list(dict.fromkeys(network for network, _ in columns))
+    counts = [sum(network == name for network, _ in columns) for name in networks]
+    spans = " & ".join(
+        f"\\multicolumn{{{count}}}{{c}}{{{tex(name)}}}" for name, count in zip(networks, counts, strict=True)
+    )
+    starts = [3 + sum(counts[:index]) for index in range(len(counts))]
+    rules = "".join(f"\\cmidrule(lr){{{at}-{at + count - 1}}}" for at, count in zip(starts, counts, strict=True))
+    body = []
+    for (task, name), by in rows.items():
+        cells = [by.get(network) for network, _ in columns]
+        regimes = [regime for _, regime in columns]
+        values = [
+            value(*pair).replace(" ± ", "$\\pm$").replace(DASH, "--") for pair in zip(cells, regimes, strict=True)
+        ]
+        body.append(f"{tex(task)} & {tex(name)} & {' & '.join(values)} \\\\")
+        body.append(f" & & {' & '.join(latex_gain(*pair) for pair in zip(cells, regimes, strict=True))} \\\\")
+    unit = f" ({about.unit})" if about.unit else ""
+    good = "higher" if about.higher_is_better else "lower"
+    return "\n".join(
+        [
+            "\\begin{table}",
+            f"\\caption{{{about.title}{unit}, {good} is better. {tex(' '.join(notes))}}}",
+            f"\\begin{{tabular}}{{ll{'r' * len(columns)}}}",
+            "\\toprule",
+            f" & & {spans} \\\\ {rules}",
+            f"Task & Class & {' & '.join(tex(regime) for _, regime in columns)} \\\\",
+            "\\midrule",
+            *body,
+            "\\bottomrule",
+            "\\end{tabular}",
+            "\\end{table}",
+        ]
+    )
+
+
+def latex_gain(line: Line | None, regime: str) -> str:
+    """The relative gain, as in the paper; the absolute one where there is none."""
+    if line is None or regime not in line.gains:
+        return ""
+    gain = line.gains[regime]
+    text = f"{gain.relative:+.1f}\\,\\%" if gain.relative is not None else f"{gain.absolute:+.{digits(line)}f}"
+    return f"{{\\scriptsize ${text}$}}" + ("*" if gain.clear else "")
+
+
+def tex(text: str) -> str:
+    """Text as LaTeX prints it."""
+    for sign, written in (("_", "\\_"), ("%", "\\%"), ("±", "$\\pm$"), ("<", "$<$"), ("&", "\\&"), ("#", "\\#")):
+        text = text.replace(sign, written)
+    return text
