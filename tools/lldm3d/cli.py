@@ -302,6 +302,7 @@ def export(
     output_dir: str,
     synthetic: str | None = None,
     regime: str = "R",
+    task: str = "multi",
     format: str = "decathlon",
     seed: int = 0,
     overwrite: bool = False,
@@ -313,8 +314,9 @@ def export(
         output_dir: the new folder; for nnunet its name is Dataset<three digits>_<Name>.
         synthetic: data set of synthetic pairs, for regimes with S.
         regime: R, S, R+S, 0.1R+S ...
+        task: which classes the network tells apart; one that the data set declares (`lldm3d tasks`).
         format: decathlon (dataset.json with absolute paths, for the segmentation bundles and MONAI), nnunet (v2 raw,
-            with copies of the files), or auto3dseg (as decathlon, with the input.yaml of MONAI's AutoRunner).
+            with copies of the files), or auto3dseg (a list, and the input.yaml of MONAI's AutoRunner).
         seed: of the choice of patients and pairs.
         overwrite: replace an earlier export.
     """

@@ -4,11 +4,16 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
+
+from lldm3d.data.sources import stem
+from lldm3d.data.tasks import Task
 from lldm3d.errors import UserError
-from lldm3d.files import write_json
+from lldm3d.files import load_nifti, save_nifti, write_json
 
 NAME = re.compile(r"Dataset\d{3}_[\w-]+")
 ENDING = ".nii.gz"
+PLACES = {"training": "Tr", "validation": "Tr", "test": "Ts"}
 
 
 def check_name(output_dir: Path) -> None:
@@ -20,28 +25,34 @@ def check_name(output_dir: Path) -> None:
         )
 
 
-def write_nnunet(content: dict, folder: Path, target: Path) -> None:
-    """Copy the cases of a mixed data set into nnU-Net's layout, with its dataset.json and a split of one fold.
+def write_nnunet(content: dict, task: Task, folder: Path) -> None:
+    """Write the cases of a data list in nnU-Net's layout, with the labels of the task and a split of one fold.
 
     Training and validation cases are in imagesTr; `splits_final.json` tells them apart, so that fold 0 validates on
     real patients who are not trained on. The channel is called "image": nnU-Net then normalises each case by itself, as
     prepared images are scaled one by one (its scheme for "CT" is for Hounsfield units).
+
+    Raises:
+        UserError: where a real and a synthetic case have the same name.
     """
-    names = {split: [case_name(case) for case in content[split]] for split in ("training", "validation", "test")}
+    names = {split: [stem(Path(case["image"])) for case in content[split]] for split in PLACES}
     check_unique([name for split in names.values() for name in split])
-    for split, place in (("training", "Tr"), ("validation", "Tr"), ("test", "Ts")):
+    for split, place in PLACES.items():
         for name, case in zip(names[split], content[split], strict=True):
-            copy(case["image"], folder / f"images{place}" / f"{name}_0000{ENDING}")
-            copy(case["label"], folder / f"labels{place}" / f"{name}{ENDING}")
+            write_case(case, task, folder, place, name)
+    labels = {name: value for value, name in enumerate(task.class_names)}
     number = len(names["training"]) + len(names["validation"])
-    labels = {name: int(value) for value, name in content["labels"].items()}
     dataset = {"channel_names": {"0": "image"}, "labels": labels, "numTraining": number, "file_ending": ENDING}
-    write_json(folder / "dataset.json", {"name": content["name"], "description": content["regime"], **dataset})
+    write_json(folder / "dataset.json", {"name": content["name"], **dataset})
     write_json(folder / "splits_final.json", [{"train": names["training"], "val": names["validation"]}])
 
 
-def case_name(case: dict) -> str:
-    return Path(case["image"]).name.removesuffix(ENDING)
+def write_case(case: dict, task: Task, folder: Path, place: str, name: str) -> None:
+    image = folder / f"images{place}" / f"{name}_0000{ENDING}"
+    image.parent.mkdir(exist_ok=True)
+    shutil.copyfile(case["image"], image)
+    label, affine = load_nifti(case["label"])
+    save_nifti(folder / f"labels{place}" / f"{name}{ENDING}", np.array(task.targets, np.uint8)[label], affine)
 
 
 def check_unique(names: list[str]) -> None:
@@ -49,8 +60,3 @@ def check_unique(names: list[str]) -> None:
         raise UserError(
             f"real and synthetic cases have the same names, {twice[:5]}; generate the pairs under other names"
         )
-
-
-def copy(source: str, target: Path) -> None:
-    target.parent.mkdir(exist_ok=True)
-    shutil.copyfile(source, target)
