@@ -1,6 +1,7 @@
 """Exports: what nnU-Net, MONAI and a bundle read of a mix of real and synthetic cases."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.conftest import CLASS_NAMES, write_dataset
 from lldm3d.bundle import bundle_path
 from lldm3d.errors import UserError
 from lldm3d.export import export
-from lldm3d.files import read_json
+from lldm3d.files import read_json, write_json
 
 NO_NNUNET = "nnU-Net is not installed; pip install -c constraints.txt -e '.[nnunet]'"
 REGIMES = {"R": (4, 0), "S": (0, 4), "R+S": (4, 4), "0.5R+0.75S": (2, 3)}  # real and synthetic training cases
@@ -88,6 +89,17 @@ def test_the_raw_data_keep_patients_apart_and_voxels_as_they_are(tiny_dataset, s
         assert np.array_equal(mine.dataobj, theirs.dataobj) and np.array_equal(mine.affine, theirs.affine)
 
 
+def test_a_task_s_classes_are_the_labels(tiny_dataset, tmp_path):
+    content = read_json(tiny_dataset / "dataset.json") | {"tasks": {"organ": {"organ": ["liver", "portal vein"]}}}
+    shutil.copytree(tiny_dataset, tmp_path / "real")
+    write_json(tmp_path / "real/dataset.json", content)
+    raw = tmp_path / "Dataset501_Tiny"
+    export(str(tmp_path / "real"), str(raw), task="organ", format="nnunet")
+    assert read_json(raw / "dataset.json")["labels"] == {"background": 0, "organ": 1}
+    mine, theirs = (nib.load(f) for f in (raw / "labelsTr/case_00.nii.gz", tiny_dataset / "labelsTr/case_00.nii.gz"))
+    assert np.array_equal(mine.dataobj, np.asarray(theirs.dataobj) > 0)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -96,6 +108,7 @@ def test_the_raw_data_keep_patients_apart_and_voxels_as_they_are(tiny_dataset, s
         ({"regime": "R+9S"}, "takes 36"),
         ({"regime": "R+S", "synthetic": None}, "needs synthetic pairs"),
         ({"regime": "T"}, "there is no regime 'T'"),
+        ({"task": "vein"}, "has no task 'vein'"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_written(options, message, tiny_dataset, synthetic, tmp_path):

@@ -18,6 +18,7 @@ from lldm3d.bundle import bundle_names, bundle_path
 from lldm3d.chain.configs import TRAIN, defines, undefined
 from lldm3d.chain.training import crop
 from lldm3d.data.dataset import load_schema
+from lldm3d.data.tasks import ALL
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint, read_json, whole, write_json
 
@@ -67,11 +68,13 @@ class SegmentationAlgo(BundleAlgo):
         splits = {"training": training, "validation": validation, "test": validation}  # its score is that of the fold
         write_json(folder / "dataset.json", {**content, **splits})
         schema = load_schema(folder)
+        task = schema.task(content.get("task", ALL))
         overrides = {
             "bundle_root": str(folder),
             "dataset_dir": str(folder),
             "ckpt_path": str(folder / "models/model.pt"),
-            "class_names": list(schema.class_names),
+            "class_names": list(task.class_names),
+            "targets": list(task.targets),
             "roi_size": crop(yaml.safe_load((folder / TRAIN).read_text()), schema),
         }
         self.write_overrides(overrides)
