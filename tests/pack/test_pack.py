@@ -17,7 +17,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from monai.bundle import download, load, scripts
+from monai.bundle import ConfigParser, download, load, scripts
+from monai.transforms import SaveImaged
 
 from lldm3d.bundle import bundle_names
 from lldm3d.errors import UserError
@@ -228,3 +229,25 @@ def test_a_zip_of_the_same_version_is_replaced_only_when_told(tmp_path):
     with pytest.raises(UserError, match="label_ldm_v.*zip exists; .* --overwrite"):
         pack(str(tmp_path), bundle="label_ldm")
     pack(str(tmp_path), bundle="label_ldm", overwrite=True)
+
+
+@pytest.mark.parametrize("name", SEGMENTATION)
+def test_monai_label_finds_all_that_it_reads(name, bundles, tiny_dataset):
+    """What `BundleInferTask` of MONAI Label 0.8.5 takes, from inference.json and metadata.json alone, and runs."""
+    parser = ConfigParser()
+    parser.read_config(bundles / name / "configs/inference.json")
+    parser.config.update({"bundle_root": str(bundles / name), "device": "cpu"})
+    output = next(iter(read_json(bundles / name / "configs/metadata.json")["network_data_format"]["outputs"].items()))
+    network, before, inferer, after = (
+        parser.get_parsed_content(key) for key in ("network_def", "preprocessing", "inferer", "postprocessing")
+    )
+    network.load_state_dict(torch.load(bundles / name / "models/model.pt", weights_only=True))
+    data = {"image": str(tiny_dataset / "imagesTr/case_06.nii.gz")}
+    for transform in before.transforms:
+        data = transform(data)
+    with torch.no_grad():
+        data[output[0]] = inferer(data["image"][None], network.eval())[0]
+    for transform in after.transforms:
+        data = data if isinstance(transform, SaveImaged) else transform(data)
+    assert list(output[1]["channel_def"].values()) == CLASS_NAMES
+    assert data["pred"].shape == (1, 16, 16, 16) and set(data["pred"].unique().tolist()) <= {0, 1, 2}
