@@ -21,7 +21,7 @@ from .test_resume import holds
 from .test_run import write_autoencoders
 
 PLUGIN = "snakemake_executor_plugin_slurm"
-# not in bfloat16, in which torch 2.13 on a CPU gives random gradients of 3x3x3 weights (stride 1) where 2 voxels are left
+# not in bfloat16, in which torch 2.13 on a CPU gives random gradients of 3x3x3 weights where 2 voxels are left
 TRAINING = {
     "roi_size": [16, 16, 16],
     "network_def#channels": [8, 8, 16, 16],
