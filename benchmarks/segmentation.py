@@ -3,9 +3,9 @@
     python -m benchmarks.segmentation --workdir work/demo --networks seg_unet,seg_dynunet
 
 `plain` is a PyTorch loop with the same network, loss, optimizer, autocast and batches, which lie ready in memory.
-`chain` is the stage's own trainer, which draws, crops and augments each batch and has its handlers; `data` is the time to
-draw and augment a batch alone. Each is the median of some rounds; on a CPU in seconds of the process itself, which other
-work on the machine does not change. Prints JSON.
+`chain` is the stage's own trainer, which draws, crops and augments each batch and has its handlers; `data` is the time
+to draw and augment a batch alone. Each is the median of some rounds; on a CPU in seconds of the process itself, which
+other work on the machine hardly changes. Prints JSON.
 """
 
 import json

@@ -52,20 +52,24 @@ def program(name: str) -> str | None:
 
 @contextmanager
 def one_node() -> Iterator[dict[str, str]]:
-    """Start Slurm with one pretended GPU, and yield the environment that its commands need."""
+    """Start Slurm with one pretended GPU, and yield the environment that its commands need.
+
+    Its folder is a short one, as the path of a socket has at most 107 characters.
+    """
     with (
         TemporaryDirectory(prefix="slurm") as name,
         ExitStack() as started,
-    ):  # short: a socket's path has 107 characters
+    ):
         folder, user, host = Path(name), pwd.getpwuid(os.getuid()).pw_name, socket.gethostname().split(".")[0]
         ports = {"controller_port": free_port(), "node_port": free_port()}
+        folder.chmod(0o711)  # munged refuses a socket that not all users reach
         text = CONF.format(folder=folder, user=user, host=host, cpus=os.cpu_count(), **ports)
         (folder / "slurm.conf").write_text(text)
         (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")
         (folder / "state").mkdir()
         (folder / "key").write_bytes(os.urandom(128))
         (folder / "key").chmod(0o600)
-        environment = {"SLURM_CONF": str(folder / "slurm.conf")}
+        environment = commands(folder)
         paths = [f"--{key}={folder / file}" for key, file in MUNGE.items()]
         daemon(started, folder, environment, "munged", "--foreground", *paths)
         wait_for(folder, (folder / "munge.socket").exists)
@@ -83,6 +87,17 @@ MUNGE = {
     "log-file": "munged.log",
     "seed-file": "munged.seed",
 }
+
+
+def commands(folder: Path) -> dict[str, str]:
+    """The environment in which Slurm's commands find this Slurm.
+
+    Snakemake's plugin takes SLURM_CONF from the environment of `srun` in a job, so a `srun` that knows it comes first.
+    """
+    conf, srun = folder / "slurm.conf", folder / "srun"
+    srun.write_text(f'#!/bin/sh\nSLURM_CONF={conf} exec {program("srun")} "$@"\n')
+    srun.chmod(0o755)
+    return {"SLURM_CONF": str(conf), "PATH": f"{folder}:{os.environ['PATH']}"}
 
 
 def daemon(started: ExitStack, folder: Path, environment: dict[str, str], name: str, *arguments: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from lldm3d.chain.run import run
+from lldm3d.chain.stage import number_of_pairs
 from lldm3d.chain.study import study
 from lldm3d.data.declare import declare_tasks
 from lldm3d.errors import UserError
@@ -111,6 +112,19 @@ def test_the_chain_never_replaces_given_data(done, tiny_dataset, tmp_path):
 def test_a_grid_that_cannot_be_trained_is_refused_before_anything_runs(given, grid, message):
     with pytest.raises(UserError, match=message):
         study(str(given), profile=str(given.parent / "tiny.yaml"), grid=grid)
+
+
+def test_the_chain_generates_as_many_pairs_as_the_regimes_take(given):
+    def number(regimes: list[str], **section) -> int:
+        return number_of_pairs(given, {"segment": {"regimes": regimes}, "generate": section})
+
+    assert (
+        number(["R"]) == 4 == number(["R", "0.1R+S"])
+        and number(["R", "R+S", "R+2S"]) == 8
+        and number(["R+S"], n=9) == 9
+    )
+    with pytest.raises(UserError, match="generate#n is 5, but the regimes take more pairs: {'R.2S': 8}"):
+        number(["R", "R+2S"], n=5)
 
 
 def test_a_dry_run_tells_what_it_costs(given):

@@ -10,21 +10,26 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 
+from lldm3d.chain.process import tail
 from lldm3d.errors import UserError
 
 EXECUTORS = ("slurm",)
+# how Snakemake logs a job that Slurm ended; all of its lines but the first are indented
 ENDED = re.compile(
-    r"SLURM-job '(?P<job>\w+)' failed, SLURM status is: '(?P<state>\w+)'"
-    r"(?:(?!^Error in rule).)*?lldm3d stage --workdir \. (?P<stage>\S+)",
-    re.DOTALL | re.MULTILINE,
+    r"^Error in rule .*\n +message: SLURM-job '(?P<job>\w+)' failed.*SLURM status is: '(?P<state>\w+)'.*\n"
+    r" +jobid: (?P<id>\d+)\n(?: .*\n)*? +log: (?P<log>.+?)(?: \(check .*)?\n"
+    r"(?: .*\n)*?.*lldm3d stage --workdir \. (?P<stage>\S+)",
+    re.MULTILINE,
 )
-# what Slurm did and how to mend it; a job that is FAILED ended by itself, and left its own message
+REFUSED = re.compile(r"SLURM sbatch failed\. The error message was '(.*?)'\.$", re.MULTILINE | re.DOTALL)
+# what Slurm did, and how to mend it
 MENDS = {
     "CANCELLED": "was cancelled",
-    "TIMEOUT": "reached its time limit (raise cluster#{stage}#runtime in the profile, or let cluster#retries go on)",
-    "OUT_OF_MEMORY": "took more memory than it had asked for (raise cluster#{stage}#mem_mb in the profile)",
+    "TIMEOUT": "reached its time limit (raise cluster#{rule}#runtime in the profile, or let cluster#retries go on)",
+    "OUT_OF_MEMORY": "took more memory than it had asked for (raise cluster#{rule}#mem_mb in the profile)",
     "NODE_FAIL": "lost its node",
 }
 
@@ -90,14 +95,30 @@ def refuse_left_over(work: Path) -> None:
         )
 
 
-def ended_by_slurm(log: str) -> dict[str, str]:
-    """Stage and message for each job that Slurm ended, from the text of Snakemake's log."""
+def ended_by_slurm(log: str, told: Collection[str]) -> dict[str, str]:
+    """Stage and message for each job that Slurm ended, from the text of Snakemake's log.
+
+    Args:
+        told: stages that left a message of their own; a job that only failed has none better.
+    """
     return {
-        match["stage"]: f"Slurm job {match['job']} {told(match['state'], match['stage'])}; run again, and it goes on"
-        for match in ENDED.finditer(log)
-        if match["state"] != "FAILED"
+        found["stage"]: ended(found)
+        for found in ENDED.finditer(log)
+        if (found["state"] != "FAILED" or found["stage"] not in told)
+        and f"\nFinished jobid: {found['id']} " not in log[found.end() :]  # the second attempt went well
     }
 
 
-def told(state: str, stage: str) -> str:
-    return MENDS.get(state, f"ended as {state}").format(stage=stage.split("/")[0])
+def ended(found: re.Match) -> str:
+    """What happened to a job, and the mend."""
+    job, state = f"Slurm job {found['job']}", found["state"]
+    if state == "FAILED":
+        return f"{job} failed; {found['log']} ends:\n{tail(Path(found['log']))}"
+    mend = MENDS.get(state, f"ended as {state}").format(rule=found["stage"].split("/")[0])
+    return f"{job} {mend}; run again, and it goes on"
+
+
+def refused_by_slurm(log: str) -> list[str]:
+    """What Slurm said of jobs that it did not take, each message once."""
+    said = dict.fromkeys(REFUSED.findall(log))
+    return [f"Slurm refused a job: {text}; mend the section cluster of the profile" for text in said]

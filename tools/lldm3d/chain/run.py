@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from lldm3d.chain.cluster import check_executor, ended_by_slurm, refuse_left_over, slurm_options
+from lldm3d.chain.cluster import check_executor, ended_by_slurm, refuse_left_over, refused_by_slurm, slurm_options
 from lldm3d.chain.lock import locked, visible_gpus
 from lldm3d.chain.plan import GIVEN, all_stages, check_stage, rules
 from lldm3d.chain.process import ChildError, source_environment, tail, tied_to_me
@@ -56,9 +56,8 @@ def run(
     require_chain(work, plan)
     if until is not None:
         check_stage(until, rules(plan))
-    execute(
-        work, plan, ["--until", until] if until else [], dry_run, cores=cores, gpus=gpus, executor=executor, jobs=jobs
-    )
+    where = {"cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
+    execute(work, plan, ["--until", until] if until else [], dry_run, **where)
     if not dry_run:
         print(
             f"lldm3d: done until {until}" if until else f"lldm3d: done; the report is {work / 'report' / 'report.html'}"
@@ -185,12 +184,16 @@ def snakemake(work: Path, config: Path, options: list[str], end: int, **keywords
 def failure(work: Path, status: int, output: str) -> Exception:
     """What each stage that failed left as its message; when the fault is Snakemake's, what it said or logged last."""
     logs = sorted((work / ".snakemake" / "log").glob("*.log"), key=lambda log: log.stat().st_mtime)[-1:]
-    ended = ended_by_slurm("".join(log.read_text(errors="replace") for log in logs))
+    log = "".join(path.read_text(errors="replace") for path in logs)
     left = [read_json(path) for path in sorted((work / FAILURES).rglob("*.json"))]
+    ended = ended_by_slurm(log, told=[found["stage"] for found in left])
     own = [found for found in left if found["stage"] not in ended]
     messages = {**ended, **{found["stage"]: found["message"] for found in own}}
-    if not messages:
-        said = output or "".join(f"{log} ends:\n{tail(log)}" for log in logs)
+    lines = [f"the stage {stage} stopped: {message}" for stage, message in messages.items()]
+    if refused := refused_by_slurm(log):
+        return UserError("\n".join([*refused, *lines]))
+    if not lines:
+        said = output or "".join(f"{path} ends:\n{tail(path)}" for path in logs)
         return ChildError(f"{work}: the workflow ended with status {status}; {said}")
-    text = "\n".join(f"the stage {stage} stopped: {message}" for stage, message in messages.items())
-    return UserError(text) if not ended and all(found["user"] for found in own) else ChildError(text)
+    mistake = not ended and all(found["user"] for found in own)
+    return UserError("\n".join(lines)) if mistake else ChildError("\n".join(lines))

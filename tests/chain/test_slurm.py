@@ -1,0 +1,173 @@
+"""Trainings as jobs of a real Slurm on this machine: minutes, as the plugin asks ever more rarely."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lldm3d.chain import cluster
+from lldm3d.chain.profile import load_profile
+from lldm3d.chain.run import run
+from lldm3d.errors import UserError
+
+from .conftest import lldm3d, write_profile
+from .slurm import missing, one_node, slurm
+from .test_resume import holds
+from .test_run import write_autoencoders
+
+PLUGIN = "snakemake_executor_plugin_slurm"
+# not in bfloat16, in which torch 2.13 on a CPU gives random gradients of 3x3x3 weights where 2 voxels are left
+TRAINING = {
+    "roi_size": [16, 16, 16],
+    "network_def#channels": [8, 8, 16, 16],
+    "autocast": False,
+    "epochs": 16,
+    "epoch_length": 10,
+    "val_interval": 8,
+}
+SECTIONS = {
+    "segment": {"regimes": ["R", "R+0.5S"], "seeds": [0], "overrides": TRAINING},
+    "cluster": {"all": {"runtime": 10, "mem_mb": 1000, "threads": 1}},
+}
+STAGES = [f"segment/seg_unet/multi/{regime}/seed_0" for regime in ("R", "R+0.5S")]
+
+
+@pytest.fixture(scope="module")
+def queue(tmp_path_factory):
+    """The environment in which `--executor slurm` finds a Slurm, whose jobs' states are asked for every few seconds."""
+    if absent := [*missing(), *([] if importlib.util.find_spec(PLUGIN) else [PLUGIN])]:
+        pytest.skip(f"not installed: {', '.join(absent)} (Debian: slurm-wlm, munge; Python: the extra `slurm`)")
+    profile = tmp_path_factory.mktemp("snakemake")
+    (profile / "config.yaml").write_text("slurm-init-seconds-before-status-checks: 3\n")
+    with one_node() as environment:
+        yield {**environment, "SNAKEMAKE_PROFILE": str(profile)}
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory) -> Path:
+    return write_profile(tmp_path_factory.mktemp("profile") / "tiny.yaml", **SECTIONS)
+
+
+@pytest.fixture
+def new_work(tmp_path_factory, tiny_dataset, tiny_synthetic):
+    """`new_work()` is a work directory with real and synthetic pairs, on which nothing was trained."""
+
+    def make() -> Path:
+        work = tmp_path_factory.mktemp("work")
+        shutil.copytree(tiny_dataset, work / "dataset")
+        shutil.copytree(tiny_synthetic, work / "synthetic")
+        return work
+
+    return make
+
+
+def test_a_study_with_a_cancelled_training_goes_on_to_the_same_tables(new_work, queue, profile):
+    undisturbed, work = new_work(), new_work()
+    here = lldm3d("study", "--workdir", undisturbed, "--profile", profile, "--cores", 1)
+    assert here.returncode == 0, here.stdout + here.stderr
+
+    first = start(["study", "--workdir", work, "--profile", profile], queue)
+    assert holds(lambda: any((work / stage / "state.pt").is_file() for stage in STAGES), patience=200)
+    assert [len(jobs(queue, state)) for state in ("RUNNING", "PENDING")] == [1, 1], "one GPU: the other training queues"
+    [cancelled] = [stage for stage in STAGES if (work / stage / "state.pt").is_file()]
+    [number] = jobs(queue, "RUNNING")
+    slurm(queue, "scancel", number)
+    _, error = first.communicate(timeout=300)
+    assert first.returncode == 1
+    assert f"the stage {cancelled} stopped: Slurm job {number} was cancelled; run again, and it goes on" in error
+    assert [stage for stage in STAGES if not (work / stage / "metrics.csv").is_file()] == [cancelled]
+
+    second = lldm3d("study", "--workdir", work, "--executor", "slurm", env=os.environ | queue)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "resumed from" in (work / cancelled / "log.txt").read_text()
+    for name in [*(f"{stage}/metrics.csv" for stage in STAGES), "study/study.csv", "study/table.md"]:
+        assert (work / name).read_text() == (undisturbed / name).read_text()
+
+
+def test_a_run_that_is_killed_cancels_its_jobs(new_work, queue, profile):
+    first = start(["study", "--workdir", new_work(), "--profile", profile], queue)
+    assert holds(lambda: jobs(queue, "RUNNING"), patience=60)
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert holds(lambda: not jobs(queue), patience=60)
+
+
+def test_jobs_that_an_earlier_run_left_are_named(tmp_path, queue):
+    name = f"{cluster.job_prefix(tmp_path)}_run"
+    command = ["sbatch", "--parsable", "--output=/dev/null", "--job-name", name, "--wrap", "sleep 100"]
+    number = slurm(queue, *command).stdout.strip()
+    result = lldm3d("run", "--workdir", tmp_path, "--executor", "slurm", env=os.environ | queue)
+    slurm(queue, "scancel", number)
+    assert result.returncode == 2 and f"stop them with `scancel {number}`" in result.stderr
+
+
+def test_a_gate_that_fails_in_a_job_stops_the_chain_with_the_reason(tmp_path, queue, tiny_dataset, profile):
+    work = tmp_path / "work"
+    shutil.copytree(tiny_dataset, work / "dataset")
+    write_autoencoders(work, psnr=15.5)
+    arguments = ["--workdir", work, "--data", tmp_path, "--profile", profile, "--until", "latents"]
+    result = lldm3d("run", *arguments, "--executor", "slurm", env=os.environ | queue)
+    assert result.returncode == 2 and result.stderr.count("psnr is 15.5, below the gate") == 1
+
+
+def test_what_slurm_says_of_a_job_that_it_refuses_is_shown(tmp_path, queue):
+    profile = write_profile(tmp_path / "large.yaml", cluster={"all": {"mem_mb": 10**9}})
+    result = lldm3d("run", "--workdir", tmp_path, "--profile", profile, "--executor", "slurm", env=os.environ | queue)
+    assert result.returncode == 2
+    assert "node configuration is not available; mend the section cluster of the profile" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"executor": "slrum"}, "'slrum' is unknown, allowed is slurm"),
+        ({"executor": "slurm", "cores": 4}, "--cores.*--jobs"),
+        ({"jobs": 4}, "--jobs.*--executor"),
+    ],
+)
+def test_a_place_that_does_not_exist_and_limits_of_another_are_refused(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        run(str(tmp_path), **options)
+
+
+@pytest.mark.parametrize(("plugin", "message"), [(None, r"\[slurm\]"), (True, "no `sbatch` here.*login node")])
+def test_what_is_missing_for_slurm_is_said(monkeypatch, plugin, message):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: plugin)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match=message):
+        cluster.check_executor("slurm")
+
+
+def test_an_unknown_resource_is_told_with_the_nearest_name(tmp_path):
+    profile = write_profile(tmp_path / "mine.yaml", cluster={"controlnet": {"slurm_acount": "mine"}})
+    with pytest.raises(UserError, match="cluster#controlnet#slurm_acount is unknown, did you mean slurm_account?"):
+        load_profile(str(profile))
+
+
+def test_each_stage_asks_for_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "accounting", lambda: True)
+    asked = {
+        "retries": 2,
+        "all": {"threads": 4, "runtime": 60, "slurm_account": "mine"},
+        "latents": {"runtime": 5},
+    }
+    options = cluster.slurm_options(tmp_path, asked, ["prepare", "latents"], jobs=3)
+    assert "prepare:runtime=60" in options and "latents:runtime=5" in options
+    assert {"prepare=4", "latents=4", 'latents:slurm_account="mine"'} < set(options)
+
+
+def start(arguments: list, environment: dict[str, str]) -> subprocess.Popen:
+    command = [sys.executable, "-m", "lldm3d", *map(str, arguments), "--executor", "slurm"]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=os.environ | environment, **pipes)
+
+
+def jobs(environment: dict[str, str], state: str = "all") -> list[str]:
+    """The numbers of the jobs in the queue that are in `state`; by default of all that have not ended."""
+    states = [] if state == "all" else ["--states", state]
+    return slurm(environment, "squeue", "--noheader", "--format", "%i", *states).stdout.split()
