@@ -1,5 +1,6 @@
 """Exports: what nnU-Net, MONAI and a bundle read of a mix of real and synthetic cases."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -72,6 +73,16 @@ def test_nnunet_plans_and_preprocesses_the_raw_data(tiny_dataset, synthetic, tmp
     (split,) = read_json(raw / "splits_final.json")
     made = {file.stem for file in (preprocessed / "nnUNetPlans_3d_fullres").glob("*.pkl")}
     assert made == {*split["train"], *split["val"]}
+    shutil.copy(raw / "splits_final.json", preprocessed)
+    code = f"""
+import json, torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+plans, dataset = (json.load(open("{preprocessed}/" + name)) for name in ("nnUNetPlans.json", "dataset.json"))
+trainer = nnUNetTrainer(plans | {{"continue_training": False}}, "3d_fullres", 0, dataset, device=torch.device("cpu"))
+print(json.dumps(trainer.do_split()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **folders}, capture_output=True, text=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == [split["train"], split["val"]], done.stderr
     assert kinds(split["train"]) == (4, 4) and kinds(split["val"]) == (2, 0)
 
 

@@ -38,8 +38,7 @@ def export(
         overwrite: replace an earlier export.
 
     Raises:
-        UserError: for an unknown format, regime or task, too few pairs, or no validation cases, or a folder
-            that exists.
+        UserError: for an unknown format, regime or task, too few pairs, no validation cases, or a folder that exists.
     """
     target = Path(output_dir)
     if format not in FORMATS:
@@ -49,9 +48,7 @@ def export(
     require_free(target, overwrite, [Path(folder) for folder in (real, synthetic) if folder])
     chosen, content = load_schema(real).task(task), data_list(real, synthetic, regime, seed)
     if not content["validation"]:
-        raise UserError(
-            f"{real}: has no validation cases, by which the other program would choose; prepare it with some"
-        )
+        raise UserError(f"{real}: has no validation cases, which other programs choose by; prepare it with some")
     with whole_folder(target) as folder:
         if format == "nnunet":
             write_nnunet(content, chosen, folder)

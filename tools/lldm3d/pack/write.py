@@ -110,10 +110,13 @@ def build(cargo: Cargo, folder: Path) -> None:
 
 def compress(folder: Path, path: Path) -> None:
     """Zip `folder` as the one folder of the archive; the same content gives the same bytes."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         for file in sorted(item for item in folder.rglob("*") if item.is_file()):
             entry = zipfile.ZipInfo(file.relative_to(folder.parent).as_posix(), EPOCH)
-            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            entry.compress_type = (
+                zipfile.ZIP_STORED if file.suffix == ".pt" else zipfile.ZIP_DEFLATED
+            )  # 7 % for weights
+            entry.external_attr = 0o644 << 16
             with open(file, "rb") as source, archive.open(entry, "w", force_zip64=True) as target:
                 shutil.copyfileobj(source, target, 1 << 20)
 
