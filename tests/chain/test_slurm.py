@@ -21,7 +21,7 @@ from .test_resume import holds
 from .test_run import write_autoencoders
 
 PLUGIN = "snakemake_executor_plugin_slurm"
-# not in bfloat16, in which torch 2.13 on a CPU gives random gradients of weights (3x3x3, stride 1) where 2 voxels are left
+# float32: with bfloat16 on a CPU, torch 2.13 gives random gradients to a 3x3x3 convolution whose first axis has 2 voxels
 TRAINING = {
     "roi_size": [16, 16, 16],
     "network_def#channels": [8, 8, 16, 16],
