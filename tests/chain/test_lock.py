@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import socket
@@ -6,7 +7,7 @@ import sys
 
 import pytest
 
-from lldm3d.chain.lock import locked
+from lldm3d.chain.lock import free_gpu, locked
 from lldm3d.errors import UserError
 
 HOLD = """
@@ -39,3 +40,22 @@ def test_death_of_the_holder_releases_the_lock(tmp_path, holder):
     holder.wait()
     with locked(tmp_path / "lock", "the work directory"):
         assert (tmp_path / "lock").read_text() == f"{os.getpid()} on {socket.gethostname()}"
+
+
+def test_stages_of_one_machine_take_different_gpus_and_those_of_another_have_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("lldm3d.chain.lock.visible_gpus", lambda: ["0", "1"])
+    with free_gpu(tmp_path) as first, free_gpu(tmp_path) as second:
+        assert [first, second] == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+        monkeypatch.setattr("socket.gethostname", lambda: "another")
+        with free_gpu(tmp_path) as third:
+            assert third == first
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(UserError, match=f"{tmp_path}/lock: this file system gives no locks.*--workdir"):
+        with locked(tmp_path / "lock", "it"):
+            pass

@@ -21,7 +21,7 @@ from .test_resume import holds
 from .test_run import write_autoencoders
 
 PLUGIN = "snakemake_executor_plugin_slurm"
-# not in bfloat16, in which torch 2.13 on a CPU gives random gradients of 3x3x3 weights where 2 voxels are left
+# float32: in bfloat16 on a CPU, torch 2.13 gives random gradients to a 3x3x3 convolution whose first axis has 2 voxels
 TRAINING = {
     "roi_size": [16, 16, 16],
     "network_def#channels": [8, 8, 16, 16],
@@ -159,6 +159,34 @@ def test_each_stage_asks_for_its_own(tmp_path, monkeypatch):
     options = cluster.slurm_options(tmp_path, asked, ["prepare", "latents"], jobs=3)
     assert "prepare:runtime=60" in options and "latents:runtime=5" in options
     assert {"prepare=4", "latents=4", 'latents:slurm_account="mine"'} < set(options)
+
+
+LOG = """
+[Sat Nov 21 22:19:06 2026]
+Error in rule autoencoder_image:
+    message: SLURM-job '1' failed, SLURM status is: '{state}'. Detailed failure reason unavailable (status command is not 'sacct').
+    jobid: 0
+    output: autoencoder_image/codec.pt, autoencoder_image/metrics.json
+    log: {log} (check log file(s) for error details)
+    shell:
+        exec python -m lldm3d stage --workdir . autoencoder_image
+        (command exited with non-zero exit code)
+    external_jobid: 1
+"""  # noqa: E501 of a run, as Snakemake 9.27 wrote it
+
+
+def test_a_time_limit_is_told_with_its_mend_unless_a_second_attempt_went_well():
+    log = LOG.format(state="TIMEOUT", log="1.log")
+    message = cluster.ended_by_slurm(log, told=[])["autoencoder_image"]
+    assert "Slurm job 1 reached its time limit (raise cluster#autoencoder_image#runtime" in message
+    assert cluster.ended_by_slurm(log + "Finished jobid: 0 (Rule: autoencoder_image)\n", told=[]) == {}
+
+
+def test_a_job_that_failed_without_a_message_shows_the_end_of_its_log(tmp_path):
+    (tmp_path / "1.log").write_text("python: command not found\n")
+    log = LOG.format(state="FAILED", log=tmp_path / "1.log")
+    assert "command not found" in cluster.ended_by_slurm(log, told=[])["autoencoder_image"]
+    assert cluster.ended_by_slurm(log, told=["autoencoder_image"]) == {}
 
 
 def start(arguments: list, environment: dict[str, str]) -> subprocess.Popen:

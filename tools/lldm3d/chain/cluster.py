@@ -72,7 +72,7 @@ def slurm_options(work: Path, asked: dict, rules: list[str], jobs: int) -> list[
 
 def job_prefix(work: Path) -> str:
     """How the names of all jobs of a work directory begin."""
-    readable = re.sub(r"\W", "_", work.name)[:20]
+    readable = re.sub(r"[^A-Za-z0-9_]", "_", work.name)[:20]  # the plugin takes no others
     return f"lldm3d-{readable}-{hashlib.sha256(str(work).encode()).hexdigest()[:8]}"
 
 
@@ -87,7 +87,8 @@ def refuse_left_over(work: Path) -> None:
     queue = subprocess.run(command, capture_output=True, text=True)
     if queue.returncode:
         raise UserError(f"Slurm does not answer `{' '.join(command)}`: {queue.stderr.strip()}; try again later")
-    left = [line.split()[0] for line in queue.stdout.splitlines() if line.split()[1].startswith(job_prefix(work))]
+    named = [line.partition(" ") for line in queue.stdout.splitlines()]
+    left = [number for number, _, name in named if name.startswith(job_prefix(work))]
     if left:
         raise UserError(
             f"{work}: jobs of an earlier run are still in Slurm's queue: {', '.join(left)}; wait until they end and "
