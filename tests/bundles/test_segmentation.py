@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from ignite.engine import Engine
-from monai.bundle import ConfigParser, ckpt_export
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export
 from monai.networks import one_hot
 
 from lldm3d.bundle import bundle_path
@@ -26,10 +26,10 @@ TEST_CASES = ["case_06", "case_07"]
 
 
 def run(command: list[str], run_id: str, files: list[str], bundle: str = "seg_unet", **settings) -> str:
-    """Run a bundle's command from its folder and return what it printed; stock MONAI does without the package."""
+    """Run a bundle's command from its folder, without the package on the path, and return what it printed."""
     arguments = [f"--{key}={value}" for key, value in settings.items()]
-    stock = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment = {**(os.environ if SEGMENT_OVERLAY in files else stock), "OMP_NUM_THREADS": "1"}
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["OMP_NUM_THREADS"] = "1"
     command = [*command, run_id, "--config_file", str(files), *arguments]
     done = subprocess.run(
         command, cwd=bundle_path(bundle), env=environment, capture_output=True, text=True, timeout=900
@@ -39,7 +39,7 @@ def run(command: list[str], run_id: str, files: list[str], bundle: str = "seg_un
 
 
 def write(folder: Path, bundle: str, dataset: Path, **settings) -> str:
-    """Write `overrides.yaml` for a training of seconds into `folder`, which is its `output_dir`, and return its path."""
+    """Write `overrides.yaml` of a training of seconds into `folder`, its `output_dir`, and return its path."""
     common = {
         "dataset_dir": str(dataset),
         "output_dir": str(folder),
@@ -54,6 +54,17 @@ def write(folder: Path, bundle: str, dataset: Path, **settings) -> str:
     }
     (folder / "overrides.yaml").write_text(yaml.safe_dump({**common, **SEGMENTATION[bundle], **settings}))
     return str(folder / "overrides.yaml")
+
+
+def train_in_chain(folder: Path, bundle: str, dataset: Path, **settings) -> dict:
+    """Train as the chain does, in this process, and return the state that it leaves."""
+    configs = bundle_path(bundle) / "configs"
+    files = [str(configs / "train.yaml"), SEGMENT_OVERLAY, write(folder, bundle, dataset, **settings)]
+    meta = str(configs / "metadata.json")
+    flow = ConfigWorkflow(config_file=files, meta_file=meta, logging_file=False, workflow_type="train")
+    flow.initialize()
+    flow.run()
+    return torch.load(folder / "state.pt", weights_only=True)
 
 
 def infer(folder: Path, bundle: str) -> None:
@@ -116,11 +127,9 @@ def test_merged_classes_are_learnt_as_one(tiny_dataset, tmp_path):
 
 @pytest.mark.parametrize("bundle", SEGMENTATION)
 def test_the_chain_trains_every_bundle_in_bfloat16(bundle, tiny_dataset, tmp_path):
-    settings = write(tmp_path, bundle, tiny_dataset, epochs=1, epoch_length=2)
-    run(RUN, "training", [TRAIN, SEGMENT_OVERLAY, settings], bundle)
-    for file in ("model.pt", "state.pt"):
-        state = torch.load(tmp_path / file, weights_only=True)
-        assert all(torch.isfinite(value).all() for value in state.get("network", state).values())
+    state = train_in_chain(tmp_path, bundle, tiny_dataset, epochs=1, epoch_length=2)
+    assert all(torch.isfinite(value).all() for value in state["network"].values())
+    assert (tmp_path / "model.pt").is_file()
 
 
 def test_training_stops_when_the_validation_loss_no_longer_falls(tiny_dataset, tmp_path):
@@ -134,9 +143,8 @@ def test_a_resumed_training_stops_as_early_and_then_not_again(tiny_dataset, tmp_
     """The second run begins with one validation without a lower loss, the third with a training that has stopped."""
     overrides = {"learning_rate": 0.0, "epoch_length": 2, "patience": 2}
     for epochs, reached in ((2, 2), (9, 3), (9, 3)):
-        settings = write(tmp_path, "seg_unet", tiny_dataset, epochs=epochs, **overrides)
-        run(RUN, "training", [TRAIN, SEGMENT_OVERLAY, settings])
-        assert torch.load(tmp_path / "state.pt", weights_only=True)["epoch"] == reached
+        state = train_in_chain(tmp_path, "seg_unet", tiny_dataset, epochs=epochs, **overrides)
+        assert state["epoch"] == reached
 
 
 def parse(*files: str, bundle: str = "seg_unet", **settings) -> ConfigParser:
