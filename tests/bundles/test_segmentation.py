@@ -9,11 +9,12 @@ import pytest
 import torch
 import yaml
 from ignite.engine import Engine
-from monai.bundle import ConfigParser, ckpt_export
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export
 from monai.networks import one_hot
 
 from lldm3d.bundle import bundle_path
 from lldm3d.chain.configs import SEGMENT_OVERLAY
+from lldm3d.segmentation import write_case_metrics
 
 from .small import SEGMENTATION
 
@@ -25,10 +26,10 @@ TEST_CASES = ["case_06", "case_07"]
 
 
 def run(command: list[str], run_id: str, files: list[str], bundle: str = "seg_unet", **settings) -> str:
-    """Run a bundle's command from its folder and return what it printed; stock MONAI does without the package."""
+    """Run a bundle's command from its folder, without the package on the path, and return what it printed."""
     arguments = [f"--{key}={value}" for key, value in settings.items()]
-    stock = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment = {**(os.environ if SEGMENT_OVERLAY in files else stock), "OMP_NUM_THREADS": "1"}
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["OMP_NUM_THREADS"] = "1"
     command = [*command, run_id, "--config_file", str(files), *arguments]
     done = subprocess.run(
         command, cwd=bundle_path(bundle), env=environment, capture_output=True, text=True, timeout=900
@@ -38,7 +39,7 @@ def run(command: list[str], run_id: str, files: list[str], bundle: str = "seg_un
 
 
 def write(folder: Path, bundle: str, dataset: Path, **settings) -> str:
-    """Write `overrides.yaml` for a training of seconds into `folder`, its `output_dir`, and return its path."""
+    """Write `overrides.yaml` of a training of seconds into `folder`, its `output_dir`, and return its path."""
     common = {
         "dataset_dir": str(dataset),
         "output_dir": str(folder),
@@ -55,6 +56,17 @@ def write(folder: Path, bundle: str, dataset: Path, **settings) -> str:
     return str(folder / "overrides.yaml")
 
 
+def train_in_chain(folder: Path, bundle: str, dataset: Path, **settings) -> dict:
+    """Train as the chain does, in this process, and return the state that it leaves."""
+    configs = bundle_path(bundle) / "configs"
+    files = [str(configs / "train.yaml"), SEGMENT_OVERLAY, write(folder, bundle, dataset, **settings)]
+    meta = str(configs / "metadata.json")
+    flow = ConfigWorkflow(config_file=files, meta_file=meta, logging_file=False, workflow_type="train")
+    flow.initialize()
+    flow.run()
+    return torch.load(folder / "state.pt", weights_only=True)
+
+
 def infer(folder: Path, bundle: str) -> None:
     """Segment the test cases with the weights in `folder`, with those of its settings that inference knows."""
     known = yaml.safe_load((bundle_path(bundle) / INFERENCE).read_text())
@@ -66,15 +78,11 @@ def infer(folder: Path, bundle: str) -> None:
 
 def dice(folder: Path, class_names: list[str]) -> dict[tuple[str, str], float]:
     """What `evaluating` measured, and that it measured each distance and surface Dice as well."""
-    tables = [(folder / f"evaluation/val_{name}_raw.csv").read_text() for name in ("mean_dice", "hd95", "nsd")]
-    rows = [[line.split(",") for line in table.splitlines()[1:]] for table in tables]  # filename, class0, ..., mean
-    assert all([Path(row[0]).name.removesuffix(".nii.gz") for row in table] == TEST_CASES for table in rows)
-    assert all(len(row) == len(class_names) + 1 for table in rows for row in table)
-    return {
-        (case, name): float(value)
-        for case, row in zip(TEST_CASES, rows[0], strict=True)
-        for name, value in zip(class_names[1:], row[1:-1], strict=True)
-    }
+    write_case_metrics(folder / "evaluation", class_names, folder / "metrics.csv")
+    rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()[1:]]
+    assert [row[:2] for row in rows] == [[case, name] for case in TEST_CASES for name in class_names[1:]]
+    assert (folder / "evaluation/val_nsd_raw.csv").read_text().count("case_0") == len(TEST_CASES)
+    return {(case, name): float(value) for case, name, value, *_ in rows}
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +127,9 @@ def test_merged_classes_are_learnt_as_one(tiny_dataset, tmp_path):
 
 @pytest.mark.parametrize("bundle", SEGMENTATION)
 def test_the_chain_trains_every_bundle_in_bfloat16(bundle, tiny_dataset, tmp_path):
-    settings = write(tmp_path, bundle, tiny_dataset, epochs=1, epoch_length=2)
-    run(RUN, "training", [TRAIN, SEGMENT_OVERLAY, settings], bundle)
-    for file in ("model.pt", "state.pt"):
-        state = torch.load(tmp_path / file, weights_only=True)
-        assert all(torch.isfinite(value).all() for value in state.get("network", state).values())
+    state = train_in_chain(tmp_path, bundle, tiny_dataset, epochs=1, epoch_length=2)
+    assert all(torch.isfinite(value).all() for value in state["network"].values())
+    assert (tmp_path / "model.pt").is_file()
 
 
 def test_training_stops_when_the_validation_loss_no_longer_falls(tiny_dataset, tmp_path):
@@ -137,9 +143,8 @@ def test_a_resumed_training_stops_as_early_and_then_not_again(tiny_dataset, tmp_
     """The second run begins with one validation without a lower loss, the third with a training that has stopped."""
     overrides = {"learning_rate": 0.0, "epoch_length": 2, "patience": 2}
     for epochs, reached in ((2, 2), (9, 3), (9, 3)):
-        settings = write(tmp_path, "seg_unet", tiny_dataset, epochs=epochs, **overrides)
-        run(RUN, "training", [TRAIN, SEGMENT_OVERLAY, settings])
-        assert torch.load(tmp_path / "state.pt", weights_only=True)["epoch"] == reached
+        state = train_in_chain(tmp_path, "seg_unet", tiny_dataset, epochs=epochs, **overrides)
+        assert state["epoch"] == reached
 
 
 def parse(*files: str, bundle: str = "seg_unet", **settings) -> ConfigParser:
