@@ -52,8 +52,13 @@ def fidelity(rows: list[dict]) -> dict:
     )
     if blurred["interval_low"] <= blurred["floor"]:
         return answer(question, "Too few cases to tell", f"{detail}: even blur is lost in the scatter", "open")
+    texture = find(rows, "FID, texture", "synthetic / real training")
+    smooth = texture is not None and texture["interval_low"] > texture["floor"]  # content hardly sees sharpness
+    if smooth:
+        detail += f"; texture {number(texture['value'] / texture['floor'])} times the FID of real halves"
     if row["interval_low"] <= row["floor"]:
-        return answer(question, "As near as other real images", detail, "good")
+        words = "In content as other real images, not in texture" if smooth else "As near as other real images"
+        return answer(question, words, detail, "open" if smooth else "good")
     if row["value"] < blurred["value"]:
         return answer(question, "Nearer to real than blurred ones", detail, "open")
     return answer(question, "Farther than blurred real ones", detail, "bad")
