@@ -8,26 +8,11 @@ set size), sampled every second. Stages that were done before are not run again;
 
 import csv
 import json
-import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
-import psutil
-
 from benchmarks.machine import describe
-
-
-def memory(process: psutil.Process) -> int:
-    """Bytes that the process and its children hold, shared pages counted once."""
-    total = 0
-    for item in [process, *process.children(recursive=True)]:
-        try:
-            total += item.memory_full_info().pss
-        except psutil.Error:  # ended in the meantime
-            continue
-    return total
+from benchmarks.watch import watched
 
 
 def stage_seconds(work: Path) -> dict[str, float]:
@@ -53,31 +38,16 @@ def main() -> None:
     if "--workdir" not in sys.argv:
         sys.exit("usage: python -m benchmarks.chain --workdir W [further arguments of `lldm3d run`]")
     work = Path(sys.argv[sys.argv.index("--workdir") + 1])
-    started, peak = time.time(), 0
-    command = [sys.executable, "-m", "lldm3d", "run", *sys.argv[1:]]
-    child = subprocess.Popen(command, stdout=sys.stderr)
-
-    def watch() -> None:
-        nonlocal peak
-        process = psutil.Process(child.pid)
-        while child.poll() is None:
-            peak = max(peak, memory(process))
-            time.sleep(1)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    status = child.wait()
+    found = watched([sys.executable, "-m", "lldm3d", "run", *sys.argv[1:]], stdout=sys.stderr)
     result = {
         "command": "lldm3d run " + " ".join(Path(item).name if "/" in item else item for item in sys.argv[1:]),
-        "status": status,
-        "seconds": round(time.time() - started, 1),
-        "peak_memory_gib": round(peak / 2**30, 2),
+        **found,
         "stage_seconds": stage_seconds(work),
         "machine": describe(),
         "tables": tables(work),
     }
     print(json.dumps(result, indent=1))
-    sys.exit(status)
+    sys.exit(found["status"])
 
 
 if __name__ == "__main__":

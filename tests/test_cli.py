@@ -97,6 +97,8 @@ def recorded(calls: list):
         (cli.generate, "lldm3d.generate", "generate"),
         (cli.evaluate, "lldm3d.evaluation", "evaluate"),
         (cli.report, "lldm3d.report", "report"),
+        (cli.pack, "lldm3d.pack", "pack"),
+        (cli.export, "lldm3d.export", "export"),
     ],
 )
 def test_a_command_offers_what_its_module_takes_with_the_same_defaults(command, module, function):

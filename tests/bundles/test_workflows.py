@@ -18,13 +18,14 @@ from monai.bundle import ConfigWorkflow
 from lldm3d.bundle import bundle_names, bundle_path
 from lldm3d.latents import encode
 
+from .small import SEGMENTATION
+
 ROOT = Path(__file__).parents[2]
 KINDS = {"train": "train", "inference": "infer"}  # config, and what MONAI calls the workflow
 AUTOENCODER = {"channels": [8, 8, 8], "latent_channels": 2, "roi_size": [16, 16, 16]}
 # one level: at two, the lower one is 2 voxels long, where the bfloat16 conv3d of torch 2.13 has NaN gradients on a CPU
 DIFFUSION = {"channels": [32], "attention_levels": [False], "latent_channels": 2}
 CONTROLNET = {**DIFFUSION, "conditioning_channels": [4, 8, 16]}
-SEGMENTATION = {"network_def#channels": [4, 8], "network_def#strides": [2], "roi_size": [16, 16, 16]}
 SMALL = {"autoencoder": AUTOENCODER, "label_ldm": DIFFUSION, "image_ldm": DIFFUSION, "controlnet": CONTROLNET}
 
 
@@ -42,12 +43,13 @@ def settings(bundle: str, config: str, work: Path, output_dir: Path) -> dict:
         "epochs": 1,
         "epoch_length": 2,
         "val_interval": 1,
-        "batch_size": 1,
+        "batch_size": 2 if bundle == "seg_vnet" else 1,  # its batch norm needs two voxels at the bottom
         "num_cases": 1,
         "num_inference_steps": 2,
         "label_dir": str(work / "dataset"),
         "image_ldm_path": str(work / "image_ldm/model.pt"),
-        **SMALL.get(bundle, SEGMENTATION),
+        **SMALL.get(bundle, {"roi_size": [16, 16, 16]}),
+        **SEGMENTATION.get(bundle, {}),
     }
     if "work_dir" in content:  # the paths follow from it
         del wanted["image_ldm_path"]

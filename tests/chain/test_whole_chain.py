@@ -12,6 +12,7 @@ from .conftest import lldm3d, write_profile
 TINY = {"epochs": 2, "epoch_length": 3, "val_interval": 1, "batch_size": 2}
 AUTOENCODER = {**TINY, "channels": [8, 8, 8], "roi_size": [16, 16, 16]}
 DIFFUSION = {**TINY, "channels": [32, 32], "attention_levels": [False, True]}
+SMALL = {"network_def#channels": [8, 8, 16, 16], "network_def#strides": [2, 2, 2]}
 SECTIONS = {
     "phantom": {"num_cases": 10, "size": [32, 32, 32], "spacing": [8.0, 8.0, 8.0]},
     "autoencoder_image": AUTOENCODER,
@@ -20,7 +21,7 @@ SECTIONS = {
     "image_ldm": DIFFUSION,
     "controlnet": {**TINY, "conditioning_channels": [8, 8, 16]},
     "generate": {"num_inference_steps": 2},
-    "segment": {"seeds": [0], "overrides": {**TINY, "channels": [8, 8, 16, 16], "roi_size": [16, 16, 16]}},
+    "segment": {"seeds": [0], "overrides": {**TINY, **SMALL, "roi_size": [16, 16, 16]}},
     "gates": {"image_psnr": 0, "label_dice": 0},
 }
 

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.networks.nets import SegResNet, UNet
 
+from lldm3d.bundle import bundle_path
 from lldm3d.errors import UserError
 from lldm3d.evaluation.network import Layers, find_layers, load_segmenter
 
@@ -22,6 +24,25 @@ from .toys import CLASSES, SIZE, scan, write_segmenter
 )
 def test_the_first_and_the_deepest_level_are_found(network, layer):
     assert find_layers(network, torch.rand(1, 1, 16, 16, 16)) == layer
+
+
+@pytest.mark.parametrize(
+    "bundle, layer",
+    [
+        ("seg_unet", "model.1.submodule.1.submodule.1.submodule"),
+        ("seg_resunet", "model.1.submodule.1.submodule.1.submodule"),
+        ("seg_wideresunet", "model.1.submodule.1.submodule.1.submodule"),
+        ("seg_dynunet", "bottleneck"),
+        ("seg_vnet", "down_tr256"),
+        ("seg_swinunetr", "encoder10"),
+    ],
+)
+def test_the_bottleneck_of_every_bundle_is_found(bundle, layer):
+    parser = ConfigParser(ConfigParser.load_config_file(bundle_path(bundle) / "configs/inference.yaml"))
+    parser["roi_size"] = [32, 32, 32]
+    network = parser.get_parsed_content("network_def").eval()
+    with torch.no_grad():
+        assert find_layers(network, torch.rand(1, 1, 32, 32, 32)).content == layer
 
 
 def test_features_and_prediction_of_any_size(tmp_path):

@@ -76,6 +76,6 @@ def write_segmenter(folder: Path, class_names=CLASSES, seed: int = 0) -> str:
     folder.mkdir(parents=True)
     (folder / "overrides.yaml").write_text(yaml.safe_dump(overrides))
     torch.manual_seed(seed)
-    network = UNet(3, 1, len(class_names), channels, [2, 2], num_res_units=2, norm="INSTANCE")
+    network = UNet(3, 1, len(class_names), channels, [2, 2], norm="INSTANCE")
     save_checkpoint(folder / "model.pt", {"model": network.state_dict()})
     return sha256(folder / "model.pt")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lldm3d.agreement import METRICS, agreement
-from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.data.dataset import SPLITS, load_cases, load_schema
 from lldm3d.data.regimes import regime_cases
 from lldm3d.data.sources import stem
 from lldm3d.data.tasks import Task
@@ -15,20 +15,24 @@ from lldm3d.errors import UserError
 from lldm3d.files import load_nifti, read_json, whole, write_json
 
 HEADER = ["case", "patient", "class", *METRICS]
-LISTS = ("training", "validation", "test")
 
 
 def write_data_list(
     real_dir: str | Path, synthetic_dir: str | Path | None, regime: str, seed: int, path: str | Path
 ) -> None:
-    """Write the cases of a regime as dataset.json in the prepared layout, with absolute paths.
+    """Write `data_list` as dataset.json."""
+    write_json(path, data_list(real_dir, synthetic_dir, regime, seed))
+
+
+def data_list(real_dir: str | Path, synthetic_dir: str | Path | None, regime: str, seed: int) -> dict:
+    """The cases of a regime as the content of dataset.json in the prepared layout, with absolute paths.
 
     Training is as the regime says; validation and test are the real ones. Raises UserError as `regime_cases` does.
     """
     training = regime_cases(real_dir, synthetic_dir, regime, seed)
-    lists = {"training": training, **{split: load_cases(real_dir, split) for split in LISTS[1:]}}
+    lists = {"training": training, **{split: load_cases(real_dir, split) for split in SPLITS[1:]}}
     about = read_json(Path(real_dir) / "dataset.json")
-    write_json(path, about | {"numTraining": len(training), "numTest": len(lists["test"]), **lists})
+    return about | {"numTraining": len(training), "numTest": len(lists["test"]), **lists}
 
 
 def write_case_metrics(dataset_dir: str | Path, predictions_dir: str | Path, task: Task, path: str | Path) -> None:

@@ -85,20 +85,26 @@ def latents(work: Path, name: str, settings: dict) -> None:
 
 
 def generate(work: Path, name: str, settings: dict) -> None:
-    """Draw as many pairs as the regimes take, unless the profile gives another number, which must not be smaller."""
+    """Draw the synthetic pairs, after checking the models and that their number is enough for the regimes."""
     from lldm3d.generate import generate
 
+    section = {**settings["generate"], "n": number_of_pairs(work, settings)}
     for model in ("label_ldm", "image_ldm", "controlnet"):
         checks.diffusion(work, model, load_schema(work / "dataset"))
+    generate(work, output_dir=work / "synthetic", overwrite=True, **section)
+
+
+def number_of_pairs(work: Path, settings: dict) -> int:
+    """As many as the regimes take, and as the real training cases at least, unless the profile gives a number.
+
+    Raises UserError where that is smaller than a regime takes.
+    """
     cases, regimes = len(load_cases(work / "dataset", "training")), settings["segment"]["regimes"]
     needed = {regime: parse_regime(regime).pairs(cases) for regime in regimes}
-    section = {"n": max(cases, *needed.values()), **settings["generate"]}
-    if wanting := {regime: pairs for regime, pairs in needed.items() if pairs > section["n"]}:
-        raise UserError(
-            f"generate#n is {section['n']}, but the regimes take more pairs: {wanting}; raise it in the profile, or "
-            "leave it out there"
-        )
-    generate(work, output_dir=work / "synthetic", overwrite=True, **section)
+    number = settings["generate"].get("n", max(cases, *needed.values()))
+    if wanting := {regime: pairs for regime, pairs in needed.items() if pairs > number}:
+        raise UserError(f"generate#n is {number}, but the regimes take more pairs: {wanting}; raise it in the profile")
+    return number
 
 
 def evaluate(work: Path, name: str, settings: dict) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from lldm3d.errors import UserError
 
 CONTENT = {"imagesTr", "labelsTr", "dataset.json"}
+CONTENT |= {"imagesTs", "labelsTs", "splits_final.json", "datalist.json", "input.yaml"}  # exports
 
 
 def require_free(output_dir: Path, overwrite: bool, inputs: list[Path]) -> None:

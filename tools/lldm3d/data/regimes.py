@@ -109,7 +109,8 @@ def synthetic_pairs(real_dir: str | Path, synthetic_dir: str | Path | None, regi
     if len(pairs) < number:
         raise UserError(
             f"{synthetic_dir}: holds {len(pairs)} pairs, but the regime {regime} takes {number} for the "
-            f"{len(load_cases(real_dir, 'training'))} real training cases; generate more, or leave out the regime"
+            f"{len(load_cases(real_dir, 'training'))} real training cases; make more (generate#n in the "
+            "profile of `lldm3d run`), or leave out the regime"
         )
     held_out = {case["patient"] for split in ("validation", "test") for case in load_cases(real_dir, split)}
     if crossed := sorted(held_out & {pair["patient"] for pair in pairs}):

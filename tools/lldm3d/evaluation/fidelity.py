@@ -28,11 +28,12 @@ class Sides:
 
 
 def in_space(space: Space, synthetic: Survey, training: Survey, test: Survey) -> Sides:
-    """The features of the sides, divided by the deviations of the training cases where the space wants it."""
+    """The features of the sides, in deviations from the mean of the training cases where the space wants it."""
     features = [synthetic.features(space), training.features(space), test.features(space), training.blurred(space)]
     if space.scaled:
-        spread = features[1].std(0)
-        features = [side[:, spread > 0] / spread[spread > 0] if len(side) else side for side in features]
+        mean, spread = features[1].mean(0), features[1].std(0)
+        varied = spread > 0
+        features = [(side - mean)[:, varied] / spread[varied] if len(side) else side for side in features]
     return Sides(*features)
 
 

@@ -80,7 +80,7 @@ def fidelity(rows: list[Row]) -> Figure:
                 axes.hlines(-at, *interval, color="black", lw=1.2)
         axes.axvline(0, color="black", lw=0.8)
         axes.set_yticks([0, -1, -2], bars)
-        axes.set_title(f"{ours.name} to real training images, {ours.n} cases each", fontsize=9)
+        axes.set_title(f"{ours.name} ({ours.n} cases each)", fontsize=9)
     return figure
 
 

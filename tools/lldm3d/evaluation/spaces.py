@@ -13,7 +13,7 @@ class Space:
     network: str
     weights: str | None  # SHA-256; None for features that nothing was trained for
     neighbours: bool = False  # whether copies and the measures of neighbourhoods are looked for in it
-    scaled: bool = False  # whether each feature is divided by its standard deviation over the real training cases
+    scaled: bool = False  # whether features count in standard deviations from the mean of the real training cases
 
     @property
     def identity(self) -> dict[str, str | None]:

@@ -1,0 +1,96 @@
+"""What the chain costs beside a plain loop: seconds per training step of each segmentation network.
+
+    python -m benchmarks.segmentation --workdir work/demo --networks seg_unet,seg_dynunet
+
+`plain` is a PyTorch loop with the same network, loss, optimizer, autocast and batches, which lie ready in memory.
+`chain` is the stage's own trainer, which draws, crops and augments each batch and has its handlers; `data` is the time
+to draw and augment a batch alone. Each is the median of some rounds; on a CPU in seconds of the process itself, which
+other work on the machine hardly changes. Prints JSON.
+"""
+
+import json
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+from statistics import median
+
+import fire
+import torch
+from ignite.engine import Events
+from monai.bundle import ConfigParser
+
+from benchmarks.machine import describe
+from lldm3d.chain.profile import load_profile
+from lldm3d.chain.training import crop
+from lldm3d.data.dataset import load_schema
+from lldm3d.study.cost import WARM_UP, parsed, wait
+
+ROUNDS, STEPS = 3, 40
+clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+
+
+def config(network: str, work: Path, profile: str, folder: str) -> ConfigParser:
+    """The training of a stage of regime R, without validation."""
+    schema, section = load_schema(work / "dataset"), load_profile(profile)["segment"]["overrides"]
+    overrides = {"dataset_dir": str(work / "dataset"), "output_dir": folder, "class_names": list(schema.class_names)}
+    overrides |= {**section, "roi_size": crop(section, schema)}
+    return parsed(network, overrides | {"epochs": 1, "epoch_length": WARM_UP + STEPS, "val_interval": 2})
+
+
+def chain_seconds(parser: ConfigParser) -> float:
+    """Of a step of the stage's trainer."""
+    trainer, times = parser.get_parsed_content("train#trainer"), []
+    parser.get_parsed_content("training_state").attach(trainer)
+
+    def note() -> None:
+        wait()
+        times.append(clock())
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, note)
+    trainer.run()
+    return (times[-1] - times[WARM_UP - 1]) / STEPS
+
+
+def plain_seconds(parser: ConfigParser) -> tuple[float, float]:
+    """Of a step of the plain loop, and of drawing a batch."""
+    names = ("network", "loss", "optimizer", "train#inferer", "device", "train#dataloader")
+    network, loss, optimizer, inferer, device, loader = map(parser.get_parsed_content, names)
+    start = clock()
+    drawn = list(islice(loader, WARM_UP + STEPS))
+    data = (clock() - start) / len(drawn)
+    batches = [(torch.as_tensor(item["image"]).to(device), torch.as_tensor(item["label"]).to(device)) for item in drawn]
+    network.train()
+    for index, (image, label) in enumerate(batches):
+        if index == WARM_UP:
+            wait()
+            start = clock()
+        optimizer.zero_grad()
+        loss(inferer(image, network), label).backward()
+        optimizer.step()
+    wait()
+    return (clock() - start) / STEPS, data
+
+
+def measure(network: str, work: Path, profile: str) -> dict:
+    """The figures of one network."""
+    rounds = []
+    for _ in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as folder:
+            plain, data = plain_seconds(config(network, work, profile, folder))
+            rounds.append(
+                {"plain": plain, "data": data, "chain": chain_seconds(config(network, work, profile, folder))}
+            )
+    middle = {key: median(item[key] for item in rounds) for key in rounds[0]}
+    return {"network": network, **middle, "overhead": middle["chain"] / middle["plain"] - 1, "rounds": rounds}
+
+
+def main(workdir: str, networks: str = "seg_unet", profile: str = "small") -> None:
+    names = networks.split(",") if isinstance(networks, str) else networks
+    found = [measure(name, Path(workdir).resolve(), profile) for name in names]
+    settings = {"profile": profile, "steps": STEPS, "threads": torch.get_num_threads()}
+    print(json.dumps({"settings": settings, "seconds_per_step": found, "machine": describe()}, indent=1))
+
+
+if __name__ == "__main__":
+    fire.Fire(main)

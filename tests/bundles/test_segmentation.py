@@ -1,0 +1,211 @@
+"""The segmentation bundles, run as a user does: MONAI's command line from the bundle's folder, on tiny data."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from ignite.engine import Engine
+from monai.bundle import ConfigParser, ckpt_export
+from monai.networks import one_hot
+
+from lldm3d.bundle import bundle_path
+from lldm3d.chain.configs import SEGMENT_OVERLAY
+
+from .small import SEGMENTATION
+
+RUN = [sys.executable, "-m", "monai.bundle", "run"]
+TRAIN, EVALUATE, INFERENCE = "configs/train.yaml", "configs/evaluate.yaml", "configs/inference.yaml"
+CLASS_NAMES = ["background", "liver", "portal vein"]
+TRACED = ("seg_dynunet", "seg_swinunetr")  # torch.jit.script refuses MONAI's code of both
+TEST_CASES = ["case_06", "case_07"]
+
+
+def run(command: list[str], run_id: str, files: list[str], bundle: str = "seg_unet", **settings) -> str:
+    """Run a bundle's command from its folder and return what it printed; stock MONAI does without the package."""
+    arguments = [f"--{key}={value}" for key, value in settings.items()]
+    stock = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment = {**(os.environ if SEGMENT_OVERLAY in files else stock), "OMP_NUM_THREADS": "1"}
+    command = [*command, run_id, "--config_file", str(files), *arguments]
+    done = subprocess.run(
+        command, cwd=bundle_path(bundle), env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+def write(folder: Path, bundle: str, dataset: Path, **settings) -> str:
+    """Write `overrides.yaml` for a training of seconds into `folder`, its `output_dir`, and return its path."""
+    common = {
+        "dataset_dir": str(dataset),
+        "output_dir": str(folder),
+        "class_names": CLASS_NAMES,
+        "roi_size": [16, 16, 16],
+        "epochs": 2,
+        "epoch_length": 8,
+        "val_interval": 1,
+        "learning_rate": 0.01,
+        "device": "$torch.device('cpu')",
+        "amp": False,
+    }
+    (folder / "overrides.yaml").write_text(yaml.safe_dump({**common, **SEGMENTATION[bundle], **settings}))
+    return str(folder / "overrides.yaml")
+
+
+def infer(folder: Path, bundle: str) -> None:
+    """Segment the test cases with the weights in `folder`, with those of its settings that inference knows."""
+    known = yaml.safe_load((bundle_path(bundle) / INFERENCE).read_text())
+    settings = yaml.safe_load((folder / "overrides.yaml").read_text())
+    kept = {key: value for key, value in settings.items() if key.split("#")[0] in known}
+    (folder / "inference.yaml").write_text(yaml.safe_dump({**kept, "output_dir": str(folder / "predictions")}))
+    run(RUN, "inferring", [INFERENCE, str(folder / "inference.yaml")], bundle, ckpt_path=folder / "model.pt")
+
+
+def dice(folder: Path, class_names: list[str]) -> dict[tuple[str, str], float]:
+    """What `evaluating` measured, and that it measured each distance and surface Dice as well."""
+    tables = [(folder / f"evaluation/val_{name}_raw.csv").read_text() for name in ("mean_dice", "hd95", "nsd")]
+    rows = [[line.split(",") for line in table.splitlines()[1:]] for table in tables]  # filename, class0, ..., mean
+    assert all([Path(row[0]).name.removesuffix(".nii.gz") for row in table] == TEST_CASES for table in rows)
+    assert all(len(row) == len(class_names) + 1 for table in rows for row in table)
+    return {
+        (case, name): float(value)
+        for case, row in zip(TEST_CASES, rows[0], strict=True)
+        for name, value in zip(class_names[1:], row[1:-1], strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_dataset, tmp_path_factory):
+    """The folder of a trained seg_unet."""
+    folder = tmp_path_factory.mktemp("seg_unet")
+    run(RUN, "training", [TRAIN, write(folder, "seg_unet", tiny_dataset)])
+    return folder
+
+
+def test_training_keeps_the_best_weights_as_plain_tensors(trained):
+    state = torch.load(trained / "model.pt", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in state.values())
+
+
+def test_evaluating_measures_every_test_case_and_class(trained):
+    run(RUN, "evaluating", [TRAIN, EVALUATE, str(trained / "overrides.yaml")])
+    assert max(dice(trained, CLASS_NAMES).values()) > 0.5
+
+
+@pytest.mark.parametrize("bundle", SEGMENTATION)
+def test_every_bundle_trains_evaluates_and_infers_with_merged_classes(bundle, tiny_dataset, tmp_path):
+    """Liver and the vein in it, as one class of the task."""
+    names = ["background", "organ"]
+    settings = write(tmp_path, bundle, tiny_dataset, class_names=names, targets=[0, 1, 1], epochs=1, epoch_length=2)
+    run(RUN, "training", [TRAIN, settings], bundle)
+    run(RUN, "evaluating", [TRAIN, EVALUATE, settings], bundle)
+    dice(tmp_path, names)
+    infer(tmp_path, bundle)
+    assert sorted(file.name for file in (tmp_path / "predictions").iterdir()) == [
+        f"{case}_pred.nii.gz" for case in TEST_CASES
+    ]
+
+
+def test_merged_classes_are_learnt_as_one(tiny_dataset, tmp_path):
+    names = ["background", "organ"]
+    settings = write(tmp_path, "seg_unet", tiny_dataset, class_names=names, targets=[0, 1, 1])
+    run(RUN, "training", [TRAIN, settings])
+    run(RUN, "evaluating", [TRAIN, EVALUATE, settings])
+    assert min(dice(tmp_path, names).values()) > 0.8  # of the vein, which is brighter than liver, as well
+
+
+@pytest.mark.parametrize("bundle", SEGMENTATION)
+def test_the_chain_trains_every_bundle_in_bfloat16(bundle, tiny_dataset, tmp_path):
+    settings = write(tmp_path, bundle, tiny_dataset, epochs=1, epoch_length=2)
+    run(RUN, "training", [TRAIN, SEGMENT_OVERLAY, settings], bundle)
+    for file in ("model.pt", "state.pt"):
+        state = torch.load(tmp_path / file, weights_only=True)
+        assert all(torch.isfinite(value).all() for value in state.get("network", state).values())
+
+
+def test_training_stops_when_the_validation_loss_no_longer_falls(tiny_dataset, tmp_path):
+    settings = write(tmp_path, "seg_unet", tiny_dataset, learning_rate=0.0, epochs=9, epoch_length=2, patience=2)
+    printed = run(RUN, "training", [TRAIN, settings])
+    assert "Epoch[3]" in printed and "Epoch[4]" not in printed
+    assert "EarlyStopping: Stop training" in printed
+
+
+def test_a_resumed_training_stops_as_early_and_then_not_again(tiny_dataset, tmp_path):
+    """The second run begins with one validation without a lower loss, the third with a training that has stopped."""
+    overrides = {"learning_rate": 0.0, "epoch_length": 2, "patience": 2}
+    for epochs, reached in ((2, 2), (9, 3), (9, 3)):
+        settings = write(tmp_path, "seg_unet", tiny_dataset, epochs=epochs, **overrides)
+        run(RUN, "training", [TRAIN, SEGMENT_OVERLAY, settings])
+        assert torch.load(tmp_path / "state.pt", weights_only=True)["epoch"] == reached
+
+
+def parse(*files: str, bundle: str = "seg_unet", **settings) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config([str(bundle_path(bundle) / file) for file in files])
+    parser.update(settings)
+    return parser
+
+
+def test_distances_are_in_mm(tiny_dataset):
+    """A voxel is 1 x 1 x 2 mm in the tiny data set: moved by one voxel along z, a cube is 2 mm off."""
+    label = torch.zeros(1, 1, 16, 16, 16)
+    label[..., 4:9, 4:9, 4:9] = 1
+    pair = one_hot(label.roll(1, dims=-1), 2), one_hot(label, 2)
+    names = {"class_names": ["background", "cube"], "dataset_dir": str(tiny_dataset)}
+    assert measured("val_hd95", pair, **names) == pytest.approx(2.0)
+    assert measured("val_nsd", pair, **names) == 1  # the default tolerance is the longest edge of a voxel
+    assert measured("val_nsd", pair, tolerance=1.9, **names) < 1
+
+
+def measured(name: str, pair: tuple, **settings) -> float:
+    metric = parse(TRAIN, EVALUATE, **settings).get_parsed_content(f"validate#additional_metrics#{name}")
+    metric.attach(Engine(lambda *_: None), name)
+    metric.update(pair)
+    return metric.compute()
+
+
+@pytest.mark.parametrize("bundle", SEGMENTATION)
+def test_every_crop_is_padded_to_a_size_that_the_network_takes(bundle):
+    parser = parse(TRAIN, bundle=bundle, roi_size=[20, 33, 16], **SEGMENTATION[bundle])
+    window, network = (parser.get_parsed_content(name) for name in ("window", "network_def"))
+    assert all(size >= least for size, least in zip(window, (20, 33, 16), strict=True))
+    with torch.no_grad():
+        assert network.eval()(torch.rand(1, 1, *window)).shape == (1, 5, *window)
+
+
+@pytest.mark.parametrize("bundle", SEGMENTATION)
+def test_the_exported_network_gives_the_same(bundle, tmp_path):
+    """TorchScript, by MONAI's ckpt_export with the options that the bundle's document gives."""
+    settings = {"roi_size": [64, 32, 32], **SEGMENTATION[bundle]}
+    network = parse(INFERENCE, bundle=bundle, **settings).get_parsed_content("network_def").eval()
+    torch.save({"model": network.state_dict()}, tmp_path / "model.pt")
+    config, metadata = bundle_path(bundle) / INFERENCE, bundle_path(bundle) / "configs/metadata.json"
+    files = {"config_file": str(config), "meta_file": str(metadata), "ckpt_file": str(tmp_path / "model.pt")}
+    traced = {"use_trace": True, "input_shape": [1, 1, 64, 32, 32]} if bundle in TRACED else {}
+    ckpt_export("network_def", str(tmp_path / "model.ts"), key_in_ckpt="model", **files, **traced, **settings)
+    image = torch.rand(1, 1, 64, 32, 32)
+    with torch.no_grad():
+        exported = torch.jit.load(tmp_path / "model.ts")(image)
+        torch.testing.assert_close(exported, network(image), rtol=1e-4, atol=1e-4)
+
+
+def test_deep_supervision_teaches_the_coarse_outputs_and_is_gone_in_validation():
+    parser = parse(TRAIN, bundle="seg_dynunet", **SEGMENTATION["seg_dynunet"] | {"roi_size": [32, 32, 32]})
+    network, loss = parser.get_parsed_content("network_def"), parser.get_parsed_content("loss")
+    image, label = torch.rand(2, 1, 32, 32, 32), torch.randint(0, 5, (2, 1, 32, 32, 32))
+    loss(network.train()(image), label).backward()
+    heads = list(network.deep_supervision_heads.parameters())
+    assert heads and all(weight.grad.abs().sum() > 0 for weight in heads)
+    assert network.eval()(image).shape == (2, 5, 32, 32, 32)
+
+
+def test_two_processes_train_one_model(tiny_dataset, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    files = [TRAIN, "configs/multi_gpu.yaml", write(tmp_path, "seg_unet", tiny_dataset)]
+    printed = run([*torchrun, "-m", "monai.bundle", "run"], "training", files)
+    assert [file.name for file in tmp_path.rglob("*.pt")] == ["model.pt"]
+    assert "nan" not in printed.lower().split("metrics --")[-1]
+    assert all(torch.isfinite(value).all() for value in torch.load(tmp_path / "model.pt", weights_only=True).values())

@@ -1,0 +1,134 @@
+"""Exports: what nnU-Net, MONAI and a bundle read of a mix of real and synthetic cases."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.bundle import ConfigParser
+from tests.conftest import CLASS_NAMES, write_dataset
+
+from lldm3d.bundle import bundle_path
+from lldm3d.errors import UserError
+from lldm3d.export import export
+from lldm3d.files import read_json, write_json
+
+NO_NNUNET = "nnU-Net is not installed; pip install -c constraints.txt -e '.[nnunet]'"
+REGIMES = {"R": (4, 0), "S": (0, 4), "R+S": (4, 4), "0.5R+0.75S": (2, 3)}  # real and synthetic training cases
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("synthetic")
+    write_dataset(folder, {"training": 4, "validation": 0, "test": 0}, prefix="synthetic", seed=100)
+    return folder
+
+
+def kinds(names) -> tuple[int, int]:
+    """How many real and how many synthetic names there are."""
+    made = sum(Path(name).name.startswith("synthetic") for name in names)
+    return len(names) - made, made
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_bundle_reads_the_mix(regime, tiny_dataset, synthetic, tmp_path):
+    export(str(tiny_dataset), str(tmp_path / "mix"), str(synthetic), regime)
+    parser = ConfigParser()
+    parser.read_config(str(bundle_path("seg_unet") / "configs/train.yaml"))
+    parser["dataset_dir"] = str(tmp_path / "mix")
+    cases = parser.get_parsed_content("train#dataset#data")
+    assert kinds([case["image"] for case in cases]) == REGIMES[regime]
+    assert all(Path(case[key]).is_file() for case in cases for key in ("image", "label"))
+    assert kinds([case["image"] for case in parser.get_parsed_content("validate#dataset#data")]) == (2, 0)
+
+
+@pytest.mark.parametrize("regime", ["R", "S", "0.5R+0.75S"])
+def test_nnunet_finds_the_raw_data_of_each_regime_whole(regime, tiny_dataset, synthetic, tmp_path):
+    verify = pytest.importorskip("nnunetv2.experiment_planning.verify_dataset_integrity", reason=NO_NNUNET)
+    raw = tmp_path / "Dataset501_Tiny"
+    export(str(tiny_dataset), str(raw), str(synthetic), regime, format="nnunet")
+    verify.verify_dataset_integrity(str(raw), num_processes=1)
+    (split,) = read_json(raw / "splits_final.json")
+    assert kinds(split["train"]) == REGIMES[regime] and kinds(split["val"]) == (2, 0)
+
+
+def test_nnunet_plans_and_preprocesses_the_raw_data(tiny_dataset, synthetic, tmp_path):
+    """`nnUNetv2_plan_and_preprocess --verify_dataset_integrity`, as a user calls it."""
+    pytest.importorskip("nnunetv2", reason=NO_NNUNET)
+    raw = tmp_path / "raw/Dataset501_Tiny"
+    export(str(tiny_dataset), str(raw), str(synthetic), "R+S", format="nnunet")
+    folders = {f"nnUNet_{name}": str(tmp_path / name) for name in ("raw", "preprocessed", "results")}
+    command = [Path(sys.executable).with_name("nnUNetv2_plan_and_preprocess"), "--verify_dataset_integrity"]
+    command += "-d 501 -c 3d_fullres -np 1 -npfp 1".split()
+    done = subprocess.run(command, env={**os.environ, **folders}, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    preprocessed = tmp_path / "preprocessed/Dataset501_Tiny"
+    plans = read_json(preprocessed / "nnUNetPlans.json")["configurations"]["3d_fullres"]
+    assert plans["normalization_schemes"] == ["ZScoreNormalization"]
+    (split,) = read_json(raw / "splits_final.json")
+    made = {file.stem for file in (preprocessed / "nnUNetPlans_3d_fullres").glob("*.pkl")}
+    assert made == {*split["train"], *split["val"]}
+    assert kinds(split["train"]) == (4, 4) and kinds(split["val"]) == (2, 0)
+
+
+def test_the_raw_data_keep_patients_apart_and_voxels_as_they_are(tiny_dataset, synthetic, tmp_path):
+    raw = tmp_path / "Dataset501_Tiny"
+    export(str(tiny_dataset), str(raw), str(synthetic), "R+S", format="nnunet")
+    content, (split,) = read_json(raw / "dataset.json"), read_json(raw / "splits_final.json")
+    assert content["labels"] == {name: value for value, name in enumerate(CLASS_NAMES)}
+    tests = {file.name.removesuffix("_0000.nii.gz") for file in (raw / "imagesTs").iterdir()}
+    assert tests == {"case_06", "case_07"} and not tests & {*split["train"], *split["val"]}
+    assert not set(split["train"]) & set(split["val"])
+    assert content["numTraining"] == len(list((raw / "imagesTr").iterdir())) == 10
+    for name, key in (("imagesTr/case_00_0000", "imagesTr/case_00"), ("labelsTs/case_06", "labelsTr/case_06")):
+        mine, theirs = (nib.load(f"{folder}.nii.gz") for folder in (raw / name, tiny_dataset / key))
+        assert np.array_equal(mine.dataobj, theirs.dataobj) and np.array_equal(mine.affine, theirs.affine)
+
+
+def test_a_task_s_classes_are_the_labels(tiny_dataset, tmp_path):
+    content = read_json(tiny_dataset / "dataset.json") | {"tasks": {"organ": {"organ": ["liver", "portal vein"]}}}
+    shutil.copytree(tiny_dataset, tmp_path / "real")
+    write_json(tmp_path / "real/dataset.json", content)
+    raw = tmp_path / "Dataset501_Tiny"
+    export(str(tmp_path / "real"), str(raw), task="organ", format="nnunet")
+    assert read_json(raw / "dataset.json")["labels"] == {"background": 0, "organ": 1}
+    mine, theirs = (nib.load(f) for f in (raw / "labelsTr/case_00.nii.gz", tiny_dataset / "labelsTr/case_00.nii.gz"))
+    assert np.array_equal(mine.dataobj, np.asarray(theirs.dataobj) > 0)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"format": "nnunet"}, "such as Dataset501_Liver"),
+        ({"format": "bids"}, "--format 'bids' does not exist; choose one of decathlon, nnunet, auto3dseg"),
+        ({"regime": "R+9S"}, "takes 36"),
+        ({"regime": "R+S", "synthetic": None}, "needs synthetic pairs"),
+        ({"regime": "T"}, "there is no regime 'T'"),
+        ({"task": "vein"}, "has no task 'vein'"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_written(options, message, tiny_dataset, synthetic, tmp_path):
+    arguments = {"real": str(tiny_dataset), "synthetic": str(synthetic), "output_dir": str(tmp_path / "new"), **options}
+    with pytest.raises(UserError, match=message):
+        export(**arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_that_both_sides_use_are_refused(tiny_dataset, tmp_path):
+    (tmp_path / "pairs").mkdir()
+    write_dataset(tmp_path / "pairs", {"training": 4, "validation": 0, "test": 0})
+    with pytest.raises(UserError, match="same names, .*case_00"):
+        export(str(tiny_dataset), str(tmp_path / "Dataset501_A"), str(tmp_path / "pairs"), "R+S", format="nnunet")
+    assert not (tmp_path / "Dataset501_A").exists()
+
+
+def test_an_export_is_replaced_only_when_told(tiny_dataset, tmp_path):
+    arguments = {"real": str(tiny_dataset), "output_dir": str(tmp_path / "Dataset501_A"), "format": "nnunet"}
+    export(**arguments)
+    with pytest.raises(UserError, match="exists; .* --overwrite"):
+        export(**arguments)
+    export(**arguments, overwrite=True)

@@ -1,0 +1,81 @@
+"""A work directory in which every stage has weights, without a training."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from monai.bundle import ConfigParser
+
+from lldm3d.bundle import bundle_names, bundle_path
+from lldm3d.codec import save_codec
+from lldm3d.files import save_checkpoint
+from lldm3d.latents import encode
+from lldm3d.networks import save_network
+
+CLASS_NAMES = ["background", "liver", "portal vein"]
+STAGES = {
+    "autoencoder_image": ("autoencoder", {"channels": [8, 8, 8], "latent_channels": 2}),
+    "autoencoder_label": ("autoencoder", {"channels": [8, 8, 8], "latent_channels": 2}),
+    "label_ldm": ("label_ldm", {"channels": [32], "attention_levels": [False], "latent_channels": 2}),
+    "image_ldm": ("image_ldm", {"channels": [32], "attention_levels": [False], "latent_channels": 2}),
+    "controlnet": (
+        "controlnet",
+        {
+            "channels": [32],
+            "attention_levels": [False],
+            "latent_channels": 2,
+            "conditioning_channels": [4, 8, 16],
+            "learning_rate": 1e-05,
+        },
+    ),
+}
+SEGMENTERS = [name for name in bundle_names() if name.startswith("seg_")]
+
+
+@pytest.fixture(scope="session")
+def tiny_chain(tiny_dataset, tmp_path_factory) -> Path:
+    """Weights as each stage would save them, drawn at random, beside its `overrides.yaml`."""
+    torch.manual_seed(0)
+    work = tmp_path_factory.mktemp("chain")
+    shutil.copytree(tiny_dataset, work / "dataset")
+    (work / "run.yaml").write_text(yaml.safe_dump({"settings": {stage: {} for stage in STAGES}}))
+    for stage, (bundle, settings) in STAGES.items():
+        settings = {**settings, "class_names": CLASS_NAMES, "output_dir": str(work / stage)}
+        save_stage(work, stage, parsed(work, stage, bundle, settings))
+    for network in SEGMENTERS:
+        for regime in ("R", "0.5R+2S"):
+            save_segmentation(work, f"segment/{network}/multi/{regime}/seed_0", network)
+    return work
+
+
+def parsed(work: Path, stage: str, bundle: str, settings: dict) -> ConfigParser:
+    """train.yaml of the stage with its settings, which are left in `overrides.yaml`."""
+    parser = ConfigParser()
+    files = ["train.yaml", *(["label.yaml"] if stage == "autoencoder_label" else [])]
+    parser.read_config([str(bundle_path(bundle) / "configs" / file) for file in files])
+    parser.update(settings)
+    (work / stage).mkdir(parents=True)
+    (work / stage / "overrides.yaml").write_text(yaml.safe_dump(settings))
+    return parser
+
+
+def save_stage(work: Path, stage: str, parser: ConfigParser) -> None:
+    architecture, network = (parser.get_parsed_content(name) for name in ("architecture", "network_def"))
+    if stage.startswith("autoencoder"):
+        volumes = [torch.randint(0, 2, (1, 1, 16, 16, 16)).float()]
+        kind = stage.removeprefix("autoencoder_")
+        save_codec(str(work / stage / "codec.pt"), network, architecture, kind, CLASS_NAMES, volumes, "cpu")
+        return
+    if not (work / "latents").is_dir():
+        codecs = (str(work / f"autoencoder_{kind}/codec.pt") for kind in ("image", "label"))
+        encode(str(work / "dataset"), *codecs, str(work / "latents"))
+    further = {"noise_scheduler": "rectified_flow", **({"condition": "label"} if stage == "controlnet" else {})}
+    save_network(str(work / stage / "model.pt"), network, architecture, str(work / "latents"), **further)
+
+
+def save_segmentation(work: Path, stage: str, bundle: str) -> None:
+    settings = {"class_names": CLASS_NAMES, "roi_size": [16, 16, 16], "dataset_dir": str(work / stage)}
+    parser = parsed(work, stage, bundle, settings)
+    save_checkpoint(work / stage / "model.pt", parser.get_parsed_content("network_def").state_dict())

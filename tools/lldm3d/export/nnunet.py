@@ -1,0 +1,62 @@
+"""nnU-Net v2's raw layout (its documentation/dataset_format.md)."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from lldm3d.data.sources import stem
+from lldm3d.data.tasks import Task
+from lldm3d.errors import UserError
+from lldm3d.files import load_nifti, save_nifti, write_json
+
+NAME = re.compile(r"Dataset\d{3}_[\w-]+")
+ENDING = ".nii.gz"
+PLACES = {"training": "Tr", "validation": "Tr", "test": "Ts"}
+
+
+def check_name(output_dir: Path) -> None:
+    """Raise UserError where nnU-Net would not find the folder."""
+    if not NAME.fullmatch(output_dir.name):
+        raise UserError(
+            f"--output_dir {output_dir}: nnU-Net finds data sets by a name such as Dataset501_Liver (three digits) in "
+            "its folder nnUNet_raw; give $nnUNet_raw/Dataset501_Liver or the like"
+        )
+
+
+def write_nnunet(content: dict, task: Task, folder: Path) -> None:
+    """Write the cases of a data list in nnU-Net's layout, with the labels of the task and a split of one fold.
+
+    Training and validation cases are in imagesTr; `splits_final.json` tells them apart, so that fold 0 validates on
+    real patients who are not trained on. The channel is called "image": nnU-Net then normalises each case by itself, as
+    prepared images are scaled one by one (its scheme for "CT" is for Hounsfield units).
+
+    Raises:
+        UserError: where a real and a synthetic case have the same name.
+    """
+    names = {split: [stem(Path(case["image"])) for case in content[split]] for split in PLACES}
+    check_unique([name for split in names.values() for name in split])
+    for split, place in PLACES.items():
+        for name, case in zip(names[split], content[split], strict=True):
+            write_case(case, task, folder, place, name)
+    labels = {name: value for value, name in enumerate(task.class_names)}
+    number = len(names["training"]) + len(names["validation"])
+    dataset = {"channel_names": {"0": "image"}, "labels": labels, "numTraining": number, "file_ending": ENDING}
+    write_json(folder / "dataset.json", {"name": content["name"], **dataset})
+    write_json(folder / "splits_final.json", [{"train": names["training"], "val": names["validation"]}])
+
+
+def write_case(case: dict, task: Task, folder: Path, place: str, name: str) -> None:
+    image = folder / f"images{place}" / f"{name}_0000{ENDING}"
+    image.parent.mkdir(exist_ok=True)
+    shutil.copyfile(case["image"], image)
+    label, affine = load_nifti(case["label"])
+    save_nifti(folder / f"labels{place}" / f"{name}{ENDING}", np.array(task.targets, np.uint8)[label], affine)
+
+
+def check_unique(names: list[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(
+            f"real and synthetic cases have the same names, {twice[:5]}; generate the pairs under other names"
+        )

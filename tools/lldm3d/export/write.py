@@ -1,0 +1,64 @@
+"""`lldm3d export`."""
+
+from pathlib import Path
+
+from lldm3d.data.dataset import SPLITS, load_schema
+from lldm3d.data.folder import require_free, whole_folder
+from lldm3d.data.tasks import ALL
+from lldm3d.errors import UserError
+from lldm3d.export.auto3dseg import write_auto3dseg
+from lldm3d.export.nnunet import check_name, write_nnunet
+from lldm3d.files import write_json
+from lldm3d.segmentation import data_list
+
+FORMATS = ("decathlon", "nnunet", "auto3dseg")
+
+
+def export(
+    real: str,
+    output_dir: str,
+    synthetic: str | None = None,
+    regime: str = "R",
+    task: str = ALL,
+    format: str = "decathlon",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Write the cases of a regime for another program; validation and test cases are real always.
+
+    Args:
+        real: prepared data set.
+        output_dir: the new folder; for nnunet its name is `Dataset<three digits>_<Name>`.
+        synthetic: data set of synthetic pairs, for regimes with S.
+        regime: R, S, R+S, 0.1R+S ...
+        task: which classes the network tells apart; one that the data set declares (`lldm3d tasks`).
+        format: decathlon (dataset.json with absolute paths), nnunet (v2 raw, with copies of the files), or auto3dseg
+            (a list with absolute paths, and the input.yaml of MONAI's AutoRunner).
+        seed: of the choice of patients and pairs.
+        overwrite: replace an earlier export.
+
+    Raises:
+        UserError: for an unknown format, regime or task, too few pairs, or no validation cases, or a folder
+            that exists.
+    """
+    target = Path(output_dir)
+    if format not in FORMATS:
+        raise UserError(f"--format {format!r} does not exist; choose one of {', '.join(FORMATS)}")
+    if format == "nnunet":
+        check_name(target)
+    require_free(target, overwrite, [Path(folder) for folder in (real, synthetic) if folder])
+    chosen, content = load_schema(real).task(task), data_list(real, synthetic, regime, seed)
+    if not content["validation"]:
+        raise UserError(
+            f"{real}: has no validation cases, by which the other program would choose; prepare it with some"
+        )
+    with whole_folder(target) as folder:
+        if format == "nnunet":
+            write_nnunet(content, chosen, folder)
+        elif format == "auto3dseg":
+            write_auto3dseg(content, chosen, folder, target)
+        else:
+            write_json(folder / "dataset.json", content)
+    print(f"{target}: {regime}, {', '.join(f'{len(content[split])} {split}' for split in SPLITS)} cases")
+    if format == "decathlon":
+        print(f'for a bundle: --class_names "{list(chosen.class_names)}" --targets "{list(chosen.targets)}"')
