@@ -62,6 +62,19 @@ def test_a_finished_training_is_not_trained_again(tmp_path):
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
+def test_weights_that_are_no_numbers_end_the_training_and_not_its_last_state(tmp_path):
+    trainer, network = build(tmp_path / "state.pt", 5)
+
+    def spoil(engine):
+        if engine.state.iteration == 10:
+            network[0].weight.data[0, 0] = float("nan")
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, spoil)
+    with pytest.raises(FloatingPointError, match="epoch 3 ends with weights that are no numbers.*autocast: false"):
+        trainer.run()
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["epoch"] == 2
+
+
 def test_a_state_of_another_configuration_is_refused(tmp_path):
     build(tmp_path / "state.pt", 1)[0].run()
     with pytest.raises(UserError, match=r"(?s)state\.pt.*another configuration.*delete it"):
