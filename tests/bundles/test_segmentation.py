@@ -186,11 +186,11 @@ def test_the_exported_network_gives_the_same(bundle, tmp_path):
     """TorchScript, by MONAI's ckpt_export with the options that the bundle's document gives."""
     settings = {"roi_size": [64, 32, 32], **SEGMENTATION[bundle]}
     network = parse(INFERENCE, bundle=bundle, **settings).get_parsed_content("network_def").eval()
-    torch.save({"model": network.state_dict()}, tmp_path / "model.pt")
+    torch.save(network.state_dict(), tmp_path / "model.pt")
     config, metadata = bundle_path(bundle) / INFERENCE, bundle_path(bundle) / "configs/metadata.json"
     files = {"config_file": str(config), "meta_file": str(metadata), "ckpt_file": str(tmp_path / "model.pt")}
     traced = {"use_trace": True, "input_shape": [1, 1, 64, 32, 32]} if bundle in TRACED else {}
-    ckpt_export("network_def", str(tmp_path / "model.ts"), key_in_ckpt="model", **files, **traced, **settings)
+    ckpt_export("network_def", str(tmp_path / "model.ts"), **files, **traced, **settings)
     image = torch.rand(1, 1, 64, 32, 32)
     with torch.no_grad():
         exported = torch.jit.load(tmp_path / "model.ts")(image)
