@@ -14,7 +14,6 @@ from monai.networks import one_hot
 
 from lldm3d.bundle import bundle_path
 from lldm3d.chain.configs import SEGMENT_OVERLAY
-from lldm3d.segmentation import write_case_metrics
 
 from .small import SEGMENTATION
 
@@ -78,11 +77,15 @@ def infer(folder: Path, bundle: str) -> None:
 
 def dice(folder: Path, class_names: list[str]) -> dict[tuple[str, str], float]:
     """What `evaluating` measured, and that it measured each distance and surface Dice as well."""
-    write_case_metrics(folder / "evaluation", class_names, folder / "metrics.csv")
-    rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()[1:]]
-    assert [row[:2] for row in rows] == [[case, name] for case in TEST_CASES for name in class_names[1:]]
-    assert (folder / "evaluation/val_nsd_raw.csv").read_text().count("case_0") == len(TEST_CASES)
-    return {(case, name): float(value) for case, name, value, *_ in rows}
+    tables = [(folder / f"evaluation/val_{name}_raw.csv").read_text() for name in ("mean_dice", "hd95", "nsd")]
+    rows = [[line.split(",") for line in table.splitlines()[1:]] for table in tables]  # filename, class0, ..., mean
+    assert all([Path(row[0]).name.removesuffix(".nii.gz") for row in table] == TEST_CASES for table in rows)
+    assert all(len(row) == len(class_names) + 1 for table in rows for row in table)
+    return {
+        (case, name): float(value)
+        for case, row in zip(TEST_CASES, rows[0], strict=True)
+        for name, value in zip(class_names[1:], row[1:-1], strict=True)
+    }
 
 
 @pytest.fixture(scope="module")
