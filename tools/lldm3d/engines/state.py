@@ -31,8 +31,8 @@ class TrainingState:
 
     Raises:
         UserError: when the state was made by another configuration (its tensors do not fit).
-        FloatingPointError: when an epoch ends with weights that are no numbers. (Ignite's `TerminateOnNan` would end the
-            training as if it were done.)
+        FloatingPointError: when an epoch ends with weights that are no numbers. (Ignite's `TerminateOnNan` would end
+            the training as if it were done.)
     """
 
     def __init__(self, path: str, objects: dict[str, Any], sampler: EpochSampler, seed: int = 0) -> None:
@@ -81,8 +81,8 @@ class TrainingState:
         state = {name: item.state_dict() for name, item in self.objects.items()}
         if not all(value.isfinite().all() for value in state["network"].values()):
             raise FloatingPointError(
-                f"epoch {engine.state.epoch} ends with weights that are no numbers; {self.path} holds the epoch before. "
-                "Lower learning_rate, or set autocast: false"
+                f"epoch {engine.state.epoch} ends with weights that are no numbers; {self.path} holds the epoch "
+                "before. Lower learning_rate, or set autocast: false"
             )
         state |= {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
         save_checkpoint(self.path, {**state, "stopped": bool(engine.should_terminate)})
