@@ -69,7 +69,7 @@ def test_every_training_is_scored_and_compared(done):
 
 
 def test_a_stage_learns_from_its_regime_and_merges_classes(done):
-    stage = done / "segment/seg_unet/organ/R+0.5S/seed_0"
+    stage = done / "segment/seg_resunet/organ/R+0.5S/seed_0"
     content = json.loads((stage / "dataset.json").read_text())
     assert [len(content[split]) for split in ("training", "validation", "test")] == [6, 2, 2]
     overrides = yaml.safe_load((stage / "overrides.yaml").read_text())
@@ -78,11 +78,11 @@ def test_a_stage_learns_from_its_regime_and_merges_classes(done):
 
 def test_a_larger_grid_trains_only_what_is_new(done, listed):
     assert listed(done) == []
-    assert listed(done, regimes=["R", "R+0.5S", "0.5R"], seeds=[0]) == ["segment/seg_unet/organ/0.5R/seed_0", "study"]
+    assert listed(done, regimes=["R", "R+0.5S", "0.5R"], seeds=[0]) == ["segment/seg_resunet/organ/0.5R/seed_0", "study"]
     (done.parent / "more.yaml").write_text("tasks: {vein: {vein: portal vein}}")
     declare_tasks(done / "dataset", done.parent / "more.yaml")
     stages = listed(done, tasks=["organ", "vein"])
-    assert stages == ["segment/seg_unet/vein/R/seed_0", "segment/seg_unet/vein/R+0.5S/seed_0", "study"]
+    assert stages == ["segment/seg_resunet/vein/R/seed_0", "segment/seg_resunet/vein/R+0.5S/seed_0", "study"]
 
 
 def test_the_report_shows_it(done):
@@ -131,4 +131,4 @@ def test_a_dry_run_tells_what_it_costs(given):
     profile = given.parent / "tiny.yaml"
     result = lldm3d("study", "--workdir", given, "--profile", profile, *GRID[:-1], "7,8", "--cores", 1, "--dry_run")
     assert result.returncode == 0, result.stderr
-    assert "seg_unet: 4 trainings of 2 steps at" in result.stdout and "GB of disk" in result.stdout
+    assert "seg_resunet: 4 trainings of 2 steps at" in result.stdout and "GB of disk" in result.stdout
