@@ -21,11 +21,9 @@ from .test_resume import holds
 from .test_run import write_autoencoders
 
 PLUGIN = "snakemake_executor_plugin_slurm"
-# float32: in bfloat16 on a CPU, torch 2.13 gives random gradients to a 3x3x3 convolution whose first axis has 2 voxels
 TRAINING = {
     "roi_size": [16, 16, 16],
     "network_def#channels": [8, 8, 16, 16],
-    "autocast": False,
     "epochs": 16,
     "epoch_length": 10,
     "val_interval": 8,

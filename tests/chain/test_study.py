@@ -78,7 +78,10 @@ def test_a_stage_learns_from_its_regime_and_merges_classes(done):
 
 def test_a_larger_grid_trains_only_what_is_new(done, listed):
     assert listed(done) == []
-    assert listed(done, regimes=["R", "R+0.5S", "0.5R"], seeds=[0]) == ["segment/seg_resunet/organ/0.5R/seed_0", "study"]
+    assert listed(done, regimes=["R", "R+0.5S", "0.5R"], seeds=[0]) == [
+        "segment/seg_resunet/organ/0.5R/seed_0",
+        "study",
+    ]
     (done.parent / "more.yaml").write_text("tasks: {vein: {vein: portal vein}}")
     declare_tasks(done / "dataset", done.parent / "more.yaml")
     stages = listed(done, tasks=["organ", "vein"])

@@ -47,7 +47,7 @@ def test_the_first_and_the_deepest_level_of_every_bundle_are_found(bundle, layer
 def test_features_and_prediction_of_any_size(tmp_path):
     weights = write_segmenter(tmp_path / "stage")
     segmenter = load_segmenter(tmp_path / "stage", CLASSES)
-    assert segmenter.weights == weights and segmenter.name == "seg_unet"
+    assert segmenter.weights == weights and segmenter.name == "seg_resunet"
     for size in (SIZE, (10, 30, 18)):
         features, pred = segmenter(np.random.default_rng(0).random(size, np.float32))
         assert {name: values.shape for name, values in features.items()} == {"content": (16,), "texture": (4,)}

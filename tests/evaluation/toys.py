@@ -66,7 +66,7 @@ def write_segmenter(folder: Path, class_names=CLASSES, seed: int = 0) -> str:
     """A stage folder with a network of random weights; returns their SHA-256."""
     channels = [4, 8, 16]
     overrides = {
-        "bundle_root": str(bundle_path("seg_unet")),
+        "bundle_root": str(bundle_path("seg_resunet")),
         "class_names": list(class_names),
         "network_def#channels": channels,
         "network_def#strides": [2, 2],
@@ -76,6 +76,6 @@ def write_segmenter(folder: Path, class_names=CLASSES, seed: int = 0) -> str:
     folder.mkdir(parents=True)
     (folder / "overrides.yaml").write_text(yaml.safe_dump(overrides))
     torch.manual_seed(seed)
-    network = UNet(3, 1, len(class_names), channels, [2, 2], norm="INSTANCE")
+    network = UNet(3, 1, len(class_names), channels, [2, 2], num_res_units=2, norm="INSTANCE")
     save_checkpoint(folder / "model.pt", {"model": network.state_dict()})
     return sha256(folder / "model.pt")
