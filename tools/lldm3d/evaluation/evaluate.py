@@ -23,7 +23,7 @@ from lldm3d.evaluation.radiomics import Radiomics
 from lldm3d.evaluation.records import Cache, Observer, Record
 from lldm3d.evaluation.rows import HIGHER, Row, write_csv
 from lldm3d.evaluation.sides import open_sides
-from lldm3d.evaluation.survey import Survey, survey
+from lldm3d.evaluation.survey import Survey, look_once, survey
 from lldm3d.files import write_json
 
 FORMAT = 3  # of metrics.json: raised when a key or the name of a metric changes
@@ -128,9 +128,9 @@ def open_observer(
 def look_at(cases: dict[str, list[dict]], cache: Cache) -> dict[str, Survey] | None:
     """The survey of each side; None in all processes but the first, which has their findings from the cache."""
     number, processes = place()
-    if processes > 1:
-        surveys({side: items[number::processes] for side, items in cases.items()}, cache)
-        wait_for_all()
+    for side, items in cases.items():
+        look_once(side, items[number::processes], cache, side in SCORED, side in BLURRED)
+    wait_for_all()
     return surveys(cases, cache) if number == 0 else None
 
 

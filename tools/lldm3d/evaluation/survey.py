@@ -64,5 +64,20 @@ def survey(
     Raises:
         UserError: where a file cannot be used.
     """
-    bar = tqdm(cases, desc=f"evaluate {split}", mininterval=1, disable=place()[0] > 0)
-    return Survey(cases, [look(case, score=score, blur=blur) for case in bar])
+    return Survey(cases, [look(case, score=score, blur=blur) for case in progress(split, cases)])
+
+
+def look_once(
+    split: str, cases: list[dict], look: Callable[..., Record], score: bool = False, blur: bool = False
+) -> None:
+    """As `survey`, for a `look` that remembers: nothing is kept here.
+
+    Records that are kept between the large arrays of case after case would scatter the memory that these leave, and it
+    would grow with their number (by 18 MB for a case of 160x160x64 voxels).
+    """
+    for case in progress(split, cases):
+        look(case, score=score, blur=blur)
+
+
+def progress(split: str, cases: list[dict]) -> tqdm:
+    return tqdm(cases, desc=f"evaluate {split}", mininterval=1, disable=place()[0] > 0)

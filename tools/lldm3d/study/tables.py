@@ -17,8 +17,8 @@ def caption(found: Sequence[Line], spacing: Sequence[float]) -> list[str]:
         "Values are means over patients, ± standard deviation over seeds. Gains are against the same regime without "
         "synthetic pairs (S: against R), by patient and averaged over the seeds: absolute, with a 95 % bootstrap "
         "interval over patients, and in per cent of the reference.",
-        f"The star marks p < {LEVEL} in Wilcoxon's signed-rank test over patients, after Holm's correction over all gains of the "
-        "metric (all networks, tasks, classes and regimes), and the same sign in each of two seeds "
+        f"The star marks p < {LEVEL} in Wilcoxon's signed-rank test over patients, after Holm's correction over all "
+        "gains of the metric (all networks, tasks, classes and regimes), and the same sign in each of two seeds "
         "or more. Interval and test tell of "
         "other patients, not of other trainings: for these there are only the seeds.",
         f"Surface Dice has a tolerance of {tolerance_of(spacing):g} mm. HD95 leaves out patients in whom nothing of "
