@@ -41,24 +41,17 @@ UNITS = {
     "repetition": "times",
     "training cases": "share of the cases",
 }
+FIDELITY = {
+    "fidelity FID": 1,
+    "fidelity KID": 1,
+    "fidelity FID, texture": 1,
+    "fidelity KID, texture": 1,
+    "fidelity precision": -1,
+    "fidelity density": -1,
+}
 WORSE = {  # what each must move, and which way: 1 up, -1 down
-    "blur": {
-        "fidelity FID": 1,
-        "fidelity KID": 1,
-        "fidelity FID, texture": 1,
-        "fidelity KID, texture": 1,
-        "fidelity precision": -1,
-        "fidelity density": -1,
-    },
-    "noise": {
-        "fidelity FID": 1,
-        "fidelity KID": 1,
-        "fidelity FID, texture": 1,
-        "fidelity KID, texture": 1,
-        "fidelity precision": -1,
-        "fidelity density": -1,
-        "alignment Dice": -1,
-    },
+    "blur": FIDELITY,
+    "noise": {**FIDELITY, "alignment Dice": -1},
     "exchanged labels": {"alignment Dice": -1, "alignment recall": -1, "alignment HD95": 1},
     "repetition": {
         "fidelity FID": 1,

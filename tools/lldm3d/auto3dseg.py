@@ -15,14 +15,14 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from lldm3d.bundle import bundle_names, bundle_path
-from lldm3d.chain.configs import TRAIN, defines, undefined
+from lldm3d.chain.configs import INFERENCE, TRAIN, defines, undefined
 from lldm3d.chain.training import crop
 from lldm3d.data.dataset import load_schema
 from lldm3d.data.tasks import ALL
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint, read_json, whole, write_json
 
-EVALUATE, MULTI_GPU, INFERENCE = "configs/evaluate.yaml", "configs/multi_gpu.yaml", "configs/inference.yaml"
+EVALUATE, MULTI_GPU = "configs/evaluate.yaml", "configs/multi_gpu.yaml"
 LEFT = shutil.ignore_patterns("models", "eval")
 
 

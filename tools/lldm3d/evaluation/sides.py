@@ -9,6 +9,7 @@ from lldm3d.data.dataset import SPLITS, Schema, load_cases, load_schema
 from lldm3d.data.sources import ENDINGS, stem
 from lldm3d.errors import UserError
 from lldm3d.evaluation.scans import check_counts, check_sides
+from lldm3d.files import load_nifti
 
 IMAGE_FOLDERS, LABEL_FOLDERS = ("imagesTr", "images", "."), ("labelsTr", "labels")
 
@@ -60,9 +61,6 @@ def scans(folder: Path) -> dict[str, str]:
 
 def plain_schema(folder: Path, image: str) -> Schema:
     """Size and spacing of the first image, which all others must have."""
-    try:
-        header = nib.load(image).header
-    except Exception as error:  # nibabel, gzip and the file system each raise their own kinds
-        raise UserError(f"{image}: cannot be read as NIfTI ({error})") from None
-    spacing = tuple(round(float(length), 4) for length in header.get_zooms()[:3])
-    return Schema(folder.resolve().name, (), tuple(header.get_data_shape()), spacing)
+    array, affine = load_nifti(image)
+    spacing = tuple(round(float(length), 4) for length in nib.affines.voxel_sizes(affine))
+    return Schema(folder.resolve().name, (), array.shape, spacing)

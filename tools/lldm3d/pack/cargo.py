@@ -8,11 +8,10 @@ import yaml
 from monai.bundle import ConfigParser
 
 from lldm3d.bundle import bundle_names, bundle_path
-from lldm3d.chain.configs import bundle_and_configs, load_configs
+from lldm3d.chain.configs import INFERENCE, bundle_and_configs, load_configs
 from lldm3d.errors import UserError
 from lldm3d.pack.remark import copies_remark
 
-INFERENCE = "configs/inference.yaml"
 OWN = ("_dir", "_path", "bundle_root")  # ids of paths on the machine that trained; they do not travel
 SAMPLING = ("num_inference_steps", "guidance_scale")
 
