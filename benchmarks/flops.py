@@ -1,0 +1,45 @@
+"""Floating-point operations of a call, and what the machine reaches at best."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+SIZES = {"cuda": 8192, "cpu": 1024}  # of the square matrices
+
+
+def count(call: Callable[[], object]) -> int:
+    """Operations of one call (a multiplication and an addition are two), as torch's counter knows them.
+
+    It counts matrix products, convolutions and attention, forward and backward; the rest is small beside them.
+    """
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def ceiling(dtype: torch.dtype = torch.bfloat16, device: str | None = None, rounds: int = 5) -> float:
+    """Operations per second of a product of two square matrices of `dtype`, the median of some rounds."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    size = SIZES[device]
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / median(seconds(lambda: a @ b, device) for _ in range(rounds))
+
+
+def seconds(call: Callable[[], object], device: str, calls: int = 10) -> float:
+    """Of one call, the mean of some after a first."""
+    call()
+    wait(device)
+    started = time.perf_counter()
+    for _ in range(calls):
+        call()
+    wait(device)
+    return (time.perf_counter() - started) / calls
+
+
+def wait(device: str) -> None:
+    """Until the GPU has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
