@@ -55,6 +55,15 @@ def test_a_finer_grid_shows_the_same_anatomy_with_finer_branches(cases):
         assert (fine == vein).sum() > 3 * (coarse == vein).sum()
 
 
+def test_without_twigs_the_main_branches_stay_whole_in_label_and_image(cases):
+    image, label = make_case(0, SIZE, SPACING, seed=0, thinnest_vessel=2.5)
+    for vein in (PORTAL, HEPATIC):
+        assert components(label == vein) == 1
+        assert (label == vein).sum() < 0.8 * (cases[0][1] == vein).sum()
+    twigs = np.isin(cases[0][1], (PORTAL, HEPATIC)) & (label == LIVER)
+    assert image[twigs].mean() > 1.05 * cases[0][0][twigs].mean()  # liver is brighter than blood
+
+
 def test_lesions_are_0_to_5_of_5_to_60_mm_and_lie_apart():
     drawn = [draw_patient(np.random.default_rng([2, index])) for index in range(10)]
     counts = [len(p.lesions) for p in drawn]
@@ -116,6 +125,8 @@ def test_an_earlier_data_set_is_kept_unless_overwrite(tmp_path):
         ({"size": 48}, "three"),
         ({"spacing": (5, 0, 6)}, "positive"),
         ({"spacing": (5, float("nan"), 6)}, "positive"),
+        ({"thinnest_vessel": -1}, "thinnest_vessel is -1"),
+        ({"thinnest_vessel": "2"}, "thinnest_vessel is '2'"),
         ({"size": (16, 16, 16), "spacing": (1, 1, 1)}, "field of view.*at least 80 mm"),
     ],
 )

@@ -111,6 +111,7 @@ def phantom(
     size: tuple[int, int, int] = (48, 48, 32),
     spacing: tuple[float, float, float] = (5.0, 5.0, 6.0),
     seed: int = 0,
+    thinnest_vessel: float = 0,
     overwrite: bool = False,
 ) -> None:
     """Write a raw Decathlon data set of simulated liver MR.
@@ -121,6 +122,7 @@ def phantom(
         size: voxels of each case, as 48,48,32.
         spacing: mm, as 5,5,6.
         seed: of all random numbers.
+        thinnest_vessel: radius in mm below which twigs are left out; 0 draws all that the voxels can hold.
         overwrite: replace an existing data set.
     """
     call("lldm3d.phantom", "write", locals())

@@ -13,15 +13,20 @@ CLASS_NAMES = ("background", "liver", "portal vein", "hepatic vein", "HCC")
 LIVER, PORTAL, HEPATIC, HCC = range(1, 5)
 
 
-def make_case(index: int, size: tuple, spacing: tuple, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Case `index` of a seed: image [X, Y, Z] int16 raw units and label [X, Y, Z] uint8, axes right, front, up."""
+def make_case(
+    index: int, size: tuple, spacing: tuple, seed: int, thinnest_vessel: float = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Case `index` of a seed: image [X, Y, Z] int16 raw units and label [X, Y, Z] uint8, axes right, front, up.
+
+    Twigs of a radius below `thinnest_vessel` (mm) are left out.
+    """
     rng = np.random.default_rng([seed, index])
     patient = draw_patient(rng)
     grid = Grid.around(patient.low, patient.high, size, spacing)
     points = grid.points()
     standard = patient.anatomy.to_standard(points)
     liver = patient.anatomy.standard_liver(standard)
-    vessels = paint_trees((patient.portal, patient.hepatic), grid)
+    vessels = paint_trees((patient.portal, patient.hepatic), grid, thinnest_vessel)
     label = _label(patient, grid, points, liver, vessels)
     canvas = _Canvas(grid, draw_signals(rng))
     _paint_neighbours(canvas, patient, standard, rng)

@@ -46,10 +46,10 @@ class Grid:
 class Tubes:
     """A tree as it is painted: signed distance (mm, large far away), mask, and what is too near for the other tree."""
 
-    def __init__(self, tree: Tree, grid: Grid):
+    def __init__(self, tree: Tree, grid: Grid, thinnest: float):
         self.tree, self.grid = tree, grid
         self.radii = np.maximum(tree.radii, 0.55 * grid.voxel)  # a voxel wide at least
-        self.kept = tree.radii >= 0.27 * grid.voxel  # thinner twigs would crowd the grid
+        self.kept = tree.radii >= max(thinnest, 0.27 * grid.voxel)  # thinner twigs would crowd the grid
         self.kept[: tree.main] = True
         self.distance = np.full(grid.size, 1e3, "f4")
         self.mask, self.near = np.zeros(grid.size, bool), np.zeros(grid.size, bool)
@@ -75,12 +75,14 @@ class Tubes:
             self.near[box] |= ndimage.binary_dilation(self.mask[box], NEIGHBOURS)
 
 
-def paint_trees(trees: tuple[Tree, Tree], grid: Grid) -> list[tuple[np.ndarray, np.ndarray]]:
+def paint_trees(trees: tuple[Tree, Tree], grid: Grid, thinnest: float = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     """(signed distance in mm, mask) [X, Y, Z] of both trees: each 26-connected, at least a voxel between the two.
+
+    Twigs of a radius below `thinnest` (mm) are left out; main branches never are.
 
     Main branches go first, then the thickest, hence where the trees would touch on this grid the lesser branch ends.
     """
-    pair = [Tubes(tree, grid) for tree in trees]
+    pair = [Tubes(tree, grid, thinnest) for tree in trees]
     which = np.concatenate([np.full(len(tree.radii), i) for i, tree in enumerate(trees)])
     nodes = np.concatenate([np.arange(len(tree.radii)) for tree in trees])
     twig = np.concatenate([np.arange(len(tree.radii)) >= tree.main for tree in trees])

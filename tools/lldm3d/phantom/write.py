@@ -21,21 +21,26 @@ def write(
     size: tuple[int, int, int],
     spacing: tuple[float, float, float],
     seed: int = 0,
+    thinnest_vessel: float = 0,
     overwrite: bool = False,
 ) -> None:
     """Write `num_cases` pairs of image and label, of `size` (voxels) and `spacing` (mm), and dataset.json.
 
-    Case i depends on `seed` and i alone. dataset.json is written last. Raises UserError for bad arguments, and
-    where `output_dir` holds something and `overwrite` is false; `overwrite` removes an earlier phantom from it.
+    Twigs of a radius below `thinnest_vessel` (mm) are left out of both, main branches never are: a phantom of the
+    vessels that readers outline. Apart from these options case i depends on `seed` and i alone. dataset.json is written
+    last. Raises UserError for bad arguments, and where `output_dir` holds something and `overwrite` is false;
+    `overwrite` removes an earlier phantom from it.
     """
     size, spacing = _checked(num_cases, size, spacing, seed)
+    if not _is_length(thinnest_vessel):
+        raise UserError(f"thinnest_vessel is {thinnest_vessel!r}; give a radius in mm, or 0 to draw all vessels")
     output_dir = _emptied(Path(output_dir), overwrite)
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -(np.array(size) - 1) / 2 * spacing
     entries = []
     for index in tqdm(range(num_cases), desc="phantom", unit="case"):
         name = f"phantom_{index:04d}.nii.gz"
-        for folder, array in zip(FOLDERS, make_case(index, size, spacing, seed), strict=True):
+        for folder, array in zip(FOLDERS, make_case(index, size, spacing, seed, thinnest_vessel), strict=True):
             save_nifti(output_dir / folder / name, array, affine)
         entries.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
     write_json(output_dir / "dataset.json", _description(entries))
@@ -72,7 +77,7 @@ def _checked(num_cases: int, size: tuple, spacing: tuple, seed: int) -> tuple[tu
         raise UserError(f"seed is {seed!r}; give a whole number of at least 0")
     if not _three(size) or not all(_is_int(n) and n >= SMALLEST_SIZE for n in size):
         raise UserError(f"size is {size!r}; give three numbers of voxels, each at least {SMALLEST_SIZE}: 48,48,32")
-    if not _three(spacing) or not all(isinstance(s, int | float) and 0 < s < np.inf for s in spacing):
+    if not _three(spacing) or not all(_is_length(s) and s > 0 for s in spacing):
         raise UserError(f"spacing is {spacing!r}; give three positive lengths in mm: 5,5,6")
     field = [n * s for n, s in zip(size, spacing, strict=True)]
     if min(field) < SMALLEST_FIELD:
@@ -85,6 +90,10 @@ def _checked(num_cases: int, size: tuple, spacing: tuple, seed: int) -> tuple[tu
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < np.inf
 
 
 def _three(value: object) -> bool:
