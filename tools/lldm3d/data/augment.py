@@ -10,8 +10,8 @@ class AugmentedBatch:
     """Image and label of a batch, each case rotated, scaled, brightened and given noise by draws of its own.
 
     With the same ranges MONAI's `RandAffined` (bilinear for the image, nearest for the label, border),
-    `RandScaleIntensityd`, `RandShiftIntensityd` and `RandGaussianNoised` do the same, but with one case after the other,
-    on the CPU, and with each step noted in metadata.
+    `RandScaleIntensityd`, `RandShiftIntensityd` and `RandGaussianNoised` do the same, but to one case after the other,
+    on the CPU, and note each step in metadata.
 
     Args:
         rotation: largest angle about each axis (rad).
@@ -74,10 +74,10 @@ def per_case(values: torch.Tensor, device: torch.device | str | None) -> torch.T
 
 
 def warp(image: torch.Tensor, label: torch.Tensor, matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Image (trilinear) and label (nearest) [B, 1, X, Y, Z] at the places `matrices` [B, 3, 3] @ voxel, from the middle.
+    """Image (trilinear) and label (nearest), both [B, 1, X, Y, Z], at `matrices` [B, 3, 3] @ voxel, from the middle.
 
-    Outside the volume the nearest voxel's value. As `grid_sample` with padding_mode="border", whose loops on a CPU take
-    four times as long, since image and label share no index (4.0 for 1.1 ms for two crops of 32x48x32 voxels).
+    Outside the volume the nearest voxel's value, as MONAI's `Affine` with padding_mode="border". It calls `grid_sample`
+    once for each; on a CPU that takes four times as long (4.0 for 1.1 ms for two crops of 32x48x32 voxels).
     """
     size = image.shape[2:]
     steps = (size[1] * size[2], size[2], 1)

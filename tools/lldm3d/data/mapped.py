@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
+from pickle import UnpicklingError
 
 import monai
 import torch
@@ -53,7 +54,7 @@ class MappedDataset(PersistentDataset):
         self.folder = Path(cache_dir) / self.transform_hash[:16]
         self.paths = [self.folder / f"{name(case)}-{state(case)}.pt" for case in data]
         self.make_missing()
-        self.cases = [torch.load(path, mmap=True, weights_only=True) for path in self.paths]
+        self.cases = [self.open(index) for index in range(len(data))]
 
     def make_missing(self) -> None:
         """Make the files that are not there, in processes."""
@@ -69,7 +70,7 @@ class MappedDataset(PersistentDataset):
             raise UserError(f"{self.folder}: cannot be written ({error}); give another cache_dir") from None
 
     def make(self, index: int) -> None:
-        """Make the file of a case, unless another training was faster, and delete those of the case's earlier states."""
+        """Make the file of a case, unless another training was faster, and delete those of its earlier states."""
         path, case = self.paths[index], self.data[index]
         if path.is_file():
             return
@@ -79,12 +80,21 @@ class MappedDataset(PersistentDataset):
         for other in earlier:
             other.unlink(missing_ok=True)
 
+    def open(self, index: int) -> dict:
+        """The mapped case; a file that a crash of the machine has cut off is made again."""
+        try:
+            return torch.load(self.paths[index], mmap=True, weights_only=True)
+        except (RuntimeError, OSError, EOFError, UnpicklingError):  # as torch finds the end or the middle gone
+            self.paths[index].unlink(missing_ok=True)
+            self.make(index)
+            return torch.load(self.paths[index], mmap=True, weights_only=True)
+
     def _transform(self, index: int) -> dict:
         return self._post_transform(dict(self.cases[index]))
 
 
 class _Missing(Dataset):
-    """Makes a file in place of each item, in an order of its own, so that trainings that start at once share the work."""
+    """Makes a file in place of each item, in an order of its own: trainings that start at once share the work."""
 
     def __init__(self, indices: list[int], make: Callable[[int], None]) -> None:
         self.indices, self.make = random.Random(os.getpid()).sample(indices, len(indices)), make
