@@ -24,9 +24,9 @@ PLAIN = (torch.Tensor, str, int, float)  # what is kept; not the notes of transf
 
 
 def transforms_hash(transforms: Sequence[Callable]) -> bytes:
-    """A hash of the settings and of the code of transforms."""
-    code = [inspect.getsource(type(item)) for item in transforms]
-    return pickle_hashing([transforms, code, monai.__version__])
+    """A hash of the settings of transforms, and of the modules that hold their code."""
+    modules = sorted({inspect.getfile(type(item)) for item in transforms})
+    return pickle_hashing([transforms, [Path(module).read_bytes() for module in modules], monai.__version__])
 
 
 class MappedDataset(PersistentDataset):
