@@ -2,10 +2,10 @@
 
     python -m benchmarks.data --workdir work/data --volumes 48
 
-All do the deterministic transforms of the segmentation bundles on `.nii.gz` files of 160x160x64 voxels, whose pages are
-in the system's memory. `first` begins with no cache, `second` with the one that `first` left, and ends when each page of
-it is in memory; CacheDataset keeps nothing. Each run is a process of its own;
-memory counts pages shared with others by halves, and mapped files, which the system may drop. Prints JSON.
+All do the fixed transforms of the segmentation bundles on `.nii.gz` files of 160x160x64 voxels, which lie in the
+system's memory. `first` begins with no cache, `second` with the one that `first` left, and ends when each page of it is
+in memory; CacheDataset keeps nothing. Each run is a process of its own. Memory is what it and its workers hold, with
+mapped files, which the system may drop. Prints JSON, the ratios first.
 """
 
 import json
@@ -21,7 +21,6 @@ from threading import Event, Thread
 
 import fire
 import psutil
-import torch
 from monai.bundle import ConfigParser
 from monai.data import CacheDataset, PersistentDataset
 from monai.data.utils import pickle_hashing
