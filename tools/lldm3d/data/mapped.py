@@ -114,7 +114,8 @@ def name(case: dict) -> str:
 
 def state(case: dict) -> str:
     """Of a case's files: a hash of their sizes and times."""
-    stats = [Path(value).stat() for value in case.values() if isinstance(value, str) and Path(value).is_file()]
+    paths = [Path(value) for _, value in sorted(case.items()) if isinstance(value, str)]
+    stats = [path.stat() for path in paths if path.is_file()]
     return _digest([(found.st_size, found.st_mtime_ns) for found in stats])
 
 
