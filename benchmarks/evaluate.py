@@ -19,38 +19,17 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 from monai.metrics import FIDMetric
-from scipy.ndimage import shift
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from benchmarks.machine import describe
+from benchmarks.volumes import write_volumes
 from benchmarks.watch import watched
 from lldm3d.bundle import bundle_path
 from lldm3d.evaluation.distances import fid
-from lldm3d.files import load_nifti, read_json, save_checkpoint, save_nifti, write_json
-from lldm3d.phantom import write
+from lldm3d.files import read_json, save_checkpoint, write_json
 
-DRAWN = 12  # anatomies that are drawn; further volumes are these, moved and with noise of their own
 SIDES = ("training", "test", "synthetic")
 FEATURES, CASES, ROUNDS = 2048, 144, 3  # of the FID
-
-
-def write_volumes(folder: Path, number: int, size: tuple[int, int, int], spacing: tuple[float, float, float]) -> None:
-    """`volume_000.nii.gz` ... with their labels, and the phantom's dataset.json."""
-    if (folder / "done").is_file():
-        return
-    write(folder / "drawn", num_cases=DRAWN, size=size, spacing=spacing, overwrite=True)
-    rng = np.random.default_rng(0)
-    names = sorted(path.name for path in (folder / "drawn" / "imagesTr").glob("*.nii.gz"))
-    for index in range(number):
-        moved = rng.integers(-6, 7, 3)
-        for kind in ("image", "label"):
-            array, affine = load_nifti(folder / "drawn" / f"{kind}sTr" / names[index % DRAWN])
-            array = shift(array, moved, order=0)
-            if kind == "image":
-                low, high = array.min(), array.max()
-                array = ((array - low) / (high - low) + rng.normal(0, 0.01, array.shape)).clip(0, 1).astype(np.float32)
-            save_nifti(folder / f"{kind}sTr" / f"volume_{index:03d}.nii.gz", array, affine)
-    (folder / "done").touch()
 
 
 def write_side(folder: Path, volumes: Path, cases: dict[str, range], size: tuple, spacing: tuple) -> None:

@@ -1,23 +1,24 @@
 """What the chain costs beside a plain loop: seconds per training step of each segmentation network.
 
-    python -m benchmarks.segmentation --workdir work/demo --networks seg_unet,seg_dynunet
+    python -m benchmarks.segmentation --workdir work/demo --networks seg_unet,seg_resunet
 
-`plain` is a PyTorch loop with the same network, loss, optimizer, autocast and batches, which lie ready in memory.
-`chain` is the stage's own trainer, which draws, crops and augments each batch and has its handlers; `data` is the time
-to draw and augment a batch alone. Each is the median of some rounds; on a CPU in seconds of the process itself, which
-other work on the machine hardly changes. Prints JSON.
+`chain` is the stage's own trainer, which draws, crops and augments each batch and has its handlers; what it does once
+an epoch is left out. `plain` is a PyTorch step with the same network, loss, optimizer, autocast and batch, which lies
+ready in memory. The two take turns step by step, so other work on the machine meets both alike; each is the median of
+the steps, `overhead` that of the pairs. `processor` is in seconds of the process itself, `wall` of the clock; `workers`
+are processes beside the trainer that draw and crop. Prints JSON.
 """
 
 import json
 import tempfile
 import time
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import fire
+import numpy as np
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
 from benchmarks.machine import describe
@@ -26,70 +27,82 @@ from lldm3d.chain.training import crop
 from lldm3d.data.dataset import load_schema
 from lldm3d.study.cost import WARM_UP, parsed, wait
 
-ROUNDS, STEPS = 3, 40
-clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+STEPS = 60
+CLOCKS = ("processor", "wall")
 
 
-def config(network: str, work: Path, profile: str, folder: str) -> ConfigParser:
+def clock() -> np.ndarray:
+    """Seconds by CLOCKS, after all that the GPU was given."""
+    wait()
+    return np.array([time.process_time(), time.perf_counter()])
+
+
+def config(network: str, work: Path, profile: str, folder: str, workers: int) -> ConfigParser:
     """The training of a stage of regime R, without validation."""
     schema, section = load_schema(work / "dataset"), load_profile(profile)["segment"]["overrides"]
     overrides = {"dataset_dir": str(work / "dataset"), "output_dir": folder, "class_names": list(schema.class_names)}
-    overrides |= {**section, "roi_size": crop(section, schema)}
-    return parsed(network, overrides | {"epochs": 1, "epoch_length": WARM_UP + STEPS, "val_interval": 2})
+    overrides |= {**section, "roi_size": crop(section, schema), "cache_dir": str(work / "cache")}
+    overrides |= {"num_workers": workers, "epochs": 1, "epoch_length": WARM_UP + STEPS, "val_interval": 2}
+    return parsed(network, overrides)
 
 
-def chain_seconds(parser: ConfigParser) -> float:
-    """Of a step of the stage's trainer."""
-    trainer, times = parser.get_parsed_content("train#trainer"), []
-    parser.get_parsed_content("training_state").attach(trainer)
-
-    def note() -> None:
-        wait()
-        times.append(clock())
-
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, note)
-    trainer.run()
-    return (times[-1] - times[WARM_UP - 1]) / STEPS
-
-
-def plain_seconds(parser: ConfigParser) -> tuple[float, float]:
-    """Of a step of the plain loop, and of drawing a batch."""
-    names = ("network", "loss", "optimizer", "train#inferer", "device", "train#dataloader")
-    network, loss, optimizer, inferer, device, loader = map(parser.get_parsed_content, names)
-    start = clock()
-    drawn = list(islice(loader, WARM_UP + STEPS))
-    data = (clock() - start) / len(drawn)
-    batches = [(torch.as_tensor(item["image"]).to(device), torch.as_tensor(item["label"]).to(device)) for item in drawn]
+def plain_step(parser: ConfigParser) -> Callable[[torch.Tensor, torch.Tensor], None]:
+    """A step of the config's network, loss and optimizer."""
+    names = ("network", "loss", "optimizer", "train#inferer")
+    network, loss, optimizer, inferer = map(parser.get_parsed_content, names)
     network.train()
-    for index, (image, label) in enumerate(batches):
-        if index == WARM_UP:
-            wait()
-            start = clock()
+
+    def step(image: torch.Tensor, label: torch.Tensor) -> None:
         optimizer.zero_grad()
         loss(inferer(image, network), label).backward()
         optimizer.step()
-    wait()
-    return (clock() - start) / STEPS, data
+
+    return step
 
 
-def measure(network: str, work: Path, profile: str) -> dict:
+def alternate(chain: ConfigParser, plain: ConfigParser) -> np.ndarray:
+    """Seconds of each step [STEPS, chain or plain, CLOCKS]."""
+    trainer, step = chain.get_parsed_content("train#trainer"), plain_step(plain)
+    chain.get_parsed_content("training_state").attach(trainer)
+    found, begun = [], [clock()]
+
+    def turn(engine: Engine) -> None:
+        ended = clock()
+        batch = [engine.state.batch[key].to(engine.state.device) for key in ("image", "label")]
+        started = clock()
+        step(*batch)
+        found.append([ended - begun[-1], clock() - started])
+        begun.append(clock())
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, turn)
+    trainer.run()
+    return np.array(found[-STEPS:])
+
+
+def measure(network: str, work: Path, profile: str, workers: int) -> dict:
     """The figures of one network."""
-    rounds = []
-    for _ in range(ROUNDS):
-        with tempfile.TemporaryDirectory() as folder:
-            plain, data = plain_seconds(config(network, work, profile, folder))
-            rounds.append(
-                {"plain": plain, "data": data, "chain": chain_seconds(config(network, work, profile, folder))}
-            )
-    middle = {key: median(item[key] for item in rounds) for key in rounds[0]}
-    return {"network": network, **middle, "overhead": middle["chain"] / middle["plain"] - 1, "rounds": rounds}
+    with tempfile.TemporaryDirectory() as folder:
+        times = alternate(*(config(network, work, profile, folder, workers) for _ in range(2)))
+    found = {}
+    for place, name in enumerate(CLOCKS):
+        chain, plain = times[:, 0, place], times[:, 1, place]
+        found[name] = {
+            "overhead": float(np.median(chain / plain) - 1),
+            "median": {"chain": float(np.median(chain)), "plain": float(np.median(plain))},
+            "quartiles": {"chain": quartiles(chain), "plain": quartiles(plain)},
+        }
+    return {"network": network, "workers": workers, **found}
 
 
-def main(workdir: str, networks: str = "seg_unet", profile: str = "small") -> None:
+def quartiles(values: np.ndarray) -> list[float]:
+    return np.quantile(values, [0.25, 0.75]).tolist()
+
+
+def main(workdir: str, networks: str = "seg_unet", profile: str = "small", workers: tuple[int, ...] = (0, 1)) -> None:
     names = networks.split(",") if isinstance(networks, str) else networks
-    found = [measure(name, Path(workdir).resolve(), profile) for name in names]
+    found = [measure(name, Path(workdir).resolve(), profile, number) for name in names for number in workers]
     settings = {"profile": profile, "steps": STEPS, "threads": torch.get_num_threads()}
-    print(json.dumps({"settings": settings, "seconds_per_step": found, "machine": describe()}, indent=1))
+    print(json.dumps({"seconds_per_step": found, "settings": settings, "machine": describe()}, indent=1))
 
 
 if __name__ == "__main__":

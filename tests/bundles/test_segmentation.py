@@ -58,6 +58,7 @@ def write(folder: Path, bundle: str, dataset: Path, **settings) -> str:
 def train_in_chain(folder: Path, bundle: str, dataset: Path, **settings) -> dict:
     """Train as the chain does, in this process, and return the state that it leaves."""
     configs = bundle_path(bundle) / "configs"
+    settings = {"cache_dir": str(folder / "cache"), **settings}
     files = [str(configs / "train.yaml"), SEGMENT_OVERLAY, write(folder, bundle, dataset, **settings)]
     meta = str(configs / "metadata.json")
     flow = ConfigWorkflow(config_file=files, meta_file=meta, logging_file=False, workflow_type="train")
@@ -157,6 +158,28 @@ def test_a_resumed_training_stops_as_early_and_then_not_again(tiny_dataset, tmp_
     for epochs, reached in ((2, 2), (9, 3), (9, 3)):
         state = train_in_chain(tmp_path, "seg_unet", tiny_dataset, epochs=epochs, **overrides)
         assert state["epoch"] == reached
+
+
+def test_a_resumed_training_ends_with_the_weights_of_one_that_was_not_stopped(tiny_dataset, tmp_path):
+    """With the crops and the augmentation of whole batches that the chain lays over the bundle."""
+    for folder, all_epochs in (("whole", (2,)), ("resumed", (1, 2))):
+        (tmp_path / folder).mkdir()
+        for epochs in all_epochs:
+            train_in_chain(tmp_path / folder, "seg_unet", tiny_dataset, epochs=epochs, epoch_length=3)
+    whole, resumed = (torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "resumed"))
+    assert whole["epoch"] == resumed["epoch"] == 2
+    assert all(torch.equal(resumed["network"][name], value) for name, value in whole["network"].items())
+
+
+def test_trainings_share_their_volumes(tiny_dataset, tmp_path):
+    """Another network, seed and order of cases read what the first has left, and write nothing."""
+    left = []
+    for bundle, seed in (("seg_unet", 0), ("seg_resunet", 1)):
+        (tmp_path / bundle).mkdir()
+        settings = {"cache_dir": str(tmp_path / "cache"), "seed": seed, "epochs": 1, "epoch_length": 1}
+        train_in_chain(tmp_path / bundle, bundle, tiny_dataset, **settings)
+        left.append({path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.pt")})
+    assert len(left[0]) == 4 + 2 and left[0] == left[1]  # training and validation cases
 
 
 def parse(*files: str, bundle: str = "seg_unet", **settings) -> ConfigParser:

@@ -5,7 +5,7 @@ from pathlib import Path
 from lldm3d.bundle import bundle_path
 from lldm3d.chain.configs import INFERENCE, SEGMENT_OVERLAY, TRAIN, defines, load_configs
 from lldm3d.chain.lock import at_work
-from lldm3d.chain.training import crop, go_on_or_start, run_bundle
+from lldm3d.chain.training import cache, crop, go_on_or_start, run_bundle
 from lldm3d.data.dataset import load_schema
 from lldm3d.data.regimes import parse_regime
 from lldm3d.segmentation import write_case_metrics, write_data_list
@@ -21,6 +21,7 @@ def segment(work: Path, stage: str, settings: dict) -> None:
         "dataset_dir": str(folder),
         "class_names": list(task.class_names),
         "targets": list(task.targets),
+        "cache_dir": cache(work),
         **section,
         "roi_size": crop(section, schema),
         "seed": number,

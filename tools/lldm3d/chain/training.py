@@ -70,7 +70,13 @@ def autoencoder(work: Path, stage: str, section: dict) -> dict:
         "class_names": list(schema.class_names),
         "tubular": list(schema.tubular),
         "roi_size": crop(section, schema),
+        **{f"{split}#dataset#cache_dir": cache(work) for split in ("train", "validate")},
     }
+
+
+def cache(work: Path) -> str:
+    """The folder of the volumes that all trainings of the work directory share."""
+    return str(work / "cache")
 
 
 def crop(section: dict, schema: Schema) -> list[int]:

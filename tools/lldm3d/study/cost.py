@@ -17,6 +17,7 @@ from lldm3d.data.dataset import load_cases, load_schema
 WARM_UP, TIMED = 2, 5  # steps
 COPIES = 4  # of the weights on the disk: the best ones, and the state with two moments of Adam
 ZIPPED = 1 / 20  # of a label map's voxels in bytes
+CACHED = 5  # bytes of a voxel of the cases that all trainings of a task share: image float32, label uint8
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ def tell_cost(work: Path, plan: dict, stages: list[str]) -> None:
     schema, section = load_schema(work / "dataset"), plan["settings"]["segment"]["overrides"]
     overrides = {"class_names": list(schema.class_names), **section, "roi_size": crop(section, schema)}
     torch.set_num_threads(plan["threads"])
-    predictions = len(load_cases(work / "dataset", "test")) * torch.Size(schema.roi_size).numel() * ZIPPED
-    hours = disk = 0.0
+    voxels, tasks = torch.Size(schema.roi_size).numel(), {stage.split("/")[2] for stage in stages}
+    predictions = len(load_cases(work / "dataset", "test")) * voxels * ZIPPED
+    hours, disk = 0.0, len(tasks) * len(learnt_from(work)) * voxels * CACHED
     for network, count in Counter(stage.split("/")[1] for stage in stages).items():
         cost = measure(network, overrides)
         hours, disk = hours + count * cost.hours, disk + count * (4 * COPIES * cost.parameters + predictions)
@@ -51,6 +53,13 @@ def tell_cost(work: Path, plan: dict, stages: list[str]) -> None:
         f"{len(stages)} trainings, {hours:.3g} hours of this {where}, to be divided by the trainings at once, and "
         f"without loading, augmentation, validation and test; {disk / 1e9:.2g} GB of disk"
     )
+
+
+def learnt_from(work: Path) -> list[dict]:
+    """All cases that some training reads: the real ones but for the test, and the synthetic ones that there are."""
+    found = [("dataset", "training"), ("dataset", "validation")]
+    found += [("synthetic", "training")] if (work / "synthetic" / "dataset.json").is_file() else []
+    return [case for folder, split in found for case in load_cases(work / folder, split)]
 
 
 def measure(network: str, overrides: dict) -> Cost:
