@@ -17,7 +17,7 @@ LOOK = 10  # iterations between looks at the loss, each of which waits for the G
 class History:
     """Handler that keeps the mean training loss of each epoch (over all processes) and each validation's figures.
 
-    It goes on after a resume. `attach` goes to the trainer; the evaluator, where there is one, is given to the constructor.
+    It goes on after a resume. `attach` goes to the trainer; the evaluator, if there is one, to the constructor.
 
     Args:
         evaluator: the validation engine, whose `state.metrics` are kept.
