@@ -1,10 +1,10 @@
 """The stock recipe of each generative stage, for benchmarks/train.py: what MONAI's Model Zoo trains with.
 
 Networks, batches and learning rate are those of our stage. The rest is that of the zoo's bundle
-brats_mri_generative_diffusion: volumes cached in memory, Adam, float32 on a CPU and MONAI's float16 `amp` on a GPU; a
-diffusion stage encodes its batch in every step (`LatentDiffusionInferer`, scale factor from the first batch, DDPM); the
-autoencoder's discriminator learns five times a step from the first one on. Its handlers, which print and log every
-step, are left out.
+brats_mri_generative_diffusion: volumes cached in memory, Adam, float32 on a CPU and MONAI's float16 `amp` on a GPU
+(which the zoo's trainer of the autoencoder does not use); a diffusion stage encodes its batch in every step
+(`LatentDiffusionInferer`, scale factor from the first batch, DDPM); the autoencoder's discriminator learns five times a
+step from the first one on. Its handlers, which print and log every step, are left out.
 """
 
 from pathlib import Path

@@ -138,12 +138,13 @@ def compare(stage: str, work: Path, settings: dict, rounds: int, steps: int) -> 
     for _ in range(rounds + 1):
         stock.run()
         ours.run()
+    halves = DEVICE == "cuda" and stage != "autoencoder_image"
     pairs = zip(stock.rounds[1:], ours.rounds[1:], strict=True)
     ratios = [theirs["seconds"] / mine["seconds"] for theirs, mine in pairs]
     return {
         "ratio": [round(f(ratios), 2) for f in (median, min, max)],
         "ours": ours.figures(steps, torch.bfloat16),
-        "stock": stock.figures(steps, torch.float16 if DEVICE == "cuda" else torch.float32),
+        "stock": stock.figures(steps, torch.float16 if halves else torch.float32),
     }
 
 

@@ -15,6 +15,7 @@ from lldm3d.latents import encode
 from .test_workflows import BY_CASE, workflow
 
 STAGES = list(BY_CASE)
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +69,15 @@ def gradients(stage: str, work: Path, folder: Path, overlays: tuple[str, ...] = 
     return found[0], torch.tensor(json.loads((folder / "metrics.json").read_text())["loss"])
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
 @pytest.mark.parametrize(
     "stage, overlays", [*((stage, ()) for stage in STAGES), ("autoencoder", ("label",)), ("label_ldm", ("ddpm",))]
 )
-def test_bfloat16_trains_as_float32_does(stage, overlays, work, tmp_path):
+def test_bfloat16_trains_as_float32_does(stage, overlays, device, work, tmp_path):
     """Losses within 2 %, and gradients that point the same way (cosine 0.99)."""
     # on 16 voxels the discriminator comes down to 2, where torch's bfloat16 gradients are random on a CPU
     settings = {"adversarial_weight": 0} if stage == "autoencoder" else {}
+    settings["device"] = f"$torch.device('{device}')"
     exact, losses = gradients(stage, work, tmp_path / "float32", overlays, autocast=False, **settings)
     rounded, rounded_losses = gradients(stage, work, tmp_path / "bfloat16", overlays, autocast=True, **settings)
     assert not torch.equal(exact, rounded)

@@ -20,7 +20,7 @@ def warm_start(network: nn.Module, path: str) -> None:
     mend = "give the absolute path of a model.pt or codec.pt of the same architecture, or null to begin afresh"
     if not Path(path).is_file():
         raise UserError(f"init_path: no file {path}; {mend}")
-    checkpoint = load_checkpoint(path, made_by="which made it")
+    checkpoint = load_checkpoint(path, made_by=Path(path).parent.name)
     weights = next((checkpoint[key] for key in WEIGHTS if key in checkpoint), None)
     if weights is None:
         raise UserError(f"init_path: {path} holds {sorted(checkpoint)[:5]}, none of {WEIGHTS}; {mend}")
