@@ -11,8 +11,10 @@ matrices, and `busy` the share of the time in which the trainer does not wait fo
 """
 
 import json
+import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import median
 
@@ -163,7 +165,8 @@ def main(
         settings["phantom"]["size"] = voxels
         settings["prepare"] = {**settings["prepare"], "roi_size": voxels}
     with tempfile.TemporaryDirectory() as folder:
-        make_work(Path(folder), settings, cases)
+        with redirect_stdout(sys.stderr):
+            make_work(Path(folder), settings, cases)
         found = {stage: compare(stage, Path(folder), settings, rounds, steps) for stage in names}
     used = {"profile": profile, "size": settings["phantom"]["size"], "rounds": rounds, "steps": steps}
     used |= {"threads": torch.get_num_threads(), "batch_size": {name: settings[name]["batch_size"] for name in names}}
