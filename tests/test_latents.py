@@ -1,14 +1,16 @@
 import shutil
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from monai.networks.nets import AutoencoderKL
 
-from lldm3d.codec import save_codec
+from lldm3d.codec import load_codec, save_codec
+from lldm3d.data.dataset import load_cases
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, sha256
-from lldm3d.latents import LatentDataset, encode
+from lldm3d.latents import LatentDataset, encode, read_case
 
 NAMES = ["background", "liver", "portal vein"]  # of tiny_dataset
 
@@ -40,6 +42,36 @@ def test_every_case_has_mean_sigma_and_its_whole_label(latents):
     assert item["image_mean"].shape == item["label_sigma"].shape == (2, 8, 8, 8)
     assert item["label"].shape == (1, 16, 16, 16) and item["label"].dtype == torch.uint8
     assert (item["image_sigma"] > 0).all() and item["index"] == 1
+
+
+def test_latents_are_those_of_the_case(latents, tiny_dataset, codecs):
+    case = load_cases(str(tiny_dataset), "test")[1]
+    mean, sigma = load_codec(codecs[0], "image").encode(read_case(case)["image"][None])
+    item = LatentDataset(str(latents), "test")[1]
+    assert torch.equal(item["image_mean"], mean[0]) and torch.equal(item["image_sigma"], sigma[0])
+    assert torch.equal(item["label"], read_case(case)["label"].to(torch.uint8))
+
+
+def test_nothing_is_read_that_is_not_asked_for(latents):
+    """Without the labels at full size, a label LDM's entry is 16 times smaller here; files are mapped, not loaded."""
+    data = LatentDataset(str(latents), "training", ["label_mean", "label_sigma"])
+    assert set(data[0]) == {"label_mean", "label_sigma", "index"}
+    assert all(isinstance(array, np.memmap) for array in data.arrays.values())
+
+
+def test_an_item_can_be_changed_and_the_file_stays(latents):
+    data = LatentDataset(str(latents), "training")
+    before = data[0]["label_mean"].clone()
+    data[0]["label_mean"].zero_()
+    assert torch.equal(LatentDataset(str(latents), "training")[0]["label_mean"], before)
+
+
+def test_latents_of_an_earlier_version_are_told_from_missing_ones(latents, tmp_path):
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training/case_00_0.pt").touch()
+    shutil.copy(latents / "latents.json", tmp_path)
+    with pytest.raises(UserError, match=r"earlier version.*lldm3d encode.*delete .*latents\.json"):
+        LatentDataset(str(tmp_path), "training")
 
 
 def test_views_are_of_training_cases_alone_and_differ(latents):

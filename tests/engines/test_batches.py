@@ -22,6 +22,13 @@ def test_latents_are_drawn_afresh_in_training_and_alike_in_validation(batch):
     assert torch.equal(validate(batch)[0], validate(batch)[0])
 
 
+def test_a_seed_makes_the_draws_of_a_case_its_own_whatever_its_batch(batch):
+    validate = DiffusionBatch(RectifiedFlow(), "image", seed=3)
+    single = {key: value[2:3] for key, value in batch.items()}
+    assert torch.equal(validate(batch)[0][2:3], validate(single)[0])
+    assert torch.equal(validate(batch)[3]["timesteps"][2:3], validate(single)[3]["timesteps"])
+
+
 def test_target_is_latent_minus_noise(batch):
     batch["image_sigma"] = torch.zeros_like(batch["image_sigma"])
     noisy, target, _, arguments = DiffusionBatch(RectifiedFlow(), "image")(batch)

@@ -1,8 +1,9 @@
 """The cached latents: mean and sigma of every case, computed once and drawn afresh in each step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandAffined, ToTensord
 from monai.utils import convert_to_tensor
@@ -12,9 +13,10 @@ from tqdm import tqdm
 from lldm3d.codec import Codec, load_codec
 from lldm3d.data.dataset import SPLITS, Schema, load_cases, load_schema
 from lldm3d.data.folder import whole_folder
-from lldm3d.data.sources import stem
 from lldm3d.errors import UserError
-from lldm3d.files import load_checkpoint, read_json, save_checkpoint, sha256, write_json
+from lldm3d.files import read_json, sha256, write_json
+
+TENSORS = ("image_mean", "image_sigma", "label_mean", "label_sigma", "label")  # one file of each split holds each
 
 
 def read_case(case: dict) -> dict[str, torch.Tensor]:
@@ -42,7 +44,7 @@ def augment(degrees: float, scale: float, shift: float) -> RandAffined:
 
 
 @torch.no_grad()
-def encode_case(volumes: dict[str, torch.Tensor], codecs: dict[str, Codec]) -> dict:
+def encode_case(volumes: dict[str, torch.Tensor], codecs: dict[str, Codec]) -> dict[str, torch.Tensor]:
     """Mean and sigma of image and label, float32 [C, x, y, z], and the label itself, uint8 [1, X, Y, Z]."""
     volumes = {key: convert_to_tensor(volume, track_meta=False) for key, volume in volumes.items()}
     entry: dict[str, torch.Tensor] = {"label": volumes["label"].to(torch.uint8)}
@@ -64,7 +66,7 @@ def encode(
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Encode every case of a prepared data set: `<output_dir>/<split>/<case>.pt` and `latents.json`.
+    """Encode every case of a prepared data set: `<output_dir>/<split>/<tensor>.npy` and `latents.json`.
 
     Args:
         dataset_dir: prepared data set.
@@ -88,21 +90,48 @@ def encode(
     transform = augment(degrees, scale, shift)
     with whole_folder(target) as folder:
         for split in SPLITS:
-            number_of_views = views if split == "training" else 1
-            for number, case in enumerate(tqdm(load_cases(dataset_dir, split), f"latents of {split}", mininterval=1)):
-                name = stem(Path(case["image"]))
-                for view, volumes in enumerate(views_of(case, number_of_views, transform, seed + 1000 * number)):
-                    entry = encode_case(volumes, codecs)
-                    save_checkpoint(folder / split / f"{name}_{view}.pt", entry)
+            cases, entries = load_cases(dataset_dir, split), views if split == "training" else 1
+            (folder / split).mkdir()
+            seeds = range(seed, seed + 1000 * len(cases), 1000)
+            volumes = (view for pair in zip(cases, seeds, strict=True) for view in views_of(*pair, entries, transform))
+            encoded = (encode_case(item, codecs) for item in tqdm(volumes, f"latents of {split}", mininterval=1))
+            write_split(folder / split, encoded, len(cases) * entries)
         description = {
             "class_names": list(schema.class_names),
-            "latent_shape": {kind: list(entry[f"{kind}_mean"].shape) for kind in codecs},
+            "latent_shape": {kind: list(mapped(folder / f"training/{kind}_mean.npy").shape[1:]) for kind in codecs},
             "spacing": list(schema.spacing),
             "roi_size": list(schema.roi_size),
             "codecs": {kind: sha256(path) for kind, path in paths.items()},
             "views": views,
         }
         write_json(folder / "latents.json", description)
+
+
+def write_split(folder: Path, entries: Iterator[dict[str, torch.Tensor]], count: int) -> None:
+    """Write `count` entries, one after another, into a file for each of their tensors: `<name>.npy` [count, ...]."""
+    files: dict[str, np.memmap] = {}
+    for index, entry in enumerate(entries):
+        for name, tensor in entry.items():
+            if name not in files:
+                dtype, shape = tensor.numpy().dtype, (count, *tensor.shape)
+                files[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+            files[name][index] = tensor
+
+
+def mapped(path: Path) -> np.memmap:
+    """The array of a file, not read but mapped: pages come from the disk when they are used, and processes share them.
+
+    Raises:
+        UserError: where there is no such file.
+    """
+    if not path.is_file():
+        folder, split = path.parents[1], path.parent
+        earlier = " (those there are of an earlier version)" if any(split.glob("*.pt")) else ""
+        raise UserError(
+            f"{folder}: has no latents {path.name} of the split {split.name!r}{earlier}; make them with "
+            f"`lldm3d encode`, or in a chain delete {folder / 'latents.json'} and run it again"
+        )
+    return np.load(path, mmap_mode="c")  # copy on write: torch takes no array that is read-only
 
 
 def load_codecs(paths: dict[str, str], schema: Schema, dataset_dir: str) -> dict[str, Codec]:
@@ -119,7 +148,7 @@ def load_codecs(paths: dict[str, str], schema: Schema, dataset_dir: str) -> dict
     return codecs
 
 
-def views_of(case: dict, views: int, transform: RandAffined, seed: int) -> Iterator[dict[str, torch.Tensor]]:
+def views_of(case: dict, seed: int, views: int, transform: RandAffined) -> Iterator[dict[str, torch.Tensor]]:
     """The case as it is, then `views` - 1 augmented copies of it; the file is read once."""
     volumes = read_case(case)
     yield volumes
@@ -128,27 +157,26 @@ def views_of(case: dict, views: int, transform: RandAffined, seed: int) -> Itera
 
 
 class LatentDataset(Dataset):
-    """The cached latents of one split, held in memory.
+    """The cached latents of one split, mapped from their files: they fill no memory, and none is read before a step.
 
-    An item has "image_mean", "image_sigma", "label_mean", "label_sigma" [C, x, y, z], "label" [1, X, Y, Z] and "index".
+    An item has the tensors `keys` and its "index". Means and sigmas are [C, x, y, z], "label" is [1, X, Y, Z], and the
+    entries of a case lie side by side.
 
     Args:
         dataset_dir: folder made by `lldm3d encode`.
         split: "training", "validation" or "test".
+        keys: what is read, of `TENSORS`; the label at full size is most of it.
 
     Raises:
         UserError: where the folder holds no such latents.
     """
 
-    def __init__(self, dataset_dir: str, split: str) -> None:
+    def __init__(self, dataset_dir: str, split: str, keys: Sequence[str] = TENSORS) -> None:
         read_json(Path(dataset_dir) / "latents.json")
-        self.data = sorted(str(path) for path in Path(dataset_dir, split).glob("*.pt"))
-        if not self.data:
-            raise UserError(f"{dataset_dir}: has no latents of the split {split!r}; make them with `lldm3d encode`")
-        self.items = [load_checkpoint(path, made_by="latents") for path in self.data]
+        self.arrays = {key: mapped(Path(dataset_dir, split, f"{key}.npy")) for key in keys}
 
     def __len__(self) -> int:
-        return len(self.items)
+        return min(len(array) for array in self.arrays.values())
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
-        return {**self.items[index], "index": index}
+        return {**{key: torch.from_numpy(array[index]) for key, array in self.arrays.items()}, "index": index}

@@ -1,12 +1,14 @@
 """Parts of an ignite engine that MONAI lacks: samplers, inferers, updates and handlers used by the bundles."""
 
 from lldm3d.engines.adversarial import AdversarialUpdate
+from lldm3d.engines.average import MovingAverage
 from lldm3d.engines.batches import DiffusionBatch, ReconstructionBatch
 from lldm3d.engines.history import History
 from lldm3d.engines.inferers import AutocastInferer, ReconstructionInferer
 from lldm3d.engines.progress import ProgressBar
 from lldm3d.engines.sampler import EpochSampler
 from lldm3d.engines.state import TrainingState
+from lldm3d.engines.whole import WholeVolumes
 
 __all__ = [
     "AdversarialUpdate",
@@ -14,8 +16,10 @@ __all__ = [
     "DiffusionBatch",
     "EpochSampler",
     "History",
+    "MovingAverage",
     "ProgressBar",
     "ReconstructionBatch",
     "ReconstructionInferer",
     "TrainingState",
+    "WholeVolumes",
 ]

@@ -19,7 +19,9 @@ class AdversarialUpdate:
         discriminator: returns a list of score maps, the last one for the loss (`PatchDiscriminator`).
         optimizer: of the discriminator.
         weight: of the adversarial term in the autoencoder's loss.
-        start: iteration from which the discriminator takes part; before it both would learn from blur.
+        start: optimizer step from which the discriminator takes part; before it both would learn from blur.
+
+    Gradients are accumulated over the trainer's `accumulation_steps` mini-batches, which divide an epoch.
     """
 
     def __init__(self, discriminator: nn.Module, optimizer: torch.optim.Optimizer, weight: float, start: int) -> None:
@@ -29,27 +31,40 @@ class AdversarialUpdate:
 
     def __call__(self, engine: SupervisedTrainer, batch: dict) -> dict:
         image, target = engine.prepare_batch(batch, engine.state.device, engine.non_blocking)
-        active = self.weight > 0 and engine.state.iteration >= self.start
+        steps, place = divmod(engine.state.iteration - 1, engine.accumulation_steps)
+        active = self.weight > 0 and steps + 1 >= self.start
         engine.network.train()
-        engine.optimizer.zero_grad()
         output = engine.inferer(image, engine.network)
         loss = engine.loss_function(output, target)
         if active:
-            loss = loss + self.weight * self.score(engine.inferer, output[0], is_real=True, for_discriminator=False)
-        loss.backward()
-        engine.optimizer.step()
+            # not through DistributedDataParallel, as its weights take no part in this backward pass
+            judge = getattr(self.discriminator, "module", self.discriminator)
+            loss = loss + self.weight * self.score(engine.inferer, judge, output[0], True, for_discriminator=False)
+        descend(loss, engine.network, engine.optimizer, place, engine.accumulation_steps)
         result = {Keys.IMAGE: image, Keys.LABEL: target, Keys.PRED: output, Keys.LOSS: loss.detach()}
         if active:
-            result["discriminator_loss"] = self.update_discriminator(engine.inferer, output[0].detach(), target)
+            scores = [
+                self.score(engine.inferer, self.discriminator, volume, is_real, for_discriminator=True)
+                for volume, is_real in ((output[0].detach(), False), (target, True))
+            ]
+            discriminator_loss = 0.5 * sum(scores)
+            descend(discriminator_loss, self.discriminator, self.optimizer, place, engine.accumulation_steps)
+            result["discriminator_loss"] = discriminator_loss.detach()
         return result
 
-    def update_discriminator(self, inferer: Callable, fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        self.optimizer.zero_grad()
-        loss = 0.5 * (self.score(inferer, fake, False, True) + self.score(inferer, real, True, True))
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
-
-    def score(self, inferer: Callable, volume: torch.Tensor, is_real: bool, for_discriminator: bool) -> torch.Tensor:
-        scores = inferer(volume.contiguous(), self.discriminator)[-1]
+    def score(
+        self, inferer: Callable, judge: nn.Module, volume: torch.Tensor, is_real: bool, for_discriminator: bool
+    ) -> torch.Tensor:
+        scores = inferer(volume.contiguous(), judge)[-1]
         return self.adversarial(scores, target_is_real=is_real, for_discriminator=for_discriminator)
+
+
+def descend(
+    loss: torch.Tensor, network: nn.Module, optimizer: torch.optim.Optimizer, place: int, accumulation: int
+) -> None:
+    """Add the gradients of the mini-batch `place` of `accumulation` to the network alone; step after the last one."""
+    if place == 0:
+        optimizer.zero_grad()
+    (loss / accumulation).backward(inputs=list(network.parameters()))
+    if place == accumulation - 1:
+        optimizer.step()

@@ -53,31 +53,45 @@ class DiffusionBatch:
         self.condition, self.label_dropout, self.seed = condition, label_dropout, seed
 
     def __call__(self, batch: dict, device=None, non_blocking: bool = False, **_) -> tuple:
-        generator = None
+        generators = None
         if self.seed is not None:
-            generator = torch.Generator().manual_seed(self.seed + int(batch["index"][0]))
-        latent = draw(batch, self.kind, generator).to(device, non_blocking=non_blocking)
-        noise = torch.randn(latent.shape, generator=generator).to(device)
-        timesteps = self.noise_scheduler.draw_timesteps(len(latent), generator).to(device)
+            generators = [torch.Generator().manual_seed(self.seed + index) for index in batch["index"].tolist()]
+        batch = {key: value.to(device, non_blocking=non_blocking) for key, value in batch.items()}
+        latent = draw(batch, self.kind, generators)
+        noise = normal(latent, generators)
+        timesteps = self.draw_timesteps(len(latent), generators).to(device, non_blocking=non_blocking)
         noisy, target = self.noise_scheduler.corrupt(latent, noise, timesteps)
         arguments = {"timesteps": timesteps}
         if self.num_classes is not None:
-            arguments["condition"] = self.draw_condition(batch, generator).to(device)
+            arguments["condition"] = self.draw_condition(batch, generators)
         return noisy, target, (), arguments
 
-    def draw_condition(self, batch: dict, generator: torch.Generator | None) -> torch.Tensor:
+    def draw_timesteps(self, num: int, generators: list[torch.Generator] | None) -> torch.Tensor:
+        """Times [num] of the noise scheduler, on the CPU."""
+        if generators is None:
+            return self.noise_scheduler.draw_timesteps(num)
+        return torch.cat([self.noise_scheduler.draw_timesteps(1, generator) for generator in generators])
+
+    def draw_condition(self, batch: dict, generators: list[torch.Generator] | None) -> torch.Tensor:
         """The condition [B, K or C, ...], zero where it is dropped."""
         if self.condition == "label":
             condition = one_hot(batch["label"], self.num_classes)
         else:
-            condition = draw(batch, "label", generator)
+            condition = draw(batch, "label", generators)
         if self.seed is None and self.label_dropout > 0:
-            kept = torch.rand(len(condition)) >= self.label_dropout
+            kept = torch.rand(len(condition), device=condition.device) >= self.label_dropout
             condition = condition * kept.view(-1, *[1] * (condition.ndim - 1))
         return condition
 
 
-def draw(batch: dict, kind: str, generator: torch.Generator | None) -> torch.Tensor:
+def draw(batch: dict, kind: str, generators: list[torch.Generator] | None) -> torch.Tensor:
     """A fresh draw from the cached Gaussian of each latent [B, C, x, y, z], std 1 over the training set."""
     mean, sigma = batch[f"{kind}_mean"], batch[f"{kind}_sigma"]
-    return mean + sigma * torch.randn(mean.shape, generator=generator)
+    return mean + sigma * normal(mean, generators)
+
+
+def normal(like: torch.Tensor, generators: list[torch.Generator] | None) -> torch.Tensor:
+    """Noise like a tensor [B, ...]: drawn on its device, or for each case by its own generator of the CPU."""
+    if generators is None:
+        return torch.randn_like(like)
+    return torch.stack([torch.randn(like.shape[1:], generator=item) for item in generators]).to(like.device)

@@ -3,25 +3,33 @@
 import math
 from pathlib import Path
 
+import ignite.distributed as idist
+import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
 from lldm3d.errors import UserError
 from lldm3d.files import write_json
 
+LOOK = 10  # iterations between looks at the loss, each of which waits for the GPU
+
 
 class History:
-    """Handler that keeps the mean training loss of each epoch and each validation's figures, through a resume.
+    """Handler that keeps the mean training loss of each epoch (over all processes) and each validation's figures.
 
-    `attach` goes to the trainer; the evaluator, where there is one, is given to the constructor.
+    It goes on after a resume. `attach` goes to the trainer; the evaluator, if there is one, to the constructor.
 
     Args:
         evaluator: the validation engine, whose `state.metrics` are kept.
+
+    Raises:
+        UserError: soon after a loss is no number.
     """
 
     def __init__(self, evaluator: Engine | None = None) -> None:
         self.curves: dict[str, list[float]] = {"epoch": [], "loss": []}
-        self.sum = self.count = 0.0
+        self.sum: torch.Tensor | float = 0.0
+        self.count = 0
         self.evaluator = evaluator
 
     def attach(self, engine: Engine) -> None:
@@ -32,19 +40,26 @@ class History:
 
     def add(self, engine: Engine) -> None:
         output = engine.state.output
-        loss = (output[0] if isinstance(output, list) else output)[CommonKeys.LOSS].item()
-        if not math.isfinite(loss):
+        loss = (output[0] if isinstance(output, list) else output)[CommonKeys.LOSS]
+        self.sum = self.sum + loss.detach().double()  # on its device
+        self.count += 1
+        if engine.state.iteration % LOOK == 0:
+            self.mean(engine)
+
+    def mean(self, engine: Engine) -> float:
+        """The mean loss of the epoch so far."""
+        mean = float(self.sum) / max(self.count, 1)
+        if not math.isfinite(mean):
             raise UserError(
-                f"the loss became {loss} at iteration {engine.state.iteration}; lower learning_rate, or set autocast: "
+                f"the loss became {mean} by iteration {engine.state.iteration}; lower learning_rate, or set autocast: "
                 "false (torch's bfloat16 convolutions on a CPU give NaN gradients on latents of 2 voxels)"
             )
-        self.sum += loss
-        self.count += 1
+        return mean
 
     def close_epoch(self, engine: Engine) -> None:
         self.curves["epoch"].append(engine.state.epoch)
-        self.curves["loss"].append(self.sum / max(self.count, 1))
-        self.sum = self.count = 0.0
+        self.curves["loss"].append(idist.all_reduce(self.mean(engine)) / idist.get_world_size())
+        self.sum, self.count = 0.0, 0
 
     def validated(self, evaluator: Engine) -> None:
         for name, value in evaluator.state.metrics.items():
