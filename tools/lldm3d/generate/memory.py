@@ -13,8 +13,9 @@ from lldm3d.generate.cases import CaseDataset
 from lldm3d.generate.samplers import Generation, LatentSampler
 
 GB = 1e9
-# What convolutions take for themselves beside their tensors: a decoding took up to 1.37 times the tensors (docs/sampling.md)
-WORKSPACE = 1.5
+# What convolutions take beside their tensors, and libraries once: on a CPU this comes out 10 to 50 % above the measured
+# peak (docs/sampling.md)
+WORKSPACE, ONCE = 1.4, 0.1 * GB
 
 
 class LiveBytes(TorchDispatchMode):
@@ -75,7 +76,9 @@ def fit_memory(generation: Generation, dataset: CaseDataset, batch_size: int, me
             print(f"lldm3d: {number} cases at once, decoded {decoding}: about {needed:.2f} of {memory_gb:.2f} GB")
             return number
     least = estimate(generation, 1, size, True) / GB
-    raise UserError(f"one case of {list(size)} voxels takes about {least:.2f} GB; memory_gb is {memory_gb:.2f}: raise it")
+    raise UserError(
+        f"one case of {list(size)} voxels takes about {least:.2f} GB; memory_gb is {memory_gb:.2f}: raise it"
+    )
 
 
 def samplers(generation: Generation) -> list[LatentSampler]:
@@ -91,7 +94,7 @@ def largest(generation: Generation, dataset: CaseDataset) -> tuple[int, ...]:
 
 
 def estimate(generation: Generation, number: int, size: tuple[int, ...], in_slabs: bool) -> int:
-    """Bytes that `number` cases of `size` voxels take, weights included: one call of each network, without computing."""
+    """Bytes that `number` cases of `size` voxels take, weights included: without computing them."""
     made = []
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
         for sampler in samplers(generation):
@@ -105,7 +108,7 @@ def estimate(generation: Generation, number: int, size: tuple[int, ...], in_slab
             noise = torch.empty(shape, device=device)
             latent = noise + sampler.predictor(condition)(noise, torch.zeros(number, device=device))
             made += [latent, sampler.decode(latent, in_slabs)]
-    return int(WORKSPACE * live.peak) + weights(generation)
+    return int(WORKSPACE * live.peak + ONCE) + weights(generation)
 
 
 def weights(generation: Generation) -> int:
