@@ -1,6 +1,4 @@
-"""Generations to measure: of a trained work directory, or of a profile's networks with random weights."""
-
-from pathlib import Path
+"""Generations to measure: a profile's networks with random weights."""
 
 import torch
 from monai.bundle import ConfigParser
@@ -11,18 +9,10 @@ from lldm3d.chain.configs import bundle_and_configs, load_configs, overrides_of
 from lldm3d.chain.profile import load_profile
 from lldm3d.codec import Codec
 from lldm3d.diffusion import RectifiedFlow
-from lldm3d.generate import Generation, LatentSampler, load_system
-from lldm3d.generate.run import CHECKPOINTS
+from lldm3d.generate import Generation, LatentSampler
 from lldm3d.networks import ControlledDiffusion
 
 NAMES = ["background", "liver", "portal vein", "hepatic vein", "HCC"]
-
-
-def trained(work: Path, process, device: str = "cpu", autocast: bool = True) -> Generation:
-    """The networks of a work directory, sampled by `process`."""
-    paths = {("controlnet_path" if key == "ckpt_path" else key): str(work / name) for key, name in CHECKPOINTS.items()}
-    system = load_system(device, process.name, **paths)
-    return joined(system.codecs, system.label_ldm, system.controlled, system.latent_shape, process, autocast)
 
 
 def untrained(profile: str, size: tuple[int, int, int], process: RectifiedFlow, device: str) -> Generation:
@@ -40,7 +30,9 @@ def untrained(profile: str, size: tuple[int, int, int], process: RectifiedFlow, 
     controlled = ControlledDiffusion(image_ldm, controlnet).to(device).eval()
     grid = [extent // codecs["image"].stride for extent in size]
     shapes = {kind: [channels[kind], *grid] for kind in codecs}
-    return joined(codecs, label_ldm.to(device).eval(), controlled, shapes, process, True)
+    label = LatentSampler(codecs["label"], label_ldm.to(device).eval(), process, shapes["label"])
+    image = LatentSampler(codecs["image"], controlled, process, shapes["image"])
+    return Generation(label, image, "label")
 
 
 def network(stage: str, settings: dict, **injected: object) -> nn.Module:
@@ -50,12 +42,6 @@ def network(stage: str, settings: dict, **injected: object) -> nn.Module:
     parser = ConfigParser(load_configs(bundle_path(bundle), configs))
     parser.update({**overrides_of(section), **injected})
     return parser.get_parsed_content("architecture")()
-
-
-def joined(codecs: dict, label_ldm: nn.Module, controlled: nn.Module, shapes: dict, process, autocast: bool):
-    label = LatentSampler(codecs["label"], label_ldm, process, shapes["label"], autocast=autocast)
-    image = LatentSampler(codecs["image"], controlled, process, shapes["image"], autocast=autocast)
-    return Generation(label, image, "label")
 
 
 def batch(*indices: int) -> dict:

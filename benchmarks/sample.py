@@ -1,21 +1,18 @@
-"""Drawing pairs beside the stock recipe: time, operations, memory, and quality against the number of steps.
+"""Drawing pairs beside the stock recipe: time, operations and memory.
 
-    lldm3d run --workdir W/flow --profile benchmarks/sampling.yaml      # and its DDPM twin:
-    lldm3d run --workdir W/ddpm --profile benchmarks/sampling_ddpm.yaml
-    taskset -c 0 python -m benchmarks.sample times --workdir W
-    python -m benchmarks.sample_quality --workdir W
+    taskset -c 0 python -m benchmarks.sample times --profile benchmarks/sampling.yaml --size 32,32,16
     python -m benchmarks.sample size --profile full --size 160,160,64
 
-`times`: a pair by 20 steps of rectified flow and by the stock recipe (1000 steps of DDPM in float32), each alone, in
-turns, in seconds of processor time (on a GPU: of the clock). `size`: a pair of a profile's networks with random
-weights; on a GPU seconds and memory, on a CPU only what needs no computation. Both print JSON.
+Both take a profile's networks with random weights, on which time does not depend, and print JSON. `times`: a pair by
+rectified flow and by the stock recipe (1000 steps of DDPM in float32), each alone, in turns, in seconds of processor
+time (on a GPU: of the clock). `size`: on a GPU seconds and memory, on a CPU only what needs no computation.
+`benchmarks.sample_labels` has what few steps are worth.
 """
 
 import json
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import fire
@@ -25,13 +22,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks import stock
 from benchmarks.flops import ceiling, count, wait
 from benchmarks.machine import describe
-from benchmarks.pairs import batch, trained, untrained
-from lldm3d.diffusion import DDPM, RectifiedFlow
+from benchmarks.pairs import batch, untrained
+from lldm3d.diffusion import RectifiedFlow
 from lldm3d.generate import Generation
 from lldm3d.generate.memory import estimate
 from lldm3d.generate.samplers import case_noise
 
 STEPS = (20, 8)
+BATCH = 8
+IN_BATCH, STOCK = f"{STEPS[0]} steps, {BATCH} pairs at once", "stock"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -39,8 +38,8 @@ def stock_pair(generation: Generation, index: int, steps: int = stock.STEPS) -> 
     """One pair as the stock recipe draws it."""
     samplers = {"label": generation.label, "image": generation.image}
     noise = {k: case_noise(0, index, k, sampler.latent_shape)[None].to(DEVICE) for k, sampler in samplers.items()}
-    label = stock.draw_labels(generation, noise["label"], steps)
-    stock.draw_images(generation, noise["image"], label, steps)
+    label = stock.draw_labels(generation.label, noise["label"], steps)
+    stock.draw_images(generation.image, noise["image"], label, steps)
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -53,41 +52,40 @@ def seconds(call: Callable[[], object]) -> float:
     return clock() - started
 
 
-def times(workdir: str, rounds: int = 3) -> None:
+def times(profile: str, size: tuple[int, int, int], rounds: int = 3) -> None:
     """A pair by each side in turns, after a first short one of each."""
     torch.set_num_threads(1)
-    ours = {steps: trained(Path(workdir, "flow"), RectifiedFlow(steps), DEVICE) for steps in STEPS}
-    theirs = trained(Path(workdir, "ddpm"), DDPM(), DEVICE)
-    calls = {f"{steps} steps": lambda i, g=generation: g(None, batch(i)) for steps, generation in ours.items()}
-    calls["20 steps, a pair of 8 at once"] = lambda i: ours[20](None, batch(*range(8 * i, 8 * i + 8)))
-    calls["stock, 1000 steps"] = lambda i: stock_pair(theirs, i)
-    stock_pair(theirs, 0, steps=2)
-    for name in list(calls)[:-1]:
-        calls[name](0)
+    generation = untrained(profile, tuple(size), RectifiedFlow(), DEVICE)
+
+    def ours(index: int, steps: int, cases: int = 1) -> None:
+        for sampler in (generation.label, generation.image):
+            sampler.noise_scheduler = RectifiedFlow(steps)
+        generation(None, batch(*range(cases * index, cases * (index + 1))))
+
+    calls = {f"{steps} steps": partial(ours, steps=steps) for steps in STEPS}
+    calls[IN_BATCH] = partial(ours, steps=STEPS[0], cases=BATCH)
+    calls[STOCK] = partial(stock_pair, generation)
+    ours(0, 2), ours(0, 2, BATCH), stock_pair(generation, 0, 2)
     found = {name: [] for name in calls}
     for index in range(rounds):
         for name, call in calls.items():
-            found[name].append(seconds(lambda c=call, i=index: c(i)) / (8 if "of 8" in name else 1))
+            found[name].append(seconds(partial(call, index)) / (BATCH if name == IN_BATCH else 1))
     middle = {name: median(values) for name, values in found.items()}
-    slowest = middle["stock, 1000 steps"]
-    work = count(lambda: calls["20 steps"](0)), count(lambda: stock_pair(theirs, 0, 10)) - count_decoding(theirs)
+    step = (count(partial(stock_pair, generation, 0, 4)) - count(partial(stock_pair, generation, 0, 2))) / 2
+    work = {STOCK: count(partial(stock_pair, generation, 0, 2)) + (stock.STEPS - 2) * step}
+    work |= {name: count(partial(calls[name], 0)) for name in calls if name not in (STOCK, IN_BATCH)}
+    most = {"bfloat16": ceiling(), "float32": ceiling(torch.float32)}
     result = {
-        "ratio": {name: round(slowest / value, 1) for name, value in middle.items() if name != "stock, 1000 steps"},
-        "seconds": {name: [round(value, 3) for value in sorted(values)] for name, values in found.items()},
-        "gflop": {"20 steps": work[0] / 1e9, "stock": (100 * work[1] + count_decoding(theirs)) / 1e9},
-        "gflops_per_second": {"20 steps": work[0] / middle["20 steps"] / 1e9},
-        "ceiling_gflops_per_second": ceiling() / 1e9,
+        "ratio": {name: round(middle[STOCK] / value, 1) for name, value in middle.items() if name != STOCK},
+        "seconds_of_a_pair": {name: [round(value, 3) for value in sorted(values)] for name, values in found.items()},
+        "gflop_of_a_pair": {name: round(value / 1e9, 2) for name, value in work.items()},
+        "gflops_per_second": {name: round(value / middle[name] / 1e9, 1) for name, value in work.items()},
+        "ceiling_gflops_per_second": {name: round(value / 1e9, 1) for name, value in most.items()},
+        "profile": profile,
+        "size": size,
         "machine": describe(),
     }
     print(json.dumps(result, indent=1))
-
-
-def count_decoding(generation: Generation) -> int:
-    """Operations of decoding a pair."""
-    return sum(
-        count(lambda s=sampler: s.codec.decode(torch.zeros(1, *s.latent_shape, device=DEVICE)))
-        for sampler in (generation.label, generation.image)
-    )
 
 
 def size(profile: str = "full", size: tuple[int, int, int] = (160, 160, 64), steps: int = 20, number: int = 8) -> None:

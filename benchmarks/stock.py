@@ -4,7 +4,7 @@ import torch
 from monai.inferers import ControlNetDiffusionInferer, DiffusionInferer
 from monai.networks.schedulers import DDPMScheduler
 
-from lldm3d.generate import Generation
+from lldm3d.generate import LatentSampler
 from lldm3d.labels import one_hot
 
 STEPS = 1000
@@ -18,25 +18,25 @@ def scheduler(steps: int = STEPS) -> DDPMScheduler:
     return found
 
 
-def draw_labels(generation: Generation, noise: torch.Tensor, steps: int = STEPS) -> torch.Tensor:
+def draw_labels(sampler: LatentSampler, noise: torch.Tensor, steps: int = STEPS) -> torch.Tensor:
     """Class indices [B, 1, X, Y, Z] in float32 arithmetic.
 
     MONAI's `LatentDiffusionInferer` divides by one scale factor of the first batch; the codec, which has a mean and a
     deviation for each channel of the whole training set, decodes instead: that can only favour the stock side.
     """
     process = scheduler(steps)
-    latent = DiffusionInferer(process).sample(noise, generation.label.network, process, verbose=False)
-    return generation.label.codec.decode(latent)
+    latent = DiffusionInferer(process).sample(noise, sampler.network, process, verbose=False)
+    return sampler.codec.decode(latent)
 
 
-def draw_images(generation: Generation, noise: torch.Tensor, label: torch.Tensor, steps: int = STEPS) -> torch.Tensor:
+def draw_images(sampler: LatentSampler, noise: torch.Tensor, label: torch.Tensor, steps: int = STEPS) -> torch.Tensor:
     """Images [B, 1, X, Y, Z] in [0, 1] on labels.
 
     `ControlNetLatentDiffusionInferer` would shrink the label to the latent's size, for which these ControlNets are not
     made; its parent class takes it whole.
     """
-    controlled, process = generation.image.network, scheduler(steps)
-    condition = one_hot(label, len(generation.image.codec.class_names))
+    controlled, process = sampler.network, scheduler(steps)
+    condition = one_hot(label, len(sampler.codec.class_names))
     inferer = ControlNetDiffusionInferer(process)
     latent = inferer.sample(noise, controlled.diffusion, controlled.controlnet, condition, process, verbose=False)
-    return generation.image.codec.decode(latent)
+    return sampler.codec.decode(latent)
