@@ -4,7 +4,7 @@
     python -m benchmarks.train --profile full                      # a GPU: the paper's size
 
 `ours` is the stage's own trainer as the chain configures it, on latents of simulated cases; `stock` is that of
-benchmarks/stock.py. Both run in turn, some steps in each round; a first round warms up. On a CPU seconds are those of
+benchmarks/stock/training.py. Both run in turn, some steps in each round; a first round warms up. On a CPU seconds are those of
 the process, which other work on the machine hardly changes. `ratio` is how many times as many steps ours makes in the
 same time (median, lowest and highest of the rounds), `share` what is reached of the ceiling, the product of two large
 matrices, and `busy` the share of the time in which the trainer does not wait for data. Prints JSON.
@@ -28,7 +28,7 @@ from monai.utils import set_determinism
 
 from benchmarks.flops import ceiling, count, wait
 from benchmarks.machine import describe
-from benchmarks.stock import stock_trainer
+from benchmarks.stock.training import stock_trainer
 from lldm3d.bundle import bundle_path
 from lldm3d.chain.configs import bundle_and_configs, overrides_of
 from lldm3d.chain.profile import load_profile

@@ -61,7 +61,17 @@ def test_timesteps_of_a_batch_cover_the_path():
     assert sorted((timesteps // 100).int().tolist()) == list(range(10))
 
 
-@pytest.mark.parametrize("arguments", [{"solver": "rk4"}, {"num_inference_steps": 0}])
+def test_a_time_shift_takes_shorter_steps_near_the_noise():
+    plain, shifted = RectifiedFlow(8).times(), RectifiedFlow(8, time_shift=3).times()
+    assert shifted[0] == 1 and shifted[-1] == 0
+    assert shifted[4] == pytest.approx(0.75)  # 3 · 0.5 / (1 + 2 · 0.5)
+    assert -shifted.diff()[0] < -plain.diff()[0] < -shifted.diff()[-1]
+    latent, noise = torch.randn(1, 2, 4, 4, 4), torch.randn(1, 2, 4, 4, 4)
+    sampled = RectifiedFlow(8, "heun", 3).sample(lambda x, t: latent - noise, noise)
+    torch.testing.assert_close(sampled, latent, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("arguments", [{"solver": "rk4"}, {"num_inference_steps": 0}, {"time_shift": 0}])
 def test_bad_arguments_are_named(arguments):
     with pytest.raises(ValueError, match=str(next(iter(arguments.values())))):
         RectifiedFlow(**arguments)

@@ -1,5 +1,6 @@
 """`lldm3d generate` with small untrained networks, through MONAI's command line."""
 
+import re
 import shutil
 from functools import partial
 
@@ -7,9 +8,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.networks.nets import AutoencoderKL, ControlNet, DiffusionModelUNet
 
+from lldm3d.bundle import bundle_path
 from lldm3d.codec import save_codec
+from lldm3d.diffusion import DDPM
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, sha256, write_json
 from lldm3d.generate import generate
@@ -136,3 +140,49 @@ def test_a_model_of_other_latents_is_refused(workdir, tmp_path):
     paths["image_codec_path"] = str(workdir / "autoencoder_image/codec.pt")
     with pytest.raises(UserError, match="'rectified_flow'.*'ddpm'"):
         load_system("cpu", "ddpm", **paths)
+
+
+def test_a_budget_is_told_of_and_leaves_the_pairs_the_same(workdir, tmp_path, capfd):
+    plain = draw(workdir, tmp_path / "plain", 3)
+    capfd.readouterr()
+    small = draw(workdir, tmp_path / "small", 3, memory_gb=0.112)
+    assert re.search(
+        r"lldm3d: \d+ cases at once, decoded (whole|in slabs): about 0.1\d of 0.11 GB", capfd.readouterr().out
+    )
+    for name, image in plain.items():
+        np.testing.assert_allclose(small[name], image, atol=2e-2)
+    with pytest.raises(UserError, match="generation failed"):
+        draw(workdir, tmp_path / "none", 3, memory_gb=0.01)
+
+
+def test_options_of_the_sampler_are_checked_first(workdir, tmp_path):
+    for option, message in [
+        ({"solver": "rk4"}, "euler or heun, got 'rk4'"),
+        ({"time_shift": 0}, "above 0, got 0"),
+        ({"memory_gb": "much"}, "above 0, got 'much'"),
+        ({"solver": "heun", "overlays": ("ddpm.yaml",)}, "of rectified flow"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            generate(str(workdir), str(tmp_path / "out"), **option)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_number_of_steps_reaches_the_ddpm_as_well(workdir, tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr("lldm3d.generate.run.run_bundle", lambda overrides, path, overlays: given.update(overrides))
+    with pytest.raises(UserError, match="lacks"):  # nothing is drawn
+        generate(str(workdir), str(tmp_path / "out"), num_inference_steps=7, overlays=("ddpm.yaml",))
+    configs = bundle_path("controlnet") / "configs"
+    parser = ConfigParser()
+    parser.read_config([str(configs / "inference.yaml"), str(configs / "ddpm.yaml")])
+    parser.update(given)
+    assert isinstance(process := parser.get_parsed_content("noise_scheduler"), DDPM)
+    assert process.num_inference_steps == 7
+
+
+def test_another_solver_is_another_set_of_pairs(workdir, tmp_path):
+    euler = draw(workdir, tmp_path / "pairs", 1)
+    with pytest.raises(UserError, match="another solver"):
+        draw(workdir, tmp_path / "pairs", 1, solver="heun", time_shift=3)
+    heun = draw(workdir, tmp_path / "pairs", 1, solver="heun", time_shift=3, overwrite=True)
+    assert not np.allclose(euler["synthetic_00000.nii.gz"], heun["synthetic_00000.nii.gz"], atol=1e-3)

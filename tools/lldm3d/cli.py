@@ -216,9 +216,12 @@ def generate(
     n: int = 1,
     label: str | None = None,
     seed: int = 0,
-    batch_size: int = 4,
+    batch_size: int = 16,
     num_inference_steps: int = 20,
+    solver: str = "euler",
+    time_shift: float = 1.0,
     guidance_scale: float = 1.0,
+    memory_gb: float | None = None,
     overlays: tuple[str, ...] = (),
     overwrite: bool = False,
 ) -> None:
@@ -230,9 +233,13 @@ def generate(
         n: number of pairs with drawn labels.
         label: a NIfTI label map of your own (or several, separated by commas), instead of drawn ones.
         seed: of all cases.
-        batch_size: cases drawn at once.
+        batch_size: cases drawn at once, at most.
         num_inference_steps: steps of the sampler.
+        solver: euler, or heun (two calls of the network a step); for rectified flow.
+        time_shift: above 1 steps are shorter near the noise and longer near the end; for rectified flow.
         guidance_scale: guidance on the label, 1 for none.
+        memory_gb: budget in GB, by which fewer cases are drawn at once and decoded in slabs; default: what is free on
+            the GPU, no limit on a CPU.
         overlays: further configs of the ControlNet bundle, such as ddpm.yaml.
         overwrite: replace pairs that were generated with other settings or checkpoints.
     """

@@ -13,6 +13,7 @@ from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint, save_checkpoint
 from lldm3d.labels import one_hot
 from lldm3d.networks.restore import plain
+from lldm3d.networks.slabs import decode_in_slabs
 
 
 class Codec(nn.Module):
@@ -53,9 +54,10 @@ class Codec(nn.Module):
         return (mean - self.latent_mean) / self.latent_std, sigma / self.latent_std
 
     @torch.no_grad()
-    def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """An image in [0, 1], or class indices (uint8), [B, 1, X, Y, Z]."""
-        decoded = self.autoencoder.decode(latent * self.latent_std + self.latent_mean)
+    def decode(self, latent: torch.Tensor, in_slabs: bool = False) -> torch.Tensor:
+        """An image in [0, 1], or class indices (uint8), [B, 1, X, Y, Z]; in slabs the same with less memory."""
+        latent = latent * self.latent_std + self.latent_mean
+        decoded = decode_in_slabs(self.autoencoder, latent) if in_slabs else self.autoencoder.decode(latent)
         if self.kind == "label":
             return decoded.argmax(1, keepdim=True).to(torch.uint8)
         return decoded.float().clamp(0, 1)

@@ -29,9 +29,12 @@ def generate(
     n: int = 1,
     label: str | None = None,
     seed: int = 0,
-    batch_size: int = 4,
+    batch_size: int = 16,
     num_inference_steps: int = 20,
+    solver: str = "euler",
+    time_shift: float = 1.0,
     guidance_scale: float = 1.0,
+    memory_gb: float | None = None,
     overlays: tuple[str, ...] = (),
     overwrite: bool = False,
 ) -> None:
@@ -43,24 +46,29 @@ def generate(
         n: number of pairs with drawn labels; case i is the same whatever n, the batch size or a restart.
         label: a NIfTI label map of the user's own (or several, separated by commas), instead of drawn ones.
         seed: seed of all cases.
-        batch_size: cases drawn at once.
+        batch_size: cases drawn at once, at most.
         num_inference_steps: steps of the sampler.
+        solver, time_shift: of rectified flow.
         guidance_scale: guidance on the label, 1 for none.
+        memory_gb: budget that lowers the batch size and decodes in slabs; default: what is free on a GPU.
         overlays: further configs of the bundle, such as "ddpm.yaml".
         overwrite: replace pairs that were generated with other settings or checkpoints.
 
     Raises:
-        UserError: on a missing checkpoint, a label that does not fit, or a folder that holds something else.
+        UserError: on an option that is not allowed, a missing checkpoint, a label that does not fit, or a folder that
+            holds something else.
     """
     if not isinstance(n, int) or n < 1:
         raise UserError(f"--n must be a whole number of at least 1, got {n!r}")
+    check_sampler(solver, time_shift, memory_gb, overlays)
     paths = {key: Path(workdir, name).resolve() for key, name in CHECKPOINTS.items()}
     for path in paths.values():
         if not path.is_file():
             raise UserError(f"{path}: no such checkpoint; it is made by `lldm3d run --workdir {workdir}`")
     target = Path(output_dir).resolve()
     labels = [str(Path(item).resolve()) for item in label.split(",")] if label else []
-    sampling = {"seed": seed, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    steps = {"num_inference_steps": num_inference_steps, "solver": solver, "time_shift": time_shift}
+    sampling = {"seed": seed, "guidance_scale": guidance_scale, **steps}
     manifest = {
         "lldm3d": __version__,
         **sampling,
@@ -70,9 +78,21 @@ def generate(
     claim(target, manifest, overwrite)
     overrides = {key: str(path) for key, path in paths.items()}
     overrides |= {**sampling, "output_dir": str(target), "num_cases": n, "batch_size": 1 if labels else batch_size}
-    overrides["label_paths"] = labels
+    overrides |= {"label_paths": labels, "memory_gb": memory_gb}
+    overrides["noise_scheduler#num_inference_steps"] = num_inference_steps  # of an overlay's process as well
     run_bundle(overrides, target / "overrides.yaml", overlays)
     describe(target, Path(workdir, "dataset"), n if not labels else len(labels), labels)
+
+
+def check_sampler(solver: str, time_shift: float, memory_gb: float | None, overlays: tuple[str, ...]) -> None:
+    """Raise UserError on an option of the sampler that is not allowed."""
+    if solver not in ("euler", "heun"):
+        raise UserError(f"--solver must be euler or heun, got {solver!r}")
+    for name, value in {"time_shift": time_shift, "memory_gb": memory_gb}.items():
+        if value is not None and not (isinstance(value, (int, float)) and value > 0):
+            raise UserError(f"--{name} must be a number above 0, got {value!r}")
+    if "ddpm.yaml" in overlays and (solver, time_shift) != ("euler", 1):
+        raise UserError("--solver and --time_shift are of rectified flow; leave them out with the overlay ddpm.yaml")
 
 
 def claim(target: Path, manifest: dict, overwrite: bool) -> None:

@@ -1,6 +1,7 @@
 """From a case's number to its label and image."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class LatentSampler:
         latent_shape: [C, x, y, z].
         seed: seed of all cases.
         guidance_scale: guidance on the label; 1 for none.
-        autocast: bfloat16; decoding stays in float32.
+        autocast: bfloat16, in sampling and decoding (docs/sampling.md has what that changes).
     """
 
     def __init__(
@@ -49,6 +50,10 @@ class LatentSampler:
     def call(self, x: torch.Tensor, timesteps: torch.Tensor, *condition: torch.Tensor) -> torch.Tensor:
         return self.inferer(x, self.network, timesteps, *condition)
 
+    def predictor(self, condition: torch.Tensor | None) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """The network as a function of (x, timesteps)."""
+        return self.call if condition is None else guided(self.call, condition, self.guidance_scale)
+
     @torch.no_grad()
     def draw(self, indices: list[int], condition: torch.Tensor | None = None) -> torch.Tensor:
         """Latents [B, C, x, y, z] of these cases; the spatial size follows the condition where it is a label."""
@@ -56,9 +61,12 @@ class LatentSampler:
         if condition is not None and condition.shape[2:] != torch.Size(shape[1:]):
             shape = [shape[0], *(math.ceil(size / self.codec.stride) for size in condition.shape[2:])]
         noise = torch.stack([case_noise(self.seed, index, self.codec.kind, shape) for index in indices]).to(self.device)
-        if condition is None:
-            return self.noise_scheduler.sample(self.call, noise)
-        return self.noise_scheduler.sample(guided(self.call, condition, self.guidance_scale), noise)
+        return self.noise_scheduler.sample(self.predictor(condition), noise)
+
+    def decode(self, latent: torch.Tensor, in_slabs: bool = False) -> torch.Tensor:
+        """Volumes [B, 1, X, Y, Z], case by case: one alone fills a GPU, and more would take more memory."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.inferer.enabled):
+            return torch.cat([self.codec.decode(case, in_slabs) for case in latent.split(1)])
 
 
 class Generation:
@@ -68,12 +76,14 @@ class Generation:
         label: sampler of labels; None where labels come with the batch or none are wanted.
         image: sampler of images; None for labels alone.
         condition: what guides the image: "label" (one-hot), "label_latent", or None for images without a label.
+
+    `in_slabs`, False at first, lets the volumes be decoded slab by slab.
     """
 
     def __init__(
         self, label: LatentSampler | None = None, image: LatentSampler | None = None, condition: str | None = None
     ) -> None:
-        self.label, self.image, self.condition = label, image, condition
+        self.label, self.image, self.condition, self.in_slabs = label, image, condition, False
 
     @torch.no_grad()
     def __call__(self, engine: Engine, batch: dict) -> dict:
@@ -84,9 +94,10 @@ class Generation:
             output["label"] = batch["label"].to(engine.state.device)
         elif self.label is not None:
             latent = self.label.draw(indices)
-            output["label"] = self.label.codec.decode(latent)
+            output["label"] = self.label.decode(latent, self.in_slabs)
         if self.image is not None:
-            output["image"] = self.image.codec.decode(self.image.draw(indices, self.guide(output, latent)))
+            drawn = self.image.draw(indices, self.guide(output, latent))
+            output["image"] = self.image.decode(drawn, self.in_slabs)
         return output
 
     def guide(self, output: dict, latent: torch.Tensor | None) -> torch.Tensor | None:

@@ -13,7 +13,7 @@ from lldm3d.errors import UserError
 from lldm3d.pack.remark import copies_remark
 
 OWN = ("_dir", "_path", "bundle_root")  # ids of paths on the machine that trained; they do not travel
-SAMPLING = ("num_inference_steps", "guidance_scale")
+SAMPLING = ("num_inference_steps", "solver", "time_shift", "guidance_scale")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,50 @@
+"""Estimates of memory beside what the operating system measures."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from benchmarks.pairs import untrained
+
+from lldm3d.diffusion import RectifiedFlow
+from lldm3d.errors import UserError
+from lldm3d.generate import CaseDataset
+from lldm3d.generate.memory import GB, estimate, fit_memory
+
+SCRIPT = """
+import resource, sys
+import torch
+from benchmarks.pairs import batch, untrained
+from lldm3d.diffusion import RectifiedFlow
+from lldm3d.generate.memory import estimate, weights
+torch.set_num_threads(1)
+generation = untrained("demo", (96, 96, 64), RectifiedFlow(1), "cpu")
+generation.in_slabs = sys.argv[1] == "slabs"
+expected = estimate(generation, 1, (96, 96, 64), generation.in_slabs) - weights(generation)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+generation(None, batch(0))
+print("ratio", expected / (1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak is counted in other units")
+@pytest.mark.parametrize("decoding", ["whole", "slabs"])
+def test_an_estimate_is_a_little_more_than_the_measured_peak(decoding):
+    done = subprocess.run([sys.executable, "-c", SCRIPT, decoding], capture_output=True, text=True, check=True)
+    ratio = float(re.search(r"ratio (\S+)", done.stdout)[1])
+    assert 0.9 < ratio < 2
+
+
+def test_a_budget_lowers_the_batch_and_then_decodes_in_slabs(tmp_path):
+    size = (64, 64, 32)
+    generation = untrained("demo", size, RectifiedFlow(1), "cpu")
+    dataset = CaseDataset(8, str(tmp_path), generation.label.codec.class_names, [1, 1, 1])
+    one, eight = (estimate(generation, number, size, False) / GB for number in (1, 8))
+    slabs = estimate(generation, 1, size, True) / GB
+    assert slabs < one < eight
+    assert fit_memory(generation, dataset, 8) == 8  # no limit on a CPU
+    assert 1 <= fit_memory(generation, dataset, 8, (one + eight) / 2) < 8 and not generation.in_slabs
+    assert fit_memory(generation, dataset, 8, (slabs + one) / 2) >= 1 and generation.in_slabs
+    with pytest.raises(UserError, match=rf"64, 64, 32.*about {slabs:.2f} GB.*0\.05"):
+        fit_memory(generation, dataset, 8, 0.05)
