@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from lldm3d.chain.cluster import check_executor, ended_by_slurm, refuse_left_over, refused_by_slurm, slurm_options
+from lldm3d.chain.configs import BUNDLES, processes_of
 from lldm3d.chain.lock import locked, visible_gpus
 from lldm3d.chain.plan import GIVEN, all_stages, check_stage, rules
 from lldm3d.chain.process import ChildError, source_environment, tail, tied_to_me
@@ -102,10 +103,18 @@ def placed(
     # a training counts as one GPU; on a CPU two run at once, which there is a third faster than one after the other
     devices = gpus or len(visible_gpus())
     gpus = devices or min(2, cores)
+    require_gpus(plan["settings"], gpus)
     plan["threads"] = max(1, cores // gpus)
     # stages that all others wait for, which on a CPU have all of it to themselves
     plan["threads_alone"] = plan["threads"] if devices else cores
     return ["--cores", str(cores), "--resources", f"gpu={gpus}"]
+
+
+def require_gpus(settings: dict, gpus: int) -> None:
+    """Raise UserError for stages of more processes than GPUs are used at once."""
+    processes = {stage: processes_of(settings[stage]) for stage in (*BUNDLES, "generate")}
+    if wanting := {f"{stage}#processes": number for stage, number in processes.items() if number > gpus}:
+        raise UserError(f"{wanting}: more than the {gpus} GPUs at once; lower them in the profile, or raise --gpus")
 
 
 def usable_cores() -> int:
