@@ -36,7 +36,7 @@ def run(
         images: a folder of NIfTI images, with
         labels: a folder of labels with the same names.
         label_map: YAML file of class names and their values in the data; default: the labels of dataset.json.
-        dry_run: only list the stages that would run.
+        dry_run: only list the stages that would run and, of a prepared data set, what they take on this machine.
         until: last stage to run.
         cores: CPU cores to use at once; default: all.
         gpus: GPUs to use at once; default: all.

@@ -41,7 +41,7 @@ def run(
         workdir: folder of all results; it remembers its profile and data in `run.yaml`.
         profile: demo, small, full or a YAML file; None: the remembered one, at first demo.
         data: arguments of `prepare` that name the user's data, absolute; None: the remembered one, at first a phantom.
-        dry_run: only list what would run.
+        dry_run: only list what would run and, of a prepared data set, what it takes on this machine.
         until: the last stage to run.
         cores: CPU cores to use at once; None: all.
         gpus: GPUs to use at once; None: all.
@@ -58,7 +58,11 @@ def run(
     if until is not None:
         check_stage(until, rules(plan))
     where = {"cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
-    execute(work, plan, ["--until", until] if until else [], dry_run, **where)
+    stages = execute(work, plan, ["--until", until] if until else [], dry_run, **where)
+    if dry_run and not executor:  # a cluster's login node would tell nothing of its other nodes
+        from lldm3d.chain.cost import tell_cost
+
+        tell_cost(work, plan, stages)
     if not dry_run:
         print(
             f"lldm3d: done until {until}" if until else f"lldm3d: done; the report is {work / 'report' / 'report.html'}"
