@@ -1,4 +1,4 @@
-"""How time and memory grow with the number of cases, of trainings and of files.
+"""How time and memory grow with the number of cases, of trainings, of files, and of voxels.
 
     python -m benchmarks.scaling --workdir work/scaling
 
@@ -16,22 +16,27 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from time import perf_counter, process_time
+from time import process_time
 
 import fire
 import numpy as np
 import psutil
+import torch
 
+from benchmarks.flops import count
 from benchmarks.machine import describe
 from benchmarks.watch import processor_seconds
 from lldm3d.agreement import METRICS
+from lldm3d.chain.cost import network_and_inputs, plain_step, saved_bytes
+from lldm3d.chain.profile import load_profile
 from lldm3d.chain.run import run
-from lldm3d.data.dataset import load_cases
+from lldm3d.data.dataset import Schema, load_cases
 from lldm3d.data.prepare import prepare
 from lldm3d.evaluation import evaluate
 from lldm3d.files import read_json, write_json
 from lldm3d.phantom import write
 from lldm3d.segmentation import HEADER
+from lldm3d.study.cost import TIMED, WARM_UP, step_seconds
 from lldm3d.study.results import read_scores
 from lldm3d.study.statistics import lines
 from lldm3d.study.write import write_rows
@@ -154,24 +159,43 @@ def exponent(numbers: list[int], seconds: list[float]) -> float:
 
 
 def folders(work: Path, number: int) -> dict:
-    """Wall-clock seconds to make empty files, to list them and to ask for each: all in one folder, or 1000 in each."""
+    """Processor seconds to make empty files, to list them and to ask for each: all in one folder, or 1000 in each."""
     result = {}
     for name, size in (("one folder", number), ("1000 in each", 1000)):
         root = work / name
-        start = perf_counter()
+        start = process_time()
         for index in range(number):
             folder = root / str(index // size)
             if index % size == 0:
                 folder.mkdir(parents=True)
             os.close(os.open(folder / f"synthetic_{index:05d}.nii.gz", os.O_CREAT | os.O_WRONLY))
-        made = perf_counter()
+        made = process_time()
         files = [item.path for folder in os.scandir(root) for item in os.scandir(folder)]
-        seen = perf_counter()
+        seen = process_time()
         for file in files:
             os.stat(file)
-        result[name] = {"make": made - start, "list": seen - made, "ask": perf_counter() - seen}
+        result[name] = {"make": made - start, "list": seen - made, "ask": process_time() - seen}
         shutil.rmtree(root)
     return {"files": number, **{name: {k: round(v, 3) for k, v in row.items()} for name, row in result.items()}}
+
+
+def stepping(stage: str, size: int) -> dict:
+    """One training step of the profile `small` on one case of size^3 voxels: processor seconds, operations, memory."""
+    schema, settings = Schema("cube", ("background", *CLASSES), (size,) * 3, (1.0,) * 3), load_profile("small")
+    settings[stage] |= {"batch_size": 1}
+    settings["autoencoder_image"] |= {"roi_size": [size] * 3}
+    step = plain_step(*network_and_inputs(stage, settings, schema), torch.device("cpu"))
+    operations, kept, start = count(step), saved_bytes(step), process_time()
+    step_seconds(step)
+    seconds = (process_time() - start) / (WARM_UP + TIMED)
+    return {"voxels": size**3, "seconds": round(seconds, 4), "gflop": operations / 1e9, "kept_mb": kept / 1e6}
+
+
+def voxels(stage: str, sizes: tuple[int, ...]) -> dict:
+    rows = [stepping(stage, size) for size in sizes]
+    names, numbers = ("seconds", "gflop", "kept_mb"), [row["voxels"] for row in rows]
+    fitted = {name: exponent(numbers, [row[name] for row in rows]) for name in names}
+    return {"exponents": fitted, "rows": [{k: round(v, 4) for k, v in row.items()} for row in rows]}
 
 
 def scaling(
@@ -181,6 +205,7 @@ def scaling(
     trainings: tuple[int, ...] = (4, 40, 400),
     entries: tuple[int, ...] = (10_000, 100_000, 1_000_000),
     files: int = 100_000,
+    sizes: tuple[int, ...] = (16, 32, 48),
 ) -> None:
     work = Path(workdir)
     if work.exists():
@@ -199,6 +224,7 @@ def scaling(
     result = {name: grown(call, work, list(numbers)) for name, call, numbers in plans}
     size = {number: round((work / f"list_{number}.json").stat().st_size / 1e6, 1) for number in entries}
     result |= {"dataset.json, MB": size, "folders": folders(work / "files", files)}
+    result |= {f"a step of {stage}": voxels(stage, sizes) for stage in ("autoencoder_image", "image_ldm", "controlnet")}
     print(json.dumps({"growth": result, "machine": describe(), "command": "python -m benchmarks.scaling"}, indent=1))
 
 
