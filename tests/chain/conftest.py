@@ -60,8 +60,10 @@ def done(tmp_path) -> Path:
 
 
 @pytest.fixture
-def dry_run(capsys) -> Callable[..., list[str]]:
+def dry_run(capsys, monkeypatch) -> Callable[..., list[str]]:
     """`dry_run(workdir, ...)` is the list of stages that would run."""
+
+    monkeypatch.setattr("lldm3d.chain.cost.tell_cost", lambda *_: None)  # seconds of steps
 
     def call(workdir: Path, **keywords) -> list[str]:
         run(str(workdir), dry_run=True, **keywords)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lldm3d.chain.lock import free_gpu, locked
+from lldm3d.chain.lock import free_gpus, locked
 from lldm3d.errors import UserError
 
 HOLD = """
@@ -44,11 +44,17 @@ def test_death_of_the_holder_releases_the_lock(tmp_path, holder):
 
 def test_stages_of_one_machine_take_different_gpus_and_those_of_another_have_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr("lldm3d.chain.lock.visible_gpus", lambda: ["0", "1"])
-    with free_gpu(tmp_path) as first, free_gpu(tmp_path) as second:
+    with free_gpus(tmp_path) as first, free_gpus(tmp_path) as second:
         assert [first, second] == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
         monkeypatch.setattr("socket.gethostname", lambda: "another")
-        with free_gpu(tmp_path) as third:
+        with free_gpus(tmp_path) as third:
             assert third == first
+
+
+def test_a_stage_of_several_processes_takes_as_many_gpus_as_are_free(tmp_path, monkeypatch):
+    monkeypatch.setattr("lldm3d.chain.lock.visible_gpus", lambda: ["0", "1", "2"])
+    with free_gpus(tmp_path) as one, free_gpus(tmp_path, 2) as two:
+        assert [one, two] == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1,2"}]
 
 
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):

@@ -59,6 +59,27 @@ def test_a_killed_run_leaves_no_process_and_goes_on_to_the_same_weights(tmp_path
     assert all(torch.equal(resumed[name], value) for name, value in never_killed.items())
 
 
+def test_two_processes_that_are_killed_go_on_to_the_same_weights(tmp_path, tiny_dataset):
+    profile = write_profile(tmp_path / "two.yaml", autoencoder_image={**TINY, "epochs": 4, "processes": 2})
+    arguments = ["run", "--gpus", 2, "--data", tiny_dataset, "--profile", profile, "--until", "autoencoder_image"]
+    work, never_killed = tmp_path / "work", tmp_path / "never_killed"
+    command = [sys.executable, "-m", "lldm3d", *map(str, arguments), "--workdir", str(work)]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        assert holds(lambda: (work / "autoencoder_image" / "state.pt").is_file(), patience=400)
+    finally:
+        run.kill()
+        run.wait()
+    assert holds(lambda: not processes(work), patience=60)
+    assert not (work / "autoencoder_image" / "codec.pt").exists(), "killed too late: the training was done"
+    for folder in (work, never_killed):
+        result = lldm3d(*arguments, "--workdir", folder)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert "--nproc_per_node=2" in result.stdout and "configs/multi_gpu.yaml" in result.stdout
+    found = weights(work)
+    assert all(torch.equal(found[name], value) for name, value in weights(never_killed).items())
+
+
 def weights(work: Path) -> dict:
     return torch.load(work / "autoencoder_image" / "codec.pt", weights_only=True)["autoencoder"]
 

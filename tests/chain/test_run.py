@@ -50,6 +50,12 @@ def test_an_unknown_stage_names_those_that_exist(tmp_path, dry_run):
         dry_run(tmp_path, until="latent")
 
 
+def test_more_processes_of_a_stage_than_gpus_are_refused(tmp_path, dry_run):
+    profile = write_profile(tmp_path / "mine.yaml", controlnet={"processes": 3}, generate={"processes": 2})
+    with pytest.raises(UserError, match=r"\{'controlnet#processes': 3\}: more than the 2 GPUs at once.*--gpus"):
+        dry_run(tmp_path / "work", profile=str(profile), gpus=2)
+
+
 def test_what_is_done_is_not_done_again(done, dry_run):
     assert dry_run(done) == []
 

@@ -89,10 +89,10 @@ def test_a_study_with_a_cancelled_training_goes_on_to_the_same_tables(new_work, 
 
 def test_a_run_that_is_killed_cancels_its_jobs(new_work, queue, profile):
     first = start(["study", "--workdir", new_work(), "--profile", profile], queue)
-    assert holds(lambda: jobs(queue, "RUNNING"), patience=60)
+    assert holds(lambda: jobs(queue, "RUNNING"), patience=200)
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
-    assert holds(lambda: not jobs(queue), patience=60)
+    assert holds(lambda: not jobs(queue), patience=200)
 
 
 def test_jobs_that_an_earlier_run_left_are_named(tmp_path, queue):

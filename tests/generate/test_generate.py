@@ -85,6 +85,33 @@ def test_a_case_is_the_same_whatever_the_number_the_batch_or_a_restart(workdir, 
         draw(workdir, tmp_path / "one", 1, seed=1)
 
 
+def volumes(folder):
+    return {str(path.relative_to(folder)): nib.load(path).get_fdata() for path in folder.glob("*/*.nii.gz")}
+
+
+def test_two_processes_draw_the_pairs_of_one_and_go_on_in_its_folder(workdir, tmp_path):
+    draw(workdir, tmp_path / "one", 3, batch_size=1)
+    draw(workdir, tmp_path / "two", 1, batch_size=1)
+    kept = (tmp_path / "two/imagesTr/synthetic_00000.nii.gz").stat().st_mtime_ns
+    draw(workdir, tmp_path / "two", 3, batch_size=1, processes=2)
+    one, two = volumes(tmp_path / "one"), volumes(tmp_path / "two")
+    assert len(one) == 6 and one.keys() == two.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert read_json(tmp_path / "one/dataset.json") == read_json(tmp_path / "two/dataset.json")
+    assert (tmp_path / "two/imagesTr/synthetic_00000.nii.gz").stat().st_mtime_ns == kept
+
+
+def test_a_later_range_holds_the_same_cases(workdir, tmp_path):
+    three, two = (
+        draw(workdir, tmp_path / "three", 3, batch_size=1),
+        draw(workdir, tmp_path / "two", 2, batch_size=1, first=1),
+    )
+    assert list(two) == ["synthetic_00001.nii.gz", "synthetic_00002.nii.gz"]
+    assert all(np.array_equal(two[name], three[name]) for name in two)
+    with pytest.raises(UserError, match="--first must be a whole number of at least 0, got -1"):
+        draw(workdir, tmp_path / "none", 1, first=-1)
+
+
 def test_an_image_for_a_label_of_the_users_own_keeps_its_affine(workdir, tmp_path):
     affine = np.array([[0, -1.0, 0, 20], [1.0, 0, 0, -5], [0, 0, -2.0, 7], [0, 0, 0, 1]])  # not RAS
     volume = np.zeros((16, 20, 8), np.uint8)

@@ -1,6 +1,9 @@
 """The tables say what the statistics say, for reading and for LaTeX."""
 
 import re
+import shutil
+import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -49,6 +52,20 @@ def test_latex_has_as_many_cells_as_columns_and_no_bare_signs(found):
         assert bodies and all(row.count("&") == columns - 1 for row in bodies)
     assert not re.search(r"(?<!\\)[_#±−–]", text) and "seg\\_unet" in text
     assert "+11.2\\,\\%" in text
+
+
+@pytest.mark.skipif(
+    not shutil.which("pdflatex") or subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True).returncode,
+    reason="no LaTeX with booktabs (Debian: texlive-latex-base, texlive-latex-recommended)",
+)
+def test_latex_compiles(found, tmp_path):
+    odd = [replace(line, class_name="T2 ^ 50 % {a_b} ~ #1 & $x \\\\ y", task="<5 mm") for line in found]
+    text = latex([*found, *odd], SPACING)
+    document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + text + "\\end{document}\n"
+    (tmp_path / "table.tex").write_text(document)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
 
 
 def test_the_figure_has_a_column_for_each_task_and_a_mark_for_each_gain(found):

@@ -4,7 +4,6 @@ import csv
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from monai.auto3dseg.utils import datafold_read
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
-from lldm3d.bundle import bundle_names, bundle_path
+from lldm3d.bundle import bundle_command, bundle_names, bundle_path
 from lldm3d.chain.configs import INFERENCE, TRAIN, defines, undefined
 from lldm3d.chain.training import crop
 from lldm3d.data.dataset import load_schema
@@ -110,9 +109,7 @@ class SegmentationAlgo(BundleAlgo):
 
     def run(self, run_id: str, configs: list[str], processes: int = 1) -> subprocess.CompletedProcess:
         """`monai.bundle run` in the algorithm's folder; raises CalledProcessError where it fails."""
-        torchrun = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
-        launch = [sys.executable, "-m", *(torchrun if processes > 1 else [])]
-        command = [*launch, "monai.bundle", "run", run_id, "--config_file", str([*configs, str(self.overrides)])]
+        command = bundle_command(run_id, [*configs, str(self.overrides)], processes)
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(self.device_setting["CUDA_VISIBLE_DEVICES"])}
         return subprocess.run(command, cwd=self.output_path, env=environment, check=True)
 

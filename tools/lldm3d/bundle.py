@@ -1,5 +1,7 @@
-"""Where the MONAI bundles lie: in a checkout beside `tools`, in an installed wheel inside the package."""
+"""The MONAI bundles: where they lie (in a checkout beside `tools`, installed inside the package), how they are run."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from lldm3d.errors import UserError
@@ -29,3 +31,10 @@ def bundle_path(name: str) -> Path:
     if name not in bundle_names():
         raise UserError(f"there is no bundle {name!r} in {bundles_dir()}; the bundles are {', '.join(bundle_names())}")
     return path
+
+
+def bundle_command(run_id: str, configs: Sequence[str], processes: int = 1) -> list[str]:
+    """`monai.bundle run` of the config files, for the bundle's folder; several processes are started by torchrun."""
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
+    launch = [sys.executable, "-m", *(torchrun if processes > 1 else [])]
+    return [*launch, "monai.bundle", "run", run_id, "--config_file", str(list(configs))]

@@ -36,7 +36,7 @@ def run(
         images: a folder of NIfTI images, with
         labels: a folder of labels with the same names.
         label_map: YAML file of class names and their values in the data; default: the labels of dataset.json.
-        dry_run: only list the stages that would run.
+        dry_run: only list the stages that would run and, of a prepared data set, what they take on this machine.
         until: last stage to run.
         cores: CPU cores to use at once; default: all.
         gpus: GPUs to use at once; default: all.
@@ -224,6 +224,8 @@ def generate(
     memory_gb: float | None = None,
     overlays: tuple[str, ...] = (),
     overwrite: bool = False,
+    first: int = 0,
+    processes: int = 1,
 ) -> None:
     """Draw pairs of image and label with the models of a work directory; an interrupted call goes on.
 
@@ -242,8 +244,21 @@ def generate(
             the GPU, no limit on a CPU.
         overlays: further configs of the ControlNet bundle, such as ddpm.yaml.
         overwrite: replace pairs that were generated with other settings or checkpoints.
+        first: the first of the n pairs, so that several calls share a large number (docs/scaling.md).
+        processes: on this machine, that share the pairs, each with a GPU of its own if there are any.
     """
     call("lldm3d.generate", "generate", locals())
+
+
+def join(parts: str, output_dir: str, overwrite: bool = False) -> None:
+    """Make one data set of pairs that several calls of `lldm3d generate` drew, each into a folder of its own.
+
+    Args:
+        parts: pattern of the folders, as 'pairs/part_*'; they stay where they are.
+        output_dir: folder for dataset.json and manifest.json.
+        overwrite: replace them.
+    """
+    call("lldm3d.generate", "join", locals())
 
 
 def evaluate(
@@ -333,7 +348,7 @@ def export(
 
 
 STATUSES = {ChildError: 1, UserError: 2, Refused: 3}  # exit statuses
-COMMANDS = (run, study, stage, tasks, phantom, prepare, check, encode, generate, evaluate, report, pack, export)
+COMMANDS = (run, study, stage, tasks, phantom, prepare, check, encode, generate, join, evaluate, report, pack, export)
 
 
 def call(module: str, function: str, arguments: dict) -> Any:

@@ -8,7 +8,7 @@ import yaml
 from lldm3d.bundle import bundle_path
 from lldm3d.errors import UserError
 
-TRAIN, INFERENCE = "configs/train.yaml", "configs/inference.yaml"
+TRAIN, INFERENCE, MULTI_GPU = "configs/train.yaml", "configs/inference.yaml", "configs/multi_gpu.yaml"
 HERE = Path(__file__).parent
 # stage: (bundle, config files in the order in which they are laid over each other)
 BUNDLES = {
@@ -29,7 +29,12 @@ def bundle_and_configs(stage: str, section: dict) -> tuple[str, list[str]]:
 
 def overrides_of(section: dict) -> dict:
     """The part of a training stage's section that overrides ids of the configs."""
-    return {key: value for key, value in section.items() if key != "overlays"}
+    return {key: value for key, value in section.items() if key not in ("overlays", "processes")}
+
+
+def processes_of(section: dict) -> int:
+    """How many processes, each with a GPU of its own, work on the stage of this section."""
+    return section.get("processes", 1)
 
 
 def load_configs(bundle: Path, configs: list[str]) -> dict:

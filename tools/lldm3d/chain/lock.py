@@ -36,31 +36,34 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def at_work(work: Path, stage: str) -> Iterator[dict[str, str]]:
-    """Hold the stage of a work directory and a GPU for it, and yield the environment that selects the GPU."""
+def at_work(work: Path, stage: str, gpus: int = 1) -> Iterator[dict[str, str]]:
+    """Hold the stage of a work directory and GPUs for it, and yield the environment that selects them."""
     locks = work / ".locks"
-    with locked(locks / f"{stage}.lock", f"the stage {stage}"), free_gpu(locks) as environment:
+    with locked(locks / f"{stage}.lock", f"the stage {stage}"), free_gpus(locks, gpus) as environment:
         yield environment
 
 
 @contextmanager
-def free_gpu(folder: Path) -> Iterator[dict[str, str]]:
-    """Hold a GPU of this machine that no other stage of the work directory uses; yield the environment that selects it.
+def free_gpus(folder: Path, number: int = 1) -> Iterator[dict[str, str]]:
+    """Hold GPUs of this machine that no other stage of the work directory uses; yield what selects them.
 
-    Snakemake counts GPUs, but does not say which one a job gets. With one GPU, or none, there is nothing to choose. So
+    Snakemake counts GPUs, but does not say which ones a job gets. With one GPU, or none, there is nothing to choose. So
     it is in a job of Slurm, which sees only what it was given.
     """
     gpus = visible_gpus()
     with ExitStack() as held:
-        yield choose(gpus, folder, held) if len(gpus) > 1 else {}
+        yield choose(gpus, number, folder, held) if len(gpus) > 1 else {}
 
 
-def choose(gpus: list[str], folder: Path, held: ExitStack) -> dict[str, str]:
-    """Lock the first free GPU until `held` is closed."""
+def choose(gpus: list[str], number: int, folder: Path, held: ExitStack) -> dict[str, str]:
+    """Lock the first free GPUs until `held` is closed; where they are too few, all are left to the stage."""
+    chosen: list[str] = []
     for gpu in gpus:
         with suppress(UserError):
             held.enter_context(locked(folder / f"gpu_{socket.gethostname()}_{gpu}.lock", f"GPU {gpu}"))
-            return {"CUDA_VISIBLE_DEVICES": gpu}
+            chosen.append(gpu)
+        if len(chosen) == number:
+            return {"CUDA_VISIBLE_DEVICES": ",".join(chosen)}
     return {}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from lldm3d.chain.cluster import check_executor, ended_by_slurm, refuse_left_over, refused_by_slurm, slurm_options
+from lldm3d.chain.configs import BUNDLES, processes_of
 from lldm3d.chain.lock import locked, visible_gpus
 from lldm3d.chain.plan import GIVEN, all_stages, check_stage, rules
 from lldm3d.chain.process import ChildError, source_environment, tail, tied_to_me
@@ -40,7 +41,7 @@ def run(
         workdir: folder of all results; it remembers its profile and data in `run.yaml`.
         profile: demo, small, full or a YAML file; None: the remembered one, at first demo.
         data: arguments of `prepare` that name the user's data, absolute; None: the remembered one, at first a phantom.
-        dry_run: only list what would run.
+        dry_run: only list what would run and, of a prepared data set, what it takes on this machine.
         until: the last stage to run.
         cores: CPU cores to use at once; None: all.
         gpus: GPUs to use at once; None: all.
@@ -57,7 +58,11 @@ def run(
     if until is not None:
         check_stage(until, rules(plan))
     where = {"cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
-    execute(work, plan, ["--until", until] if until else [], dry_run, **where)
+    stages = execute(work, plan, ["--until", until] if until else [], dry_run, **where)
+    if dry_run and not executor:  # a cluster's login node would tell nothing of its other nodes
+        from lldm3d.chain.cost import tell_cost
+
+        tell_cost(work, plan, stages)
     if not dry_run:
         print(
             f"lldm3d: done until {until}" if until else f"lldm3d: done; the report is {work / 'report' / 'report.html'}"
@@ -102,10 +107,18 @@ def placed(
     # a training counts as one GPU; on a CPU two run at once, which there is a third faster than one after the other
     devices = gpus or len(visible_gpus())
     gpus = devices or min(2, cores)
+    require_gpus(plan["settings"], gpus)
     plan["threads"] = max(1, cores // gpus)
     # stages that all others wait for, which on a CPU have all of it to themselves
     plan["threads_alone"] = plan["threads"] if devices else cores
     return ["--cores", str(cores), "--resources", f"gpu={gpus}"]
+
+
+def require_gpus(settings: dict, gpus: int) -> None:
+    """Raise UserError for stages of more processes than GPUs are used at once."""
+    processes = {stage: processes_of(settings[stage]) for stage in (*BUNDLES, "generate")}
+    if wanting := {f"{stage}#processes": number for stage, number in processes.items() if number > gpus}:
+        raise UserError(f"{wanting}: more than the {gpus} GPUs at once; lower them in the profile, or raise --gpus")
 
 
 def usable_cores() -> int:

@@ -1,13 +1,12 @@
 """A training stage: a bundle run in a process of its own, with its overrides laid last."""
 
-import sys
 from pathlib import Path
 
 import yaml
 
-from lldm3d.bundle import bundle_path
+from lldm3d.bundle import bundle_command, bundle_path
 from lldm3d.chain import checks
-from lldm3d.chain.configs import bundle_and_configs, overrides_of, undefined
+from lldm3d.chain.configs import MULTI_GPU, bundle_and_configs, overrides_of, processes_of, undefined
 from lldm3d.chain.lock import at_work
 from lldm3d.chain.origin import same_origin
 from lldm3d.chain.process import run_logged
@@ -20,13 +19,14 @@ TRUSTED = "ignore:parsing config_file"  # MONAI warns of configs from strangers;
 
 def train(work: Path, stage: str, settings: dict) -> None:
     """Train the bundle of `stage`; a training that was killed goes on from its last full state."""
-    section = overrides_of(settings[stage])
+    section, processes = overrides_of(settings[stage]), processes_of(settings[stage])
     bundle, configs = bundle_and_configs(stage, settings[stage])
     inject, inputs = STAGES[stage]
     overrides = {**section, **inject(work, stage, section), "output_dir": str(work / stage)}
-    with at_work(work, stage) as environment:
-        go_on_or_start(work, stage, overrides, inputs)
-        run_bundle(work / stage, bundle, "training", configs, overrides, environment)
+    with at_work(work, stage, processes) as environment:
+        several = {"processes": processes} if processes > 1 else {}
+        go_on_or_start(work, stage, {**overrides, **several}, inputs)
+        run_bundle(work / stage, bundle, "training", configs, overrides, environment, processes=processes)
 
 
 def run_bundle(
@@ -37,14 +37,18 @@ def run_bundle(
     overrides: dict,
     environment: dict[str, str],
     name: str = "overrides.yaml",
+    processes: int = 1,
 ) -> None:
-    """Write the overrides as `name` into the stage's folder and run `run_id` of the bundle with them laid last."""
+    """Write the overrides as `name` into the stage's folder and run `run_id` of the bundle with them laid last.
+
+    Several processes train on as many GPUs, or on CPUs; each draws its own batches.
+    """
     if faults := undefined(bundle, overrides, bundle, configs):
         raise UserError("; ".join(faults))
     with whole(folder / name) as path:
         path.write_text(yaml.safe_dump(overrides, sort_keys=False))
-    files = [*configs, str(folder / name)]
-    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
+    files = [*configs, *([MULTI_GPU] if processes > 1 else []), str(folder / name)]
+    command = bundle_command(run_id, files, processes)
     run_logged(command, bundle_path(bundle), folder / "log.txt", {**environment, "PYTHONWARNINGS": TRUSTED})
 
 

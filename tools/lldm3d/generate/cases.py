@@ -16,13 +16,15 @@ class CaseDataset(Dataset):
     """The cases still to be made: drawn labels (`num_cases`), or images for labels of the user's own.
 
     Args:
-        num_cases: cases 0 .. num_cases - 1 with drawn labels; ignored where `label_paths` are given.
+        num_cases: number of cases with drawn labels; ignored where `label_paths` are given.
         output_dir: cases whose last file lies there already are left out.
         last: folder of the file that is written last, "imagesTr" or "labelsTr".
         class_names: with background.
         spacing: of the training set, mm.
         multiple: voxels of which the size of a label must be a multiple.
         label_paths: NIfTI label maps.
+        first: the first case with a drawn label.
+        part: number of this process, and of all that share the cases; each has its own, whatever the others have made.
 
     Raises:
         UserError: naming every label that does not fit.
@@ -37,13 +39,17 @@ class CaseDataset(Dataset):
         multiple: int = 1,
         last: str = "imagesTr",
         label_paths: Sequence[str] = (),
+        first: int = 0,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         if label_paths:
             items = [given_case(i, path, class_names, spacing, multiple) for i, path in enumerate(label_paths)]
         else:
             affine = torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64))
             item = {"affine": affine, "source_affine": affine}
-            items = [{"index": i, "name": f"synthetic_{i:05d}", **item} for i in range(num_cases)]
+            items = [{"index": i, "name": drawn_name(i), **item} for i in range(first, first + num_cases)]
+        number, processes = part
+        items = items[number::processes]
         self.data = [item for item in items if not Path(output_dir, last, f"{item['name']}.nii.gz").is_file()]
 
     def __len__(self) -> int:
@@ -51,6 +57,11 @@ class CaseDataset(Dataset):
 
     def __getitem__(self, number: int) -> dict:
         return self.data[number]
+
+
+def drawn_name(index: int) -> str:
+    """Name of the case `index` with a drawn label."""
+    return f"synthetic_{index:05d}"
 
 
 def given_case(

@@ -2,17 +2,17 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import yaml
 
 from lldm3d import __version__
-from lldm3d.bundle import bundle_path
+from lldm3d.bundle import bundle_command, bundle_path
 from lldm3d.data.dataset import load_schema
 from lldm3d.data.sources import stem
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, sha256, whole, write_json
+from lldm3d.generate.cases import drawn_name
 
 CHECKPOINTS = {
     "image_codec_path": "autoencoder_image/codec.pt",
@@ -21,6 +21,7 @@ CHECKPOINTS = {
     "image_ldm_path": "image_ldm/model.pt",
     "ckpt_path": "controlnet/model.pt",
 }
+MULTI_GPU = "multi_gpu_inference.yaml"
 
 
 def generate(
@@ -37,6 +38,8 @@ def generate(
     memory_gb: float | None = None,
     overlays: tuple[str, ...] = (),
     overwrite: bool = False,
+    first: int = 0,
+    processes: int = 1,
 ) -> None:
     """Write synthetic pairs in Decathlon layout with a manifest; an interrupted call goes on where it stopped.
 
@@ -53,13 +56,16 @@ def generate(
         memory_gb: budget that lowers the batch size and decodes in slabs; default: what is free on a GPU.
         overlays: further configs of the bundle, such as "ddpm.yaml".
         overwrite: replace pairs that were generated with other settings or checkpoints.
+        first: the first of the n pairs, so that several calls, each with a folder of its own, share a large number.
+        processes: on this machine, that share the pairs, each with a GPU of its own if there are any.
 
     Raises:
         UserError: on an option that is not allowed, a missing checkpoint, a label that does not fit, or a folder that
             holds something else.
     """
-    if not isinstance(n, int) or n < 1:
-        raise UserError(f"--n must be a whole number of at least 1, got {n!r}")
+    for name, value, least in (("n", n, 1), ("first", first, 0), ("processes", processes, 1)):
+        if not isinstance(value, int) or value < least:
+            raise UserError(f"--{name} must be a whole number of at least {least}, got {value!r}")
     check_sampler(solver, time_shift, memory_gb, overlays)
     paths = {key: Path(workdir, name).resolve() for key, name in CHECKPOINTS.items()}
     for path in paths.values():
@@ -75,13 +81,14 @@ def generate(
         "checkpoints": {path.parent.name + "/" + path.name: sha256(path) for path in paths.values()},
         "labels": [{"file": Path(item).name, "sha256": sha256(item)} for item in labels if Path(item).is_file()],
     }
-    claim(target, manifest, overwrite)
     overrides = {key: str(path) for key, path in paths.items()}
     overrides |= {**sampling, "output_dir": str(target), "num_cases": n, "batch_size": 1 if labels else batch_size}
-    overrides |= {"label_paths": labels, "memory_gb": memory_gb}
+    overrides |= {"label_paths": labels, "first": first, "memory_gb": memory_gb}
     overrides["noise_scheduler#num_inference_steps"] = num_inference_steps  # of an overlay's process as well
-    run_bundle(overrides, target / "overrides.yaml", overlays)
-    describe(target, Path(workdir, "dataset"), n if not labels else len(labels), labels)
+    names = [stem(Path(item)) for item in labels] or [drawn_name(index) for index in range(first, first + n)]
+    claim(target, manifest, overwrite)
+    run_bundle(overrides, target / "overrides.yaml", overlays, processes)
+    describe(target, Path(workdir, "dataset"), names)
 
 
 def check_sampler(solver: str, time_shift: float, memory_gb: float | None, overlays: tuple[str, ...]) -> None:
@@ -118,22 +125,21 @@ def claim(target: Path, manifest: dict, overwrite: bool) -> None:
         write_json(path, manifest)
 
 
-def run_bundle(overrides: dict, path: Path, overlays: tuple[str, ...]) -> None:
+def run_bundle(overrides: dict, path: Path, overlays: tuple[str, ...], processes: int) -> None:
     """Run the ControlNet bundle's inference with these overrides laid last."""
     with whole(path) as temporary:
         temporary.write_text(yaml.safe_dump(overrides, sort_keys=False))
+    overlays = (*overlays, *([MULTI_GPU] if processes > 1 else []))
     files = ["configs/inference.yaml", *(f"configs/{name}" for name in overlays), str(path)]
-    command = [sys.executable, "-m", "monai.bundle", "run", "inferring", "--config_file", str(files)]
+    command = bundle_command("inferring", files, processes)
     done = subprocess.run(command, cwd=bundle_path("controlnet"))
     if done.returncode:
         raise UserError(f"generation failed; by hand, in {bundle_path('controlnet')}: {' '.join(command[2:])}")
 
 
-def describe(target: Path, dataset_dir: Path, count: int, labels: list[str]) -> None:
+def describe(target: Path, dataset_dir: Path, names: list[str]) -> None:
     """Write `dataset.json` for what was generated, with the schema of the real data set."""
     schema = load_schema(dataset_dir)
-    names = [stem(Path(item)) for item in labels]
-    names = names or [f"synthetic_{i:05d}" for i in range(count)]
     cases = [
         {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz", "patient": name} for name in names
     ]

@@ -89,6 +89,12 @@ def gained(line: Line | None, regime: str) -> str:
     return f"<br>{text}{star}"
 
 
+TEX = str.maketrans(
+    {sign: f"\\{sign}" for sign in "_%&#${}"}
+    | {"±": "$\\pm$", "<": "$<$", ">": "$>$", "^": "\\^{}", "~": "\\~{}", "\\": "\\textbackslash{}"}
+)
+
+
 def latex(found: Sequence[Line], spacing: Sequence[float]) -> str:
     """The same as `table` environments for a preamble with `booktabs`; the gain stands below its value."""
     tables, notes = [], caption(found, spacing)
@@ -146,6 +152,4 @@ def latex_gain(line: Line | None, regime: str) -> str:
 
 def tex(text: str) -> str:
     """Text as LaTeX prints it."""
-    for sign, written in (("_", "\\_"), ("%", "\\%"), ("±", "$\\pm$"), ("<", "$<$"), ("&", "\\&"), ("#", "\\#")):
-        text = text.replace(sign, written)
-    return text
+    return text.translate(TEX)

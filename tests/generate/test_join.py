@@ -1,0 +1,57 @@
+"""Pairs that were drawn by several calls become one data set."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.conftest import write_dataset
+
+from lldm3d.data.dataset import load_cases
+from lldm3d.data.regimes import regime_cases
+from lldm3d.errors import UserError
+from lldm3d.files import write_json
+from lldm3d.generate import join
+
+
+@pytest.fixture
+def parts(tmp_path) -> Path:
+    """Three folders of two pairs each."""
+    for number in range(3):
+        folder = tmp_path / f"pairs/part_{number}"
+        folder.mkdir(parents=True)
+        write_dataset(folder, {"training": 2, "validation": 0, "test": 0}, prefix=f"synthetic_{number}")
+        write_json(folder / "manifest.json", {"seed": 0, "checkpoints": {"controlnet/model.pt": "ab"}})
+    return tmp_path / "pairs"
+
+
+def test_all_that_reads_pairs_reads_those_of_all_parts(parts, tmp_path, tiny_dataset):
+    join(f"{parts}/part_*", str(tmp_path / "all"))
+    cases = load_cases(tmp_path / "all", "training")
+    assert [case["patient"] for case in cases] == [f"synthetic_{i}_{j:02d}" for i in range(3) for j in range(2)]
+    assert len(regime_cases(tiny_dataset, tmp_path / "all", "R+1.5S", seed=0)) == 4 + 6
+    assert json.loads((tmp_path / "all/dataset.json").read_text())["training"][0]["image"].startswith(
+        "../pairs/part_0/"
+    )
+
+
+def test_a_folder_inside_the_pattern_is_joined_again_without_itself(parts):
+    for _ in range(2):
+        join(f"{parts}/*", str(parts / "all"), overwrite=True)
+    assert len(load_cases(parts / "all", "training")) == 6
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda part: (part / "dataset.json").unlink(), r"\['part_1'\] are not finished"),
+        (lambda part: write_json(part / "manifest.json", {"seed": 1}), "another checkpoints, seed than .*part_0"),
+        (lambda part: shutil.copytree(part, part.with_name("part_3")), r"hold the cases \['synthetic_1_00'"),
+        (lambda part: shutil.rmtree(part.parent), "no such folder"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(parts, tmp_path, harm, message):
+    harm(parts / "part_1")
+    with pytest.raises(UserError, match=message):
+        join(f"{parts}/part_*", str(tmp_path / "all"))
+    assert not (tmp_path / "all").exists()
