@@ -19,10 +19,10 @@ import fire
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.stock import sampling as stock
 from benchmarks.flops import ceiling, count, wait
 from benchmarks.machine import describe
 from benchmarks.pairs import batch, untrained
+from benchmarks.stock import sampling as stock
 from lldm3d.diffusion import RectifiedFlow
 from lldm3d.generate import Generation
 from lldm3d.generate.memory import estimate

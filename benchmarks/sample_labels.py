@@ -19,8 +19,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from benchmarks.stock import sampling as stock
 from benchmarks.machine import describe
+from benchmarks.stock import sampling as stock
 from lldm3d.data.dataset import load_cases
 from lldm3d.diffusion import DDPM, RectifiedFlow
 from lldm3d.evaluation.comparison import compare
