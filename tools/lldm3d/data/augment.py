@@ -1,7 +1,5 @@
 """Augmenting a whole batch on the device of the network."""
 
-from math import prod
-
 import torch
 from monai.transforms.utils import create_rotate
 
@@ -39,28 +37,27 @@ class AugmentedBatch:
 
     def __call__(self, batch: dict, device=None, non_blocking: bool = False, **_) -> tuple[torch.Tensor, torch.Tensor]:
         image, label = (batch[key].to(device, non_blocking=non_blocking) for key in ("image", "label"))
-        moved = chosen(len(image), self.prob)
-        if len(moved):
-            image[moved], label[moved] = warp(image[moved], label[moved], self.draw_matrices(len(moved)))
+        moved, noisy = (chosen(len(image), prob) for prob in (self.prob, self.noise_prob))
+        # one case after the other: their temporary volumes stay in a processor's cache, which halves the time there
+        for index in moved:
+            image[index], label[index] = warp(image[index], label[index], self.draw_matrix())
         factor, offset = (
             uniform(reach, len(image)) * (torch.rand(len(image)) < self.prob) for reach in (self.factor, self.offset)
         )
-        image = torch.addcmul(per_case(offset, device), image, per_case(1 + factor, device))
-        noisy = chosen(len(image), self.noise_prob)
-        std = per_case(self.noise * torch.rand(len(noisy)), device)
-        image[noisy] += std * torch.randn_like(image[noisy])
+        image.mul_(per_case(1 + factor, device)).add_(per_case(offset, device))
+        for index in noisy:
+            image[index].add_(torch.randn_like(image[index]), alpha=self.noise * torch.rand(1).item())
         return image, label
 
-    def draw_matrices(self, number: int) -> torch.Tensor:
-        """Rotations of scalings [number, 3, 3]."""
-        angles, scales = uniform(self.rotation, number, 3), 1 + uniform(self.scaling, number, 3)
-        turned = [create_rotate(3, item.tolist(), backend="torch")[:3, :3] for item in angles]
-        return torch.stack(turned) * scales[:, None]
+    def draw_matrix(self) -> torch.Tensor:
+        """A rotation of a scaling, [3, 3]."""
+        angles, scales = uniform(self.rotation, 3), 1 + uniform(self.scaling, 3)
+        return create_rotate(3, angles.tolist(), backend="torch")[:3, :3] * scales
 
 
-def chosen(number: int, prob: float) -> torch.Tensor:
+def chosen(number: int, prob: float) -> list[int]:
     """The indices of cases that are drawn with probability `prob`."""
-    return (torch.rand(number) < prob).nonzero().squeeze(1)
+    return (torch.rand(number) < prob).nonzero().flatten().tolist()
 
 
 def uniform(reach: float, *size: int) -> torch.Tensor:
@@ -73,32 +70,35 @@ def per_case(values: torch.Tensor, device: torch.device | str | None) -> torch.T
     return values.view(-1, 1, 1, 1, 1).to(device)
 
 
-def warp(image: torch.Tensor, label: torch.Tensor, matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Image (trilinear) and label (nearest), both [B, 1, X, Y, Z], at `matrices` [B, 3, 3] @ voxel, from the middle.
+def warp(image: torch.Tensor, label: torch.Tensor, matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image (trilinear) and label (nearest), both [1, X, Y, Z], at `matrix` [3, 3] @ voxel, from the middle.
 
     Outside the volume the nearest voxel's value, as MONAI's `Affine` with padding_mode="border". It calls `grid_sample`
     once for each; on a CPU that takes four times as long (4.0 for 1.1 ms for two crops of 32x48x32 voxels).
     """
-    size = image.shape[2:]
+    size = image.shape[1:]
     steps = (size[1] * size[2], size[2], 1)
-    places = source_places(matrices.to(image.device), size)
-    case = prod(size) * torch.arange(len(image), dtype=torch.int32, device=image.device).view(-1, 1, 1, 1)
-    nearest = sum((place.round().to(torch.int32) * step for place, step in zip(places, steps, strict=True)), case)
+    places = source_places(matrix.to(image.device), size)
+    nearest = flat([place.round().to(torch.int32) for place in places], steps)
     low = [place.clamp(max=n - 2).to(torch.int32) for place, n in zip(places, size, strict=True)]
-    corner = sum((index * step for index, step in zip(low, steps, strict=True)), case).flatten()
-    weights = [(place - index).flatten() for place, index in zip(places, low, strict=True)]
-    moved = between(image.flatten(), corner, weights, steps)
-    return moved.view(image.shape), label.flatten().index_select(0, nearest.flatten()).view(label.shape)
+    weights = [place.sub_(index).flatten() for place, index in zip(places, low, strict=True)]
+    moved = between(image.flatten(), flat(low, steps), weights, steps)
+    return moved.view(image.shape), label.flatten().index_select(0, nearest).view(label.shape)
 
 
-def source_places(matrices: torch.Tensor, size: torch.Size) -> list[torch.Tensor]:
-    """Where each voxel's value comes from: three coordinates [B, X, Y, Z] in voxels, moved to the volume's edge."""
-    x, y, z = (torch.arange(n, device=matrices.device) - (n - 1) / 2 for n in size)
+def flat(indices: list[torch.Tensor], steps: tuple[int, ...]) -> torch.Tensor:
+    """Three indices as one into the flattened volume, [X * Y * Z]."""
+    x, y, z = indices
+    return (x * steps[0]).add_(y, alpha=steps[1]).add_(z).flatten()
+
+
+def source_places(matrix: torch.Tensor, size: torch.Size) -> list[torch.Tensor]:
+    """Where each voxel's value comes from: three coordinates [X, Y, Z] in voxels, moved to the volume's edge."""
+    x, y, z = (torch.arange(n, device=matrix.device) - (n - 1) / 2 for n in size)
     x, y = x[:, None, None], y[:, None]
-    rows = matrices[..., None, None, None].unbind(1)  # [B, 3, 1, 1, 1] each
     return [
-        (row[:, 0] * x + row[:, 1] * y + row[:, 2] * z + (n - 1) / 2).clamp_(0, n - 1)
-        for row, n in zip(rows, size, strict=True)
+        (row[0] * x + row[1] * y + (row[2] * z + (n - 1) / 2)).clamp_(0, n - 1)
+        for row, n in zip(matrix, size, strict=True)
     ]
 
 
@@ -110,4 +110,4 @@ def between(
         return values.index_select(0, corner)
     low = between(values, corner, weights[1:], steps[1:])
     high = between(values[steps[0] :], corner, weights[1:], steps[1:])
-    return low.lerp(high, weights[0])
+    return low.lerp_(high, weights[0])
