@@ -63,7 +63,7 @@ def fit_memory(generation: Generation, dataset: CaseDataset, batch_size: int, me
     """
     device = next(sampler.device for sampler in samplers(generation))
     if memory_gb is None and device.type == "cuda":
-        memory_gb = torch.cuda.mem_get_info(device)[0] / GB
+        memory_gb = (torch.cuda.mem_get_info(device)[0] + weights(generation)) / GB  # the weights are there already
     if memory_gb is None or not len(dataset):
         return batch_size
     size = largest(generation, dataset)
