@@ -5,9 +5,9 @@
 
 `ours` is the stage's own trainer as the chain configures it, on latents of simulated cases; `stock` is that of
 benchmarks/stock/training.py. Both run in turn, some steps in each round; a first round warms up. On a CPU seconds are
-those of the process, which other work on the machine hardly changes. `ratio` is how many times as many steps ours makes in the
-same time (median, lowest and highest of the rounds), `share` what is reached of the ceiling, the product of two large
-matrices, and `busy` the share of the time in which the trainer does not wait for data. Prints JSON.
+those of the process, which other work on the machine hardly changes. `ratio` is how many times as many steps ours
+makes in the same time (median, lowest and highest of the rounds), `share` what is reached of the ceiling, the product
+of two large matrices, and `busy` the share of the time in which the trainer does not wait for data. Prints JSON.
 """
 
 import json

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lldm3d import cli
+from lldm3d.commands import chain
 
 
 def lldm3d(*arguments: str) -> subprocess.CompletedProcess:
@@ -62,7 +63,7 @@ def test_a_folder_may_be_named_like_a_number(tmp_path, monkeypatch):
 
 def test_a_label_map_may_stand_on_the_command_line(monkeypatch):
     seen = {}
-    monkeypatch.setattr(cli, "call", lambda module, function, arguments: seen.update(arguments))
+    monkeypatch.setattr(chain, "call", lambda module, function, arguments: seen.update(arguments))
     monkeypatch.setattr(
         sys, "argv", ["lldm3d", "run", "--workdir", "w", "--data", "d", "--label_map", "{whole: [1, 2]}"]
     )
