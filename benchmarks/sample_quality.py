@@ -8,7 +8,7 @@ Both have the same autoencoders, by the same seed. Distances are those of `lldm3
 draws, the interval of the draws, halves of the real training cases as floor): FID in the features of the segmentation
 network trained on real data, and Fréchet's distance of labels in the shares of the classes in blocks of 8x8x8 voxels.
 Alignment is the Dice of a label with what that network sees in its image, averaged over the classes, as a share of the
-same on real test cases. Sets that are there are not drawn again. Seconds are of one pair alone.
+same on real test cases. Sets and times that are in W are not made again. Seconds are of one pair alone.
 """
 
 import json
@@ -35,7 +35,7 @@ from lldm3d.evaluation.fidelity import fidelity_rows
 from lldm3d.evaluation.records import Cache, Observer
 from lldm3d.evaluation.sides import open_sides
 from lldm3d.evaluation.survey import Survey
-from lldm3d.files import load_nifti
+from lldm3d.files import load_nifti, read_json, write_json
 from lldm3d.generate import CaseDataset, CaseWriter
 from lldm3d.generate.cases import drawn_name
 from lldm3d.generate.run import describe as describe_pairs
@@ -136,13 +136,15 @@ def alignment(synthetic: Survey, test: Survey, schema: Schema) -> dict:
     return {"value": share(ours, real), "interval": bootstrap(share, ours, real), "floor": 1.0, "n": len(ours), **dice}
 
 
-def timed(work: Path, rounds: int) -> dict[tuple, list[float]]:
-    """Seconds of processor time of a pair by each setting, one pair alone, in turns."""
-    draw = {setting: Drawer(work, *setting) for setting in SETTINGS}
-    first = SETTINGS[0]
-    draw[first](batch(0))
-    calls = {setting: lambda index, s=setting: draw[s](batch(index)) for setting in SETTINGS}
-    return in_turns(calls, rounds)
+def timed(work: Path, rounds: int) -> dict[str, list[float]]:
+    """Seconds of processor time of a pair by each setting, one pair alone, in turns; kept in a file."""
+    path = work / "seconds.json"
+    if not path.is_file():
+        draw = {name_of(setting): Drawer(work, *setting) for setting in SETTINGS}
+        draw[name_of(SETTINGS[0])](batch(0))  # the first call of all takes longer
+        calls = {name: lambda index, draw=draw[name]: draw(batch(index)) for name in draw}
+        write_json(path, in_turns(calls, rounds))
+    return read_json(path)
 
 
 def fastest_within(rows: list[dict]) -> dict:
@@ -201,12 +203,12 @@ def main(workdir: str, n: int = 24, rounds: int = 3, figures: str = "docs/figure
     for setting in SETTINGS:
         write_pairs(work, setting, schema, n)
     seconds = timed(work, rounds)
-    theirs = median(seconds[STOCK])
+    theirs = median(seconds[name_of(STOCK)])
     rows = [
         {
             **dict(zip(("solver", "time_shift", "steps"), setting, strict=True)),
-            "ratio": round(theirs / median(seconds[setting]), 1),
-            "seconds_of_a_pair": [round(value, 3) for value in sorted(seconds[setting])],
+            "ratio": round(theirs / median(seconds[name_of(setting)]), 1),
+            "seconds_of_a_pair": [round(value, 3) for value in sorted(seconds[name_of(setting)])],
             **judged(work, setting, observer, n),
         }
         for setting in SETTINGS
