@@ -170,7 +170,8 @@ def draw_curves(rows: list[dict], path: str) -> None:
         axis.axhspan(*theirs[key]["interval"], alpha=0.2, color="grey", label="stock, 1000 steps: 95 % interval")
         axis.axhline(theirs[key]["floor"], color="black", linestyle=":", label="real data")
         direction = "higher" if key == "alignment" else "lower"
-        axis.set(xscale="log", xlabel="steps", title=f"{title} ({direction} is better)")
+        scale = "log" if key in ("content", "texture") else "linear"
+        axis.set(xscale="log", yscale=scale, xlabel="steps", title=f"{title} ({direction} is better)")
         axis.set_xticks(STEPS, [str(steps) for steps in STEPS])
         axis.set_xticks([], minor=True)
     axes[0].legend(fontsize=8)
