@@ -13,7 +13,7 @@ from lldm3d.generate.cases import CaseDataset
 from lldm3d.generate.samplers import Generation, LatentSampler
 
 GB = 1e9
-# What convolutions take beside their tensors, and libraries once: on a CPU this comes out 10 to 50 % above the measured
+# What convolutions take beside their tensors, and libraries once: on a CPU this comes out 7 to 42 % above the measured
 # peak (docs/sampling.md)
 WORKSPACE, ONCE = 1.4, 0.1 * GB
 
