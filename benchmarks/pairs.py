@@ -1,4 +1,6 @@
-"""Generations to measure: a profile's networks with random weights."""
+"""Generations to measure: of a trained work directory, or of a profile's networks with random weights."""
+
+from pathlib import Path
 
 import torch
 from monai.bundle import ConfigParser
@@ -8,11 +10,21 @@ from lldm3d.bundle import bundle_path
 from lldm3d.chain.configs import bundle_and_configs, load_configs, overrides_of
 from lldm3d.chain.profile import load_profile
 from lldm3d.codec import Codec
-from lldm3d.diffusion import RectifiedFlow
-from lldm3d.generate import Generation, LatentSampler
+from lldm3d.diffusion import DDPM, RectifiedFlow
+from lldm3d.generate import Generation, LatentSampler, load_system
+from lldm3d.generate.run import CHECKPOINTS
 from lldm3d.networks import ControlledDiffusion
 
 NAMES = ["background", "liver", "portal vein", "hepatic vein", "HCC"]
+
+
+def trained(workdir: Path, process: RectifiedFlow | DDPM) -> Generation:
+    """The networks of a work directory, sampled by `process` on the CPU."""
+    paths = {key: str(workdir / name) for key, name in CHECKPOINTS.items()}
+    system = load_system("cpu", process.name, controlnet_path=paths.pop("ckpt_path"), **paths)
+    label = LatentSampler(system.codecs["label"], system.label_ldm, process, system.latent_shape["label"])
+    image = LatentSampler(system.codecs["image"], system.controlled, process, system.latent_shape["image"])
+    return Generation(label, image, system.condition)
 
 
 def untrained(profile: str, size: tuple[int, int, int], process: RectifiedFlow, device: str) -> Generation:

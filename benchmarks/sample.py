@@ -6,7 +6,7 @@
 Both take a profile's networks with random weights, on which time does not depend, and print JSON. `times`: a pair by
 rectified flow and by the stock recipe (1000 steps of DDPM in float32), each alone, in turns, in seconds of processor
 time (on a GPU: of the clock). `size`: on a GPU seconds and memory, on a CPU only what needs no computation.
-`benchmarks.sample_labels` has what few steps are worth.
+`benchmarks.sample_quality` has what few steps are worth.
 """
 
 import json
@@ -26,20 +26,11 @@ from benchmarks.stock import sampling as stock
 from lldm3d.diffusion import RectifiedFlow
 from lldm3d.generate import Generation
 from lldm3d.generate.memory import estimate
-from lldm3d.generate.samplers import case_noise
 
 STEPS = (20, 8)
 BATCH = 8
 IN_BATCH, STOCK = f"{STEPS[0]} steps, {BATCH} pairs at once", "stock"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def stock_pair(generation: Generation, index: int, steps: int = stock.STEPS) -> None:
-    """One pair as the stock recipe draws it."""
-    samplers = {"label": generation.label, "image": generation.image}
-    noise = {k: case_noise(0, index, k, sampler.latent_shape)[None].to(DEVICE) for k, sampler in samplers.items()}
-    label = stock.draw_labels(generation.label, noise["label"], steps)
-    stock.draw_images(generation.image, noise["image"], label, steps)
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -52,6 +43,15 @@ def seconds(call: Callable[[], object]) -> float:
     return clock() - started
 
 
+def in_turns(calls: dict[str, Callable[[int], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call in each round; they take turns and are given the number of the round."""
+    found = {name: [] for name in calls}
+    for index in range(rounds):
+        for name, call in calls.items():
+            found[name].append(seconds(partial(call, index)))
+    return found
+
+
 def times(profile: str, size: tuple[int, int, int], rounds: int = 3) -> None:
     """A pair by each side in turns, after a first short one of each."""
     torch.set_num_threads(1)
@@ -62,17 +62,18 @@ def times(profile: str, size: tuple[int, int, int], rounds: int = 3) -> None:
             sampler.noise_scheduler = RectifiedFlow(steps)
         generation(None, batch(*range(cases * index, cases * (index + 1))))
 
+    def theirs(index: int, steps: int = stock.STEPS) -> None:
+        stock.draw_pairs(generation, [index], steps)
+
     calls = {f"{steps} steps": partial(ours, steps=steps) for steps in STEPS}
     calls[IN_BATCH] = partial(ours, steps=STEPS[0], cases=BATCH)
-    calls[STOCK] = partial(stock_pair, generation)
-    ours(0, 2), ours(0, 2, BATCH), stock_pair(generation, 0, 2)
-    found = {name: [] for name in calls}
-    for index in range(rounds):
-        for name, call in calls.items():
-            found[name].append(seconds(partial(call, index)) / (BATCH if name == IN_BATCH else 1))
+    calls[STOCK] = theirs
+    ours(0, 2), ours(0, 2, BATCH), theirs(0, 2)
+    found = in_turns(calls, rounds)
+    found[IN_BATCH] = [value / BATCH for value in found[IN_BATCH]]
     middle = {name: median(values) for name, values in found.items()}
-    step = (count(partial(stock_pair, generation, 0, 4)) - count(partial(stock_pair, generation, 0, 2))) / 2
-    work = {STOCK: count(partial(stock_pair, generation, 0, 2)) + (stock.STEPS - 2) * step}
+    step = (count(partial(theirs, 0, 4)) - count(partial(theirs, 0, 2))) / 2
+    work = {STOCK: count(partial(theirs, 0, 2)) + (stock.STEPS - 2) * step}
     work |= {name: count(partial(calls[name], 0)) for name in calls if name not in (STOCK, IN_BATCH)}
     most = {"bfloat16": ceiling(), "float32": ceiling(torch.float32)}
     result = {

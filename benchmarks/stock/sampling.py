@@ -4,7 +4,8 @@ import torch
 from monai.inferers import ControlNetDiffusionInferer, DiffusionInferer
 from monai.networks.schedulers import DDPMScheduler
 
-from lldm3d.generate import LatentSampler
+from lldm3d.generate import Generation, LatentSampler
+from lldm3d.generate.samplers import case_noise
 from lldm3d.labels import one_hot
 
 STEPS = 1000
@@ -16,6 +17,17 @@ def scheduler(steps: int = STEPS) -> DDPMScheduler:
     found = DDPMScheduler(STEPS, **noise)
     found.set_timesteps(steps)
     return found
+
+
+def draw_pairs(generation: Generation, indices: list[int], steps: int = STEPS) -> dict[str, torch.Tensor]:
+    """Label and image of these cases, which begin from the same noise as those of `lldm3d generate`."""
+    noise = {
+        kind: torch.stack([case_noise(0, index, kind, sampler.latent_shape) for index in indices]).to(sampler.device)
+        for kind, sampler in (("label", generation.label), ("image", generation.image))
+    }
+    torch.manual_seed(indices[0])  # of the noise of each step
+    label = draw_labels(generation.label, noise["label"], steps)
+    return {"label": label, "image": draw_images(generation.image, noise["image"], label, steps)}
 
 
 def draw_labels(sampler: LatentSampler, noise: torch.Tensor, steps: int = STEPS) -> torch.Tensor:

@@ -196,7 +196,7 @@ def test_options_of_the_sampler_are_checked_first(workdir, tmp_path):
 
 def test_the_number_of_steps_reaches_the_ddpm_as_well(workdir, tmp_path, monkeypatch):
     given = {}
-    monkeypatch.setattr("lldm3d.generate.run.run_bundle", lambda overrides, path, overlays: given.update(overrides))
+    monkeypatch.setattr("lldm3d.generate.run.run_bundle", lambda overrides, *_: given.update(overrides))
     with pytest.raises(UserError, match="lacks"):  # nothing is drawn
         generate(str(workdir), str(tmp_path / "out"), num_inference_steps=7, overlays=("ddpm.yaml",))
     configs = bundle_path("controlnet") / "configs"

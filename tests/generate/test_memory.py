@@ -48,3 +48,13 @@ def test_a_budget_lowers_the_batch_and_then_decodes_in_slabs(tmp_path):
     assert fit_memory(generation, dataset, 8, (slabs + one) / 2) >= 1 and generation.in_slabs
     with pytest.raises(UserError, match=rf"96, 48, 32.*about {slabs:.2f} GB.*0\.05"):
         fit_memory(generation, dataset, 8, 0.05)
+
+
+def test_of_several_processes_the_first_alone_says_what_was_chosen(tmp_path, capsys):
+    generation = untrained("benchmarks/sampling.yaml", (32, 32, 16), RectifiedFlow(1), "cpu")
+    said = []
+    for rank in (0, 1):
+        part = CaseDataset(8, str(tmp_path), generation.label.codec.class_names, [1, 1, 1], part=(rank, 2))
+        fit_memory(generation, part, 4, 8)
+        said.append(capsys.readouterr().out)
+    assert "4 cases at once, decoded whole" in said[0] and said[1] == ""

@@ -48,6 +48,7 @@ class CaseDataset(Dataset):
             affine = torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64))
             item = {"affine": affine, "source_affine": affine}
             items = [{"index": i, "name": drawn_name(i), **item} for i in range(first, first + num_cases)]
+        self.part = part
         number, processes = part
         items = items[number::processes]
         self.data = [item for item in items if not Path(output_dir, last, f"{item['name']}.nii.gz").is_file()]

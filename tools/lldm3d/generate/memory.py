@@ -13,7 +13,7 @@ from lldm3d.generate.cases import CaseDataset
 from lldm3d.generate.samplers import Generation, LatentSampler
 
 GB = 1e9
-# What convolutions take beside their tensors, and libraries once: on a CPU this comes out 10 to 50 % above the measured
+# What convolutions take beside their tensors, and libraries once: on a CPU this comes out 7 to 42 % above the measured
 # peak (docs/sampling.md)
 WORKSPACE, ONCE = 1.4, 0.1 * GB
 
@@ -50,7 +50,7 @@ def storages(tree: Any) -> set[torch.UntypedStorage]:
 def fit_memory(generation: Generation, dataset: CaseDataset, batch_size: int, memory_gb: float | None = None) -> int:
     """How many cases to draw at once, at most `batch_size`; lets the generation decode in slabs where it must.
 
-    Smaller batches come before slabs. Prints what it chose.
+    Smaller batches come before slabs. The first of several processes prints what it chose.
 
     Args:
         generation: what shall run.
@@ -73,7 +73,8 @@ def fit_memory(generation: Generation, dataset: CaseDataset, batch_size: int, me
         if needed <= memory_gb:
             generation.in_slabs = in_slabs
             decoding = "in slabs" if in_slabs else "whole"
-            print(f"lldm3d: {number} cases at once, decoded {decoding}: about {needed:.2f} of {memory_gb:.2f} GB")
+            if dataset.part[0] == 0:
+                print(f"lldm3d: {number} cases at once, decoded {decoding}: about {needed:.2f} of {memory_gb:.2f} GB")
             return number
     least = estimate(generation, 1, size, True) / GB
     raise UserError(
