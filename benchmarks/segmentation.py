@@ -3,7 +3,7 @@
     python -m benchmarks.segmentation --workdir work/demo --networks seg_unet,seg_resunet
 
 `chain` is the stage's own trainer, which draws, crops and augments each batch and has its handlers; what it does once
-an epoch is left out. `plain` is a PyTorch step with the same network, loss, optimizer, autocast and batch, which lies
+an epoch is left out, and so is the first reading of each volume (benchmarks/data.py). `plain` is a PyTorch step with the same network, loss, optimizer, autocast and batch, which lies
 ready in memory. The two take turns step by step, so other work on the machine meets both alike; each is the median of
 the steps, `overhead` that of the pairs. `processor` is in seconds of the process itself, `wall` of the clock; `workers`
 are processes beside the trainer that draw and crop. Prints JSON.
@@ -21,6 +21,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
+from benchmarks.data import touch
 from benchmarks.machine import describe
 from lldm3d.chain.profile import load_profile
 from lldm3d.chain.training import crop
@@ -63,6 +64,7 @@ def plain_step(parser: ConfigParser) -> Callable[[torch.Tensor, torch.Tensor], N
 def alternate(chain: ConfigParser, plain: ConfigParser) -> np.ndarray:
     """Seconds of each step [STEPS, chain or plain, CLOCKS]."""
     trainer, step = chain.get_parsed_content("train#trainer"), plain_step(plain)
+    touch(chain.get_parsed_content("train#dataset"))
     chain.get_parsed_content("training_state").attach(trainer)
     found, begun = [], [clock()]
 
