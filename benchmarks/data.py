@@ -21,6 +21,7 @@ from threading import Event, Thread
 
 import fire
 import psutil
+import torch
 from monai.bundle import ConfigParser
 from monai.data import CacheDataset, PersistentDataset
 from monai.data.utils import pickle_hashing
@@ -64,7 +65,7 @@ def transforms(*overlays: str) -> Compose:
 def touch(dataset: MappedDataset) -> None:
     """Have each page of the mapped cases in memory."""
     for case in dataset.cases:
-        for value in case.values():
+        for value in filter(torch.is_tensor, case.values()):
             value.flatten()[::1024].sum()
 
 

@@ -3,13 +3,16 @@
     python -m benchmarks.segmentation --workdir work/demo --networks seg_unet,seg_resunet
 
 `chain` is the stage's own trainer, which draws, crops and augments each batch and has its handlers; what it does once
-an epoch is left out. `plain` is a PyTorch step with the same network, loss, optimizer, autocast and batch, which lies
-ready in memory. The two take turns step by step, so other work on the machine meets both alike; each is the median of
-the steps, `overhead` that of the pairs. `processor` is in seconds of the process itself, `wall` of the clock; `workers`
-are processes beside the trainer that draw and crop. Prints JSON.
+an epoch is left out, and so is the first reading of each volume (benchmarks/data.py). `plain` is a PyTorch step with
+the same network, loss, optimizer, autocast and batch, which lies ready in memory. The two take turns step by step, so
+other work on the machine meets both alike; each is the median of the steps, `overhead` that of the pairs. `processor`
+is in seconds of the process itself, `wall` of the clock; `workers` are processes beside the trainer that draw and crop.
+The chain starts its trainings with the environment of `lldm3d.chain.process.KEPT_MEMORY`; here both sides have it, or
+neither, as it was when this was called. Prints JSON.
 """
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,13 +24,14 @@ import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
+from benchmarks.data import touch
 from benchmarks.machine import describe
+from lldm3d.chain.process import KEPT_MEMORY
 from lldm3d.chain.profile import load_profile
 from lldm3d.chain.training import crop
 from lldm3d.data.dataset import load_schema
 from lldm3d.study.cost import WARM_UP, parsed, wait
 
-STEPS = 60
 CLOCKS = ("processor", "wall")
 
 
@@ -37,12 +41,12 @@ def clock() -> np.ndarray:
     return np.array([time.process_time(), time.perf_counter()])
 
 
-def config(network: str, work: Path, profile: str, folder: str, workers: int) -> ConfigParser:
+def config(network: str, work: Path, profile: str, folder: str, workers: int, steps: int) -> ConfigParser:
     """The training of a stage of regime R, without validation."""
     schema, section = load_schema(work / "dataset"), load_profile(profile)["segment"]["overrides"]
     overrides = {"dataset_dir": str(work / "dataset"), "output_dir": folder, "class_names": list(schema.class_names)}
     overrides |= {**section, "roi_size": crop(section, schema), "cache_dir": str(work / "cache")}
-    overrides |= {"num_workers": workers, "epochs": 1, "epoch_length": WARM_UP + STEPS, "val_interval": 2}
+    overrides |= {"num_workers": workers, "epochs": 1, "epoch_length": WARM_UP + steps, "val_interval": 2}
     return parsed(network, overrides)
 
 
@@ -61,8 +65,9 @@ def plain_step(parser: ConfigParser) -> Callable[[torch.Tensor, torch.Tensor], N
 
 
 def alternate(chain: ConfigParser, plain: ConfigParser) -> np.ndarray:
-    """Seconds of each step [STEPS, chain or plain, CLOCKS]."""
+    """Seconds of each step [steps, chain or plain, CLOCKS]."""
     trainer, step = chain.get_parsed_content("train#trainer"), plain_step(plain)
+    touch(chain.get_parsed_content("train#dataset"))
     chain.get_parsed_content("training_state").attach(trainer)
     found, begun = [], [clock()]
 
@@ -76,13 +81,13 @@ def alternate(chain: ConfigParser, plain: ConfigParser) -> np.ndarray:
 
     trainer.add_event_handler(Events.ITERATION_COMPLETED, turn)
     trainer.run()
-    return np.array(found[-STEPS:])
+    return np.array(found[WARM_UP:])
 
 
-def measure(network: str, work: Path, profile: str, workers: int) -> dict:
+def measure(network: str, workers: int, work: Path, profile: str, steps: int) -> dict:
     """The figures of one network."""
     with tempfile.TemporaryDirectory() as folder:
-        times = alternate(*(config(network, work, profile, folder, workers) for _ in range(2)))
+        times = alternate(*(config(network, work, profile, folder, workers, steps) for _ in range(2)))
     found = {}
     for place, name in enumerate(CLOCKS):
         chain, plain = times[:, 0, place], times[:, 1, place]
@@ -98,10 +103,13 @@ def quartiles(values: np.ndarray) -> list[float]:
     return np.quantile(values, [0.25, 0.75]).tolist()
 
 
-def main(workdir: str, networks: str = "seg_unet", profile: str = "small", workers: tuple[int, ...] = (0, 1)) -> None:
-    names = networks.split(",") if isinstance(networks, str) else networks
-    found = [measure(name, Path(workdir).resolve(), profile, number) for name in names for number in workers]
-    settings = {"profile": profile, "steps": STEPS, "threads": torch.get_num_threads()}
+def main(
+    workdir: str, networks: str = "seg_unet", profile: str = "small", workers: tuple[int, ...] = (0, 1), steps: int = 60
+) -> None:
+    names, work = networks.split(",") if isinstance(networks, str) else networks, Path(workdir).resolve()
+    found = [measure(name, number, work, profile, steps) for name in names for number in workers]
+    settings = {"profile": profile, "steps": steps, "threads": torch.get_num_threads()}
+    settings["kept_memory"] = all(os.environ.get(key) == value for key, value in KEPT_MEMORY.items())
     print(json.dumps({"seconds_per_step": found, "settings": settings, "machine": describe()}, indent=1))
 
 

@@ -30,6 +30,13 @@ def test_log_holds_the_command_and_the_output_without_what_was_drawn_over(tmp_pa
     assert log.endswith("\nlast\nnext\nend")
 
 
+def test_freed_memory_is_kept_unless_the_user_has_set_it(tmp_path, monkeypatch):
+    code = "import os; print(os.environ['MALLOC_TRIM_THRESHOLD_'])"
+    assert run_python(code, tmp_path).endswith(f"\n{2**30}\n")
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    assert run_python(code, tmp_path).endswith("\n131072\n")
+
+
 def test_a_failed_child_shows_its_last_lines_and_the_path_of_the_log(tmp_path):
     with pytest.raises(ChildError, match=f"(?s){tmp_path}/log.txt.*status 3.*the reason"):
         run_python("print('the reason'); raise SystemExit(3)", tmp_path)

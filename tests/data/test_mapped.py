@@ -1,5 +1,6 @@
 """Volumes mapped from shared files: the same as MONAI's, noticed when they change, safe between processes."""
 
+import importlib
 import multiprocessing
 from pathlib import Path
 
@@ -86,6 +87,18 @@ def test_transforms_that_change_are_done_again(cases, tmp_path):
     MappedDataset(cases, transforms(), tmp_path / "cache")
     doubled = MappedDataset(cases, transforms(maxv=2.0), tmp_path / "cache")
     assert same(drawn(doubled), drawn(CacheDataset(cases, transforms(maxv=2.0), progress=False)))
+
+
+def test_a_reader_whose_code_changes_reads_again(cases, tmp_path, monkeypatch):
+    code = tmp_path / "reader_of_a_user.py"
+    code.write_text("from monai.data import NibabelReader\n\nclass Reader(NibabelReader):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    transform = Compose([LoadImaged(KEYS, reader=importlib.import_module("reader_of_a_user").Reader)])
+    MappedDataset(cases, transform, tmp_path / "cache")
+    before = files(tmp_path / "cache")
+    code.write_text(code.read_text() + "# changed\n")
+    MappedDataset(cases, transform, tmp_path / "cache")
+    assert len(before) == 3 and len(files(tmp_path / "cache")) == 6
 
 
 def test_a_file_that_was_cut_off_is_made_again(cases, tmp_path):

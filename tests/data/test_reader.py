@@ -5,18 +5,24 @@ import numpy as np
 import pytest
 from monai.data import NibabelReader
 from monai.transforms import LoadImage
+from nibabel.nifti1 import Nifti1Extension
 
 from lldm3d.data.reader import DeflateReader
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
-@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+@pytest.mark.parametrize("dtype", ["<f4", "<i2", ">i2", "u1"])
 def test_it_reads_what_monai_reads(tmp_path, suffix, dtype):
-    image = nib.Nifti1Image((1000 * np.random.default_rng(0).random((5, 6, 7))).astype(dtype), np.diag([-1, 2, 3, 1]))
-    image.header.set_slope_inter(2.0 if dtype == np.int16 else None, 1.0 if dtype == np.int16 else None)
-    nib.save(image, tmp_path / f"scan{suffix}")
-    ours, theirs = (
-        LoadImage(reader=reader)(tmp_path / f"scan{suffix}") for reader in (DeflateReader(), NibabelReader())
-    )
+    voxels, integer = (200 * np.random.default_rng(0).random((5, 6, 7))).astype(dtype), dtype != "<f4"
+    header = nib.Nifti1Header(endianness="<" if dtype == "u1" else dtype[0])
+    image = nib.Nifti1Image(voxels, np.diag([-1, 2, 3, 1]), header)
+    image.header.set_slope_inter(2.0 if integer else None, 1.0 if integer else None)
+    image.header.extensions.append(Nifti1Extension("comment", b"which moves the voxels"))
+    path = tmp_path / f"scan{suffix}"
+    nib.save(image, path)
+    for reader in (DeflateReader(), NibabelReader()):
+        assert np.array_equal(reader.get_data(reader.read(path))[0], nib.load(path).get_fdata())
+    # `LoadImage` alone does not show a reader's failure: it tries another one
+    ours, theirs = (LoadImage(reader=reader)(path) for reader in (DeflateReader(), NibabelReader()))
     assert np.array_equal(ours, theirs) and ours.dtype == theirs.dtype
     assert np.array_equal(ours.affine, theirs.affine) and ours.meta.keys() == theirs.meta.keys()

@@ -52,7 +52,7 @@ class AugmentedBatch:
     def draw_matrix(self) -> torch.Tensor:
         """A rotation of a scaling, [3, 3]."""
         angles, scales = uniform(self.rotation, 3), 1 + uniform(self.scaling, 3)
-        return create_rotate(3, angles.tolist(), backend="torch")[:3, :3] * scales
+        return torch.as_tensor(create_rotate(3, angles.tolist())[:3, :3], dtype=torch.float32) * scales
 
 
 def chosen(number: int, prob: float) -> list[int]:

@@ -3,7 +3,8 @@
 import inspect
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,8 +13,9 @@ import monai
 import torch
 from monai.data import PersistentDataset
 from monai.data.utils import pickle_hashing
-from monai.transforms import Compose
+from monai.transforms import Compose, LoadImaged
 from monai.utils import convert_to_tensor
+from torch.serialization import get_crc32_options, set_crc32_options
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -24,18 +26,19 @@ PLAIN = (torch.Tensor, str, int, float)  # what is kept; not the notes of transf
 
 
 def transforms_hash(transforms: Sequence[Callable]) -> bytes:
-    """A hash of the settings of transforms, and of the modules that hold their code."""
-    modules = sorted({inspect.getfile(type(item)) for item in transforms})
+    """A hash of the settings of transforms, and of the modules that hold their code and that of their readers."""
+    readers = [reader for item in transforms if isinstance(item, LoadImaged) for reader in item._loader.readers]
+    modules = sorted({inspect.getfile(type(item)) for item in [*transforms, *readers]})
     return pickle_hashing([transforms, [Path(module).read_bytes() for module in modules], monai.__version__])
 
 
 class MappedDataset(PersistentDataset):
     """Cases whose transforms up to the first random one are done once, by all cores, and then mapped from files.
 
-    A file that changes (path, size, time) is read again, and transforms that change (settings, code, MONAI's version)
-    make files of their own. Trainings at the same time share the files, and the system their pages in memory: one may
-    find what another has made, and what two make at once is the same. Items have plain tensors; they are views of the
-    files, so a transform must not write into its input (MONAI's random ones do not).
+    A file that changes (path, size, time) is read again, and transforms that change (settings, code, readers, MONAI's
+    version) make files of their own. Trainings at the same time share the files, and the system their pages in memory:
+    one may find what another has made, and what two make at once is the same. Items have plain tensors; they are views
+    of the files, so a transform must not write into its input (MONAI's random ones do not).
 
     Stock `PersistentDataset` notices no changed file; it makes one case after the other, and copies a whole case into
     memory in each draw. `CacheDataset` reads all anew in each process, and holds all in the memory of each.
@@ -76,7 +79,8 @@ class MappedDataset(PersistentDataset):
             return
         earlier = list(self.folder.glob(f"{name(case)}-*.pt"))
         found = convert_to_tensor(self._pre_transform(dict(case)), convert_numeric=False, track_meta=False)
-        save_checkpoint(path, {key: value for key, value in found.items() if isinstance(value, PLAIN)})
+        with without_checksums():
+            save_checkpoint(path, {key: value for key, value in found.items() if isinstance(value, PLAIN)})
         for other in earlier:
             other.unlink(missing_ok=True)
 
@@ -105,6 +109,17 @@ class _Missing(Dataset):
     def __getitem__(self, number: int) -> int:
         self.make(self.indices[number])
         return number
+
+
+@contextmanager
+def without_checksums() -> Iterator[None]:
+    """`torch.save` leaves out the zip's checksums, which take as long as writing; a mapped file's are never read."""
+    before = get_crc32_options()
+    set_crc32_options(False)
+    try:
+        yield
+    finally:
+        set_crc32_options(before)
 
 
 def name(case: dict) -> str:

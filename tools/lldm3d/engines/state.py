@@ -41,8 +41,8 @@ class TrainingState:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_STARTED, self.start_epoch)
-        engine.add_event_handler(Events.GET_BATCH_STARTED, self.seed_iteration)  # what transforms draw
-        engine.add_event_handler(Events.ITERATION_STARTED, self.seed_iteration)  # what the step draws
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self.seed_batch)
+        engine.add_event_handler(Events.ITERATION_STARTED, self.seed_step)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def load(self, engine: Engine) -> None:
@@ -66,14 +66,23 @@ class TrainingState:
     def start_epoch(self, engine: Engine) -> None:
         self.sampler.epoch = engine.state.epoch
 
-    def seed_iteration(self, engine: Engine) -> None:
-        seed = (self.seed * 1_000_003 + engine.state.iteration * self.sampler.world + self.sampler.rank) % 2**32
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
+    def seed_batch(self, engine: Engine) -> None:
+        """For what transforms draw."""
+        seed = self.seed_step(engine)
         transform = getattr(engine.state.dataloader.dataset, "transform", None)
         if isinstance(transform, Randomizable):
             transform.set_random_state(seed)
+
+    def seed_step(self, engine: Engine) -> int:
+        """For what the step draws."""
+        seed = (self.seed * 1_000_003 + engine.state.iteration * self.sampler.world + self.sampler.rank) % 2**32
+        # not torch.manual_seed: without a GPU that keeps three stack traces each time, for a GPU that never comes
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        return seed
 
     def save(self, engine: Engine) -> None:
         if self.sampler.rank > 0:
