@@ -96,7 +96,7 @@ def order(regime: str) -> tuple:
 def cell(seeds: Results) -> Cell:
     means = {seed: float(np.mean(list(values.values()))) for seed, values in sorted(seeds.items())}
     values = list(means.values())
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    std = round(float(np.std(values, ddof=1)), 12) if len(values) > 1 else None  # of equal values 0, not 1e-17
     return Cell(float(np.mean(values)), std, means, len(set().union(*seeds.values())))
 
 
