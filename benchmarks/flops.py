@@ -7,6 +7,8 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lldm3d.study.cost import wait
+
 SIZES = {"cuda": 8192, "cpu": 1024}  # of the square matrices
 
 
@@ -32,15 +34,9 @@ def seconds(call: Callable[[], object], device: str, calls: int = 10) -> float:
     """Of one call, the mean of some after a first; on a CPU of the process, which other work hardly changes."""
     clock = time.perf_counter if device == "cuda" else time.process_time
     call()
-    wait(device)
+    wait()
     started = clock()
     for _ in range(calls):
         call()
-    wait(device)
+    wait()
     return (clock() - started) / calls
-
-
-def wait(device: str) -> None:
-    """Until the GPU has done what it was given."""
-    if device == "cuda":
-        torch.cuda.synchronize()

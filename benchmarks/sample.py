@@ -19,13 +19,14 @@ import fire
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.flops import ceiling, count, wait
+from benchmarks.flops import ceiling, count
 from benchmarks.machine import describe
 from benchmarks.pairs import batch, untrained
 from benchmarks.stock import sampling as stock
 from lldm3d.diffusion import RectifiedFlow
 from lldm3d.generate import Generation
 from lldm3d.generate.memory import estimate
+from lldm3d.study.cost import wait
 
 STEPS = (20, 8)
 BATCH = 8
@@ -36,10 +37,10 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def seconds(call: Callable[[], object]) -> float:
     """Of processor time, which other programs on the machine do not lengthen; on a GPU by the clock."""
     clock = time.perf_counter if DEVICE == "cuda" else time.process_time
-    wait(DEVICE)
+    wait()
     started = clock()
     call()
-    wait(DEVICE)
+    wait()
     return clock() - started
 
 

@@ -26,7 +26,7 @@ from monai.bundle import ConfigParser
 from monai.engines import SupervisedTrainer
 from monai.utils import set_determinism
 
-from benchmarks.flops import ceiling, count, wait
+from benchmarks.flops import ceiling, count
 from benchmarks.machine import describe
 from benchmarks.stock.training import stock_trainer
 from lldm3d.bundle import bundle_path
@@ -37,6 +37,7 @@ from lldm3d.data.prepare import prepare
 from lldm3d.latents import encode
 from lldm3d.networks import save_network
 from lldm3d.phantom import write
+from lldm3d.study.cost import wait
 
 COMPARED = ("autoencoder_image", "label_ldm", "image_ldm", "controlnet")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -97,7 +98,7 @@ class Side:
         self.waits.append(time.perf_counter() - self.asked)
 
     def end(self) -> None:
-        wait(DEVICE)
+        wait()
         self.ends.append(clock())
         self.walls.append(time.perf_counter())
 
