@@ -15,7 +15,8 @@ from lldm3d.generate.memory import GB, estimate, fit_memory
 
 ROOT = Path(__file__).parents[2]  # where `benchmarks` lies
 SCRIPT = """
-import resource, sys
+import sys
+from pathlib import Path
 import torch
 from benchmarks.pairs import batch, untrained
 from lldm3d.diffusion import RectifiedFlow
@@ -24,9 +25,11 @@ torch.set_num_threads(1)
 generation = untrained("demo", (96, 96, 64), RectifiedFlow(1), "cpu")
 generation.in_slabs = sys.argv[1] == "slabs"
 expected = estimate(generation, 1, (96, 96, 64), generation.in_slabs) - weights(generation)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():  # getrusage would begin with that of the process that started this one
+    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+before = peak()
 generation(None, batch(0))
-print("ratio", expected / (1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)))
+print("ratio", expected / (peak() - before))
 """
 
 

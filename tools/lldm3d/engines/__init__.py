@@ -5,6 +5,7 @@ from lldm3d.engines.average import MovingAverage
 from lldm3d.engines.batches import DiffusionBatch, ReconstructionBatch
 from lldm3d.engines.history import History
 from lldm3d.engines.inferers import AutocastInferer, ReconstructionInferer
+from lldm3d.engines.meter import Meter
 from lldm3d.engines.progress import ProgressBar
 from lldm3d.engines.sampler import EpochSampler
 from lldm3d.engines.state import TrainingState
@@ -16,6 +17,7 @@ __all__ = [
     "DiffusionBatch",
     "EpochSampler",
     "History",
+    "Meter",
     "MovingAverage",
     "ProgressBar",
     "ReconstructionBatch",

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from time import perf_counter
 
 import ignite.distributed as idist
 import torch
@@ -15,7 +16,8 @@ LOOK = 10  # iterations between looks at the loss, each of which waits for the G
 
 
 class History:
-    """Handler that keeps the mean training loss of each epoch (over all processes) and each validation's figures.
+    """Handler that keeps the mean training loss of each epoch (over all processes), the seconds by its end, and each
+    validation's figures.
 
     It goes on after a resume. `attach` goes to the trainer; the evaluator, if there is one, to the constructor.
 
@@ -27,16 +29,20 @@ class History:
     """
 
     def __init__(self, evaluator: Engine | None = None) -> None:
-        self.curves: dict[str, list[float]] = {"epoch": [], "loss": []}
+        self.curves: dict[str, list[float]] = {"epoch": [], "loss": [], "seconds": []}
         self.sum: torch.Tensor | float = 0.0
         self.count = 0
         self.evaluator = evaluator
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.close_epoch)
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.COMPLETED, self.validated)
+
+    def start(self, engine: Engine) -> None:
+        self.begin = perf_counter()
 
     def add(self, engine: Engine) -> None:
         output = engine.state.output
@@ -60,6 +66,10 @@ class History:
         self.curves["epoch"].append(engine.state.epoch)
         self.curves["loss"].append(idist.all_reduce(self.mean(engine)) / idist.get_world_size())
         self.sum, self.count = 0.0, 0
+        before = self.curves["seconds"][-1] if self.curves["seconds"] else 0.0
+        now = perf_counter()
+        self.curves["seconds"].append(before + now - self.begin)
+        self.begin = now
 
     def validated(self, evaluator: Engine) -> None:
         for name, value in evaluator.state.metrics.items():

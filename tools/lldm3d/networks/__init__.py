@@ -2,7 +2,15 @@
 
 from lldm3d.networks.checkpointing import checkpointed
 from lldm3d.networks.controlled import ControlledDiffusion
-from lldm3d.networks.restore import load_network, save_network
+from lldm3d.networks.restore import load_model, load_network, save_model, save_network
 from lldm3d.networks.warm import warm_start
 
-__all__ = ["ControlledDiffusion", "checkpointed", "load_network", "save_network", "warm_start"]
+__all__ = [
+    "ControlledDiffusion",
+    "checkpointed",
+    "load_model",
+    "load_network",
+    "save_model",
+    "save_network",
+    "warm_start",
+]
