@@ -29,7 +29,7 @@ def bundle_and_configs(stage: str, section: dict) -> tuple[str, list[str]]:
 
 def overrides_of(section: dict) -> dict:
     """The part of a training stage's section that overrides ids of the configs."""
-    return {key: value for key, value in section.items() if key not in ("overlays", "processes")}
+    return {key: value for key, value in section.items() if key not in ("overlays", "processes", "minutes")}
 
 
 def processes_of(section: dict) -> int:

@@ -71,9 +71,11 @@ def measure(stage: str, settings: dict, schema: Schema) -> Cost:
     step = plain_step(network.to(device), [item.to(device) for item in inputs], device)
     saved = saved_bytes(step)
     parameters = sum(item.numel() for item in network.parameters())
+    seconds, minutes = step_seconds(step), settings[stage].get("minutes")
+    steps = parser.get_parsed_content("epochs") * parser.get_parsed_content("epoch_length")
     return Cost(
-        steps=parser.get_parsed_content("epochs") * parser.get_parsed_content("epoch_length"),
-        step_seconds=step_seconds(step),
+        steps=round(60 * minutes / seconds) if minutes else steps,
+        step_seconds=seconds,
         batch_size=len(inputs[0]),
         memory=(BASE + (saved + 4 * FLOATS * parameters) / 1e9) * processes_of(settings[stage]),
         disk=4 * COPIES * parameters / 1e9,

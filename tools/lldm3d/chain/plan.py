@@ -6,8 +6,10 @@ import json
 
 from lldm3d.data.tasks import ALL
 from lldm3d.errors import UserError
+from lldm3d.methods import load_method
 
-# the rules of the Snakefile, in order; `segment` stands for one stage for each network, task, regime and seed
+# the rules of the Snakefile, in order; `segment` stands for one stage for each network, task, regime and seed, `method`
+# and `judge` for one for each method and seed
 RULES = (
     "phantom",
     "prepare",
@@ -21,9 +23,14 @@ RULES = (
     "segment",
     "evaluate",
     "study",
+    "method",
+    "judge",
+    "comparison",
     "report",
 )
+COMPARISON = ("method", "judge", "comparison")  # rules of runs that name methods
 
+OF_METHODS = {"given": "methods"}  # as `data` in run.yaml: a training of the chain among others, of their data set
 GIVEN = {"given": "dataset"}  # as `data` in run.yaml: data set and synthetic pairs were not made by the chain
 
 
@@ -49,13 +56,24 @@ def rules(run: dict) -> list[str]:
     """The rules of a run; the phantom is made only without the user's data, and of a given data set only the study."""
     if run["data"] == GIVEN:
         return ["segment", "study"]
-    return [rule for rule in RULES if rule != "phantom" or not run["data"]]
+    left_out = [*(["phantom"] if run["data"] else []), *([] if run.get("methods") else COMPARISON)]
+    return [rule for rule in RULES if rule not in left_out]
+
+
+def method_stages(run: dict) -> list[str]:
+    """`methods/<method>/seed_<k>` for all that the run compares."""
+    seeds = run["settings"]["methods"]["seeds"]
+    return [f"methods/{name}/seed_{seed}" for name in run.get("methods", []) for seed in seeds]
 
 
 def all_stages(run: dict) -> list[str]:
     """The names of all stages of a run, in an order in which they can be run."""
     settings = run["settings"]
-    several = {"segment": list(dict.fromkeys([*segment_stages(settings), segmenter_stage(settings)]))}
+    several = {
+        "segment": list(dict.fromkeys([*segment_stages(settings), segmenter_stage(settings)])),
+        "method": method_stages(run),
+        "judge": [f"{stage}/evaluation" for stage in method_stages(run)],
+    }
     return [stage for rule in rules(run) for stage in several.get(rule, [rule])]
 
 
@@ -65,6 +83,13 @@ def check_stage(name: str, allowed: list[str]) -> None:
         close = difflib.get_close_matches(str(name), allowed, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(f"there is no stage {name!r} here: {hint}The stages are {', '.join(allowed)}")
+
+
+def check_methods(names: list[str]) -> None:
+    """Raises UserError for a name that is no method, or methods that need another one."""
+    found = [load_method(name) for name in names]
+    if wanting := [item.name for item in found if item.on_labels and "lldm" not in names]:
+        raise UserError(f"--methods: {', '.join(wanting)} draws images on labels that lldm draws; add lldm")
 
 
 def digest(*sections: object) -> str:

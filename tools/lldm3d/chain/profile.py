@@ -6,9 +6,10 @@ from pathlib import Path
 import yaml
 from jsonschema import Draft202012Validator
 
-from lldm3d.chain.configs import unknown_overrides
+from lldm3d.chain.configs import INFERENCE, undefined, unknown_overrides
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError
+from lldm3d.methods import load_method
 
 HERE = Path(__file__).parent
 BUILT_IN = ("demo", "small", "full")
@@ -23,7 +24,8 @@ def load_profile(profile: str, grid: dict | None = None) -> dict:
     settings = merged(profile)
     settings = lay_over(settings, {"segment": grid}) if grid else settings
     faults = schema_faults(settings)
-    faults = faults or unknown_overrides(settings) or embedding_faults(settings) or regime_faults(settings)
+    faults = faults or unknown_overrides(settings) or method_faults(settings["methods"])
+    faults = faults or embedding_faults(settings) or regime_faults(settings)
     if faults:
         raise UserError(f"profile {profile}: " + "; ".join(faults) + ". Mend these in the file and run again")
     return settings
@@ -37,6 +39,27 @@ def regime_faults(settings: dict) -> list[str]:
             parse_regime(name)
         except UserError as error:
             faults.append(f"segment#regimes: {error}")
+    return faults
+
+
+def method_faults(section: dict) -> list[str]:
+    """A message for each entry of a profile's section `methods` that no method or config has."""
+    faults = []
+    for name, content in section.items():
+        if name in ("minutes", "seeds", "n"):
+            continue
+        try:
+            found = load_method(name)
+        except UserError as error:
+            faults.append(f"methods#{name}: {error}")
+            continue
+        allowed = {**found.configs, "inference": INFERENCE} if not found.is_chain else {}
+        for part, overrides in content.items():
+            if part not in allowed:
+                wanted = f"allowed are {', '.join(allowed)}" if allowed else "its settings are those of the stages"
+                faults.append(f"methods#{name}#{part} is unknown, {wanted}")
+            else:
+                faults += undefined(f"methods#{name}#{part}", overrides, found.bundle, [allowed[part]])
     return faults
 
 

@@ -14,7 +14,7 @@ import yaml
 from lldm3d.chain.cluster import check_executor, ended_by_slurm, refuse_left_over, refused_by_slurm, slurm_options
 from lldm3d.chain.configs import BUNDLES, processes_of
 from lldm3d.chain.lock import locked, visible_gpus
-from lldm3d.chain.plan import GIVEN, all_stages, check_stage, rules
+from lldm3d.chain.plan import GIVEN, all_stages, check_methods, check_stage, rules
 from lldm3d.chain.process import ChildError, source_environment, tail, tied_to_me
 from lldm3d.chain.profile import BUILT_IN, load_profile, read_yaml
 from lldm3d.chain.stage import FAILURES, IN_WORKFLOW
@@ -28,6 +28,7 @@ def run(
     workdir: str,
     profile: str | None = None,
     data: dict[str, str] | None = None,
+    methods: list[str] | None = None,
     dry_run: bool = False,
     until: str | None = None,
     cores: int | None = None,
@@ -41,6 +42,7 @@ def run(
         workdir: folder of all results; it remembers its profile and data in `run.yaml`.
         profile: demo, small, full or a YAML file; None: the remembered one, at first demo.
         data: arguments of `prepare` that name the user's data, absolute; None: the remembered one, at first a phantom.
+        methods: compared at equal minutes of training, such as lldm, ddpm; None: the remembered ones, at first none.
         dry_run: only list what would run and, of a prepared data set, what it takes on this machine.
         until: the last stage to run.
         cores: CPU cores to use at once; None: all.
@@ -53,7 +55,7 @@ def run(
         ChildError: when a stage failed.
     """
     work = Path(workdir).resolve()
-    plan = planned(work, profile, data)
+    plan = planned(work, profile, data, methods=methods)
     require_chain(work, plan)
     if until is not None:
         check_stage(until, rules(plan))
@@ -136,7 +138,13 @@ def require_chain(work: Path, plan: dict) -> None:
         )
 
 
-def planned(work: Path, profile: str | None, data: dict[str, str] | None, grid: dict | None = None) -> dict:
+def planned(
+    work: Path,
+    profile: str | None,
+    data: dict[str, str] | None,
+    grid: dict | None = None,
+    methods: list[str] | None = None,
+) -> dict:
     """The content of `run.yaml`: profile, data and all settings; what is None is taken from the last run.
 
     `grid` replaces entries of the profile's `segment` section, and is remembered until another profile is given.
@@ -147,10 +155,11 @@ def planned(work: Path, profile: str | None, data: dict[str, str] | None, grid: 
         made = before["data"] or "a phantom"
         raise UserError(f"{path}: this work directory was made from {made}, not from {data}; choose another --workdir")
     grid = ({} if profile else before.get("grid", {})) | (grid or {})
-    profile = profile or before["profile"]
+    profile, methods = profile or before["profile"], methods or before.get("methods", [])
+    check_methods(methods)
     settings = load_profile(profile, grid)
     named = profile if profile in BUILT_IN else str(Path(profile).resolve())
-    return {"profile": named, "data": before["data"], "grid": grid, "settings": settings}
+    return {"profile": named, "data": before["data"], "grid": grid, "methods": methods, "settings": settings}
 
 
 def dry(work: Path, plan: dict, options: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lldm3d.chain import checks
+from lldm3d.chain.method import comparison, method
 from lldm3d.chain.plan import all_stages, check_stage, segmenter_stage
 from lldm3d.chain.process import ChildError, end_with_parent, raise_on_sigterm
 from lldm3d.chain.profile import read_yaml
@@ -43,7 +44,7 @@ def stage(workdir: str, name: str) -> None:
 
 
 def dispatch(work: Path, name: str, run: dict) -> None:
-    """Call the function of the stage; `segment/<network>/<task>/<regime>/seed_<k>` is one function for all."""
+    """Call the function of the stage; the first part of a name with slashes says which one that is."""
     names = all_stages(run)
     print(f"lldm3d: stage {name} ({names.index(name) + 1} of {len(names)})", flush=True)
     stages: dict[str, Callable[[Path, str, dict], None]] = {
@@ -55,8 +56,11 @@ def dispatch(work: Path, name: str, run: dict) -> None:
         "study": study,
         "report": report,
         "segment": segment,
+        "methods": method,
+        "comparison": comparison,
     }
-    stages.get(name.split("/")[0], train)(work, name, {**run["settings"], "data": run["data"]})
+    further = {"data": run["data"], "threads": run.get("threads", 1), "method_names": run.get("methods", [])}
+    stages.get(name.split("/")[0], train)(work, name, {**run["settings"], **further})
 
 
 def phantom(work: Path, name: str, settings: dict) -> None:

@@ -1,14 +1,24 @@
 """A training stage: a bundle run in a process of its own, with its overrides laid last."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
 from lldm3d.bundle import bundle_command, bundle_path
 from lldm3d.chain import checks
-from lldm3d.chain.configs import MULTI_GPU, bundle_and_configs, overrides_of, processes_of, undefined
+from lldm3d.chain.configs import (
+    MULTI_GPU,
+    bundle_and_configs,
+    load_configs,
+    overrides_of,
+    processes_of,
+    undefined,
+)
 from lldm3d.chain.lock import at_work
-from lldm3d.chain.origin import same_origin
+from lldm3d.chain.origin import relative, same_origin
+from lldm3d.chain.pace import steps_in
 from lldm3d.chain.process import run_logged
 from lldm3d.data.dataset import Schema, load_schema
 from lldm3d.errors import UserError
@@ -17,16 +27,56 @@ from lldm3d.files import whole
 TRUSTED = "ignore:parsing config_file"  # MONAI warns of configs from strangers; these are the user's own
 
 
+@dataclass(frozen=True)
+class Training:
+    """What is trained: a bundle by some of its config files."""
+
+    bundle: str
+    configs: list[str]
+    overrides: dict
+    inputs: list[str]  # files, relative to the work directory, whose change makes it start anew
+    processes: int = 1
+    minutes: float | None = None  # instead of the steps that the config says
+
+
 def train(work: Path, stage: str, settings: dict) -> None:
-    """Train the bundle of `stage`; a training that was killed goes on from its last full state."""
-    section, processes = overrides_of(settings[stage]), processes_of(settings[stage])
-    bundle, configs = bundle_and_configs(stage, settings[stage])
+    """Train the bundle of `stage` of the chain."""
+    section = settings[stage]
+    bundle, configs = bundle_and_configs(stage, section)
     inject, inputs = STAGES[stage]
-    overrides = {**section, **inject(work, stage, section), "output_dir": str(work / stage)}
-    with at_work(work, stage, processes) as environment:
-        several = {"processes": processes} if processes > 1 else {}
-        go_on_or_start(work, stage, {**overrides, **several}, inputs)
-        run_bundle(work / stage, bundle, "training", configs, overrides, environment, processes=processes)
+    own = overrides_of(section)
+    overrides = {**own, **inject(work, stage, own)}
+    train_bundle(
+        work, stage, Training(bundle, configs, overrides, inputs, processes_of(section), section.get("minutes"))
+    )
+
+
+def train_bundle(work: Path, stage: str, training: Training) -> None:
+    """Train into the folder W/<stage>; a training that was killed goes on from its last full state."""
+    with at_work(work, stage, training.processes) as environment:
+
+        def run(overrides: dict) -> None:
+            folder = Path(overrides["output_dir"])
+            several = {"processes": training.processes}
+            run_bundle(folder, training.bundle, "training", training.configs, overrides, environment, **several)
+
+        overrides = {**training.overrides, "output_dir": str(work / stage)}
+        if training.minutes is not None:
+            overrides |= paced(work, stage, replace(training, overrides=overrides), run)
+        several = {"processes": training.processes} if training.processes > 1 else {}
+        go_on_or_start(work, stage, {**overrides, **several}, training.inputs)
+        run(overrides)
+
+
+def paced(work: Path, stage: str, training: Training, run: Callable[[dict], None]) -> dict:
+    """The number of steps of a training that is given minutes."""
+    content = {**load_configs(bundle_path(training.bundle), training.configs), **training.overrides}
+    settings = {**relative(training.overrides, work), "processes": training.processes}
+
+    def pilot(overrides: dict) -> None:
+        run({**training.overrides, **overrides})
+
+    return steps_in(work / stage, training.minutes, content["epochs"], pilot, settings)
 
 
 def run_bundle(

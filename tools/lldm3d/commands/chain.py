@@ -12,6 +12,7 @@ def run(
     images: str | None = None,
     labels: str | None = None,
     label_map: str | dict | None = None,
+    methods: str | None = None,
     dry_run: bool = False,
     until: str | None = None,
     cores: int | None = None,
@@ -28,6 +29,7 @@ def run(
         images: a folder of NIfTI images, with
         labels: a folder of labels with the same names.
         label_map: YAML file of class names and their values in the data; default: the labels of dataset.json.
+        methods: to be compared at equal minutes of training, as lldm,ha_gan,ddpm (docs/methods.md); remembered as well.
         dry_run: only list the stages that would run and, of a prepared data set, what they take on this machine.
         until: last stage to run.
         cores: CPU cores to use at once; default: all.
@@ -37,7 +39,14 @@ def run(
     """
     files = {"data": data, "images": images, "labels": labels, "label_map": label_map}
     source = {key: absolute(name) for key, name in files.items() if name}
-    options = {"dry_run": dry_run, "until": until, "cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
+    options = {
+        "methods": methods.split(",") if methods else None,
+        "dry_run": dry_run,
+        "until": until,
+        "cores": cores,
+        "gpus": gpus,
+    }
+    options |= {"executor": executor, "jobs": jobs}
     call("lldm3d.chain.run", "run", {"workdir": workdir, "profile": profile, "data": source or None, **options})
 
 

@@ -64,18 +64,19 @@ def load_schema(dataset_dir: str | Path) -> Schema:
 def load_cases(dataset_dir: str | Path, split: str) -> list[dict]:
     """List the cases of a split as dicts with the absolute paths "image" and "label", and "patient".
 
-    `split` is training, validation or test. Raises UserError where a file is missing.
+    The label is None where synthetic images were drawn without one. `split` is training, validation or test. Raises
+    UserError where a file is missing.
     """
     if split not in SPLITS:
         raise UserError(f"split {split!r} does not exist; choose one of {', '.join(SPLITS)}")
     file, content = _read(dataset_dir)
     cases = []
     for entry in content.get(split, []):
-        case = {key: str((file.parent / entry[key]).resolve()) for key in ("image", "label")}
+        case = {key: str((file.parent / entry[key]).resolve()) for key in ("image", "label") if key in entry}
         for path in case.values():
             if not Path(path).is_file():
                 raise UserError(f"{path}: no such file, though {file} lists it; run `lldm3d prepare` again")
-        cases.append(case | {"patient": str(entry.get("patient", Path(entry["image"]).name))})
+        cases.append({"label": None, **case, "patient": str(entry.get("patient", Path(entry["image"]).name))})
     return cases
 
 

@@ -106,6 +106,10 @@ def synthetic_pairs(real_dir: str | Path, synthetic_dir: str | Path | None, regi
                 f"{synthetic_dir}/dataset.json: {what} {getattr(made, what)} differ from {getattr(real, what)} of "
                 f"{real_dir}; make the pairs from this data set"
             )
+    if without := [pair["patient"] for pair in pairs if pair["label"] is None]:
+        raise UserError(
+            f"{synthetic_dir}/dataset.json: {without[0]} has no label; a segmentation needs pairs of image and label"
+        )
     if len(pairs) < number:
         raise UserError(
             f"{synthetic_dir}: holds {len(pairs)} pairs, but the regime {regime} takes {number} for the "

@@ -138,18 +138,19 @@ def run_bundle(overrides: dict, path: Path, overlays: tuple[str, ...], processes
 
 
 def describe(target: Path, dataset_dir: Path, names: list[str]) -> None:
-    """Write `dataset.json` for what was generated, with the schema of the real data set."""
+    """Write `dataset.json` for what was generated, images or pairs, with the schema of the real data set."""
     schema = load_schema(dataset_dir)
+    folders = {"image": "imagesTr", **({"label": "labelsTr"} if (target / "labelsTr").is_dir() else {})}
     cases = [
-        {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz", "patient": name} for name in names
+        {**{key: f"./{folder}/{name}.nii.gz" for key, folder in folders.items()}, "patient": name} for name in names
     ]
-    missing = [case["image"] for case in cases if not (target / case["image"]).is_file()]
+    missing = [case[key] for case in cases for key in folders if not (target / case[key]).is_file()]
     if missing:
         raise UserError(f"{target}: lacks {missing[:3]} after generation; see the messages above")
     content = read_json(dataset_dir / "dataset.json")
     content |= {
         "name": f"{schema.name} (synthetic)",
-        "description": "Synthetic pairs drawn by 3D-LLDM; no patient is shown.",
+        "description": "Synthetic scans; no patient is shown.",
         "numTraining": len(cases),
         "numTest": 0,
         "training": cases,
