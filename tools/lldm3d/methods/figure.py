@@ -83,7 +83,7 @@ def bars(axes: Axes, measure: Measure, results: list[Result], methods: dict[str,
         axes.axvline(np.mean(floors), color=pictures.REAL, ls="--", lw=1, label="real halves")
         axes.legend(frameon=False, fontsize=7)
     axes.set_yticks(range(len(methods)), [method.title for method in methods.values()])
-    axes.invert_yaxis()
+    axes.set_ylim(len(methods) - 0.5, -0.5)
     if min(result.value for result in results) > 0:
         axes.set_xscale("log")
     axes.set_title(f"{measure.title}, lower is better", fontsize=9)
