@@ -4,12 +4,14 @@ import os
 import shutil
 from pathlib import Path
 
-from lldm3d.chain.configs import BUNDLES, INFERENCE
+from lldm3d.bundle import bundle_path
+from lldm3d.chain.configs import BUNDLES, INFERENCE, defines, load_configs
 from lldm3d.chain.lock import at_work
 from lldm3d.chain.origin import same_origin
 from lldm3d.chain.plan import OF_METHODS, segmenter_stage
 from lldm3d.chain.training import Training, cache, run_bundle, train_bundle
 from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.data.sources import stem
 from lldm3d.files import read_json, write_json
 from lldm3d.generate.cases import drawn_name
 from lldm3d.generate.run import describe
@@ -47,23 +49,25 @@ def train_and_draw(work: Path, name: str, found: Method, seed: int, settings: di
     """Train the bundle's configs one after the other, then run its inference."""
     section, schema = settings["methods"].get(found.name, {}), load_schema(work / "dataset")
     common = {"dataset_dir": str(work / "dataset"), "method_dir": str(work / name), "seed": seed}
+    common |= {"class_names": list(schema.class_names), "roi_size": list(schema.roi_size)}
+    common |= {f"{split}#dataset#cache_dir": cache(work) for split in ("train", "validate")}
     inputs = ["dataset/dataset.json"]
     for training, share in minutes(found, settings).items():
-        overrides = {
-            **section.get(training, {}),
-            **common,
-            "roi_size": list(schema.roi_size),
-            **{f"{split}#dataset#cache_dir": cache(work) for split in ("train", "validate")},
-        }
-        configs = [found.configs[training]]
+        config = found.configs[training]
+        overrides = {**section.get(training, {}), **wanted(found, config, common)}
         train_bundle(
-            work, f"{name}/{training}", Training(found.bundle, configs, overrides, list(inputs), minutes=share)
+            work, f"{name}/{training}", Training(found.bundle, [config], overrides, list(inputs), minutes=share)
         )
         inputs.append(f"{name}/{training}/model.pt")
-    overrides = {**section.get("inference", {}), **common, "num_cases": number(work, settings)}
-    if found.on_labels:
-        overrides["label_paths"] = labels(work, seed)
+    common |= {"num_cases": number(work, settings), "label_paths": labels(work, seed) if found.on_labels else []}
+    overrides = {**section.get("inference", {}), **wanted(found, INFERENCE, common)}
     draw(work, name, found, overrides, inputs)
+
+
+def wanted(found: Method, config: str, ids: dict) -> dict:
+    """Those of the ids that the bundle's config defines: what it wants to be told."""
+    content = load_configs(bundle_path(found.bundle), [config])
+    return {key: value for key, value in ids.items() if defines(content, key)}
 
 
 def labels(work: Path, seed: int) -> list[str]:
@@ -81,7 +85,7 @@ def draw(work: Path, name: str, found: Method, overrides: dict, inputs: list[str
     target.mkdir(exist_ok=True)
     run_bundle(target, found.bundle, "inferring", [INFERENCE], overrides, {})
     given = overrides.get("label_paths")
-    names = [Path(path).name.removesuffix(".nii.gz") for path in given] if given else None
+    names = [stem(Path(path)) for path in given] if given else None
     describe(target, work / "dataset", names or [drawn_name(index) for index in range(overrides["num_cases"])])
 
 
@@ -96,6 +100,7 @@ def own_chain(work: Path, name: str, found: Method, seed: int, settings: dict) -
     own = {stage: settings[stage] | {"minutes": share} for stage, share in minutes(found, settings).items()}
     own = {stage: section | {"seed": seed} for stage, section in own.items()}
     own["generate"] = settings["generate"] | {"seed": seed, "n": number(work, settings)}
+    own["segment"] = settings["segment"] | {"regimes": []}  # which would ask for a number of pairs
     own["gates"] = dict.fromkeys(settings["gates"], float("-inf"))  # a poor autoencoder is a result here
     plan = {"profile": "", "data": OF_METHODS, "grid": {}, "methods": [], "settings": {**without_data(settings), **own}}
     target = [f"{DRAWN}/dataset.json", "--allowed-rules", *BUNDLES, "latents", "generate"]

@@ -105,7 +105,7 @@ def number_of_pairs(work: Path, settings: dict) -> int:
     """
     cases, regimes = len(load_cases(work / "dataset", "training")), settings["segment"]["regimes"]
     needed = {regime: parse_regime(regime).pairs(cases) for regime in regimes}
-    number = settings["generate"].get("n", max(cases, *needed.values()))
+    number = settings["generate"].get("n", max([cases, *needed.values()]))
     if wanting := {regime: pairs for regime, pairs in needed.items() if pairs > number}:
         raise UserError(f"generate#n is {number}, but the regimes take more pairs: {wanting}; raise it in the profile")
     return number

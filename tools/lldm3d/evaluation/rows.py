@@ -44,6 +44,21 @@ def finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
+def number(value: float | None, signed: bool = False) -> str:
+    """A figure for reading: three digits or so; a dash where there is none."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.01 else None
+    if value == int(value):
+        text = f"{int(value):,}"
+    elif digits is None:
+        text = f"{value:.2g}" if size >= 1e-4 else f"{value:.1e}"
+    else:
+        text = f"{value:,.{digits}f}"
+    return (f"+{text}" if signed and value > 0 else text).replace("-", "−")
+
+
 def write_csv(path: str | Path, rows: Iterable[Row]) -> None:
     """Write the rows as CSV; the interval takes two columns, and what is None is empty."""
     columns = ["class" if field.name == "class_name" else field.name for field in fields(Row)]

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from lldm3d.evaluation.rows import HIGHER, LOWER
+from lldm3d.evaluation.rows import HIGHER, LOWER, number
 from lldm3d.methods.registry import Method
 from lldm3d.methods.results import Cell, Measure, Result, cells, leads
-from lldm3d.report.tables import number
 from lldm3d.study.tables import DASH, tex
 
 OURS = "lldm"
@@ -15,8 +14,8 @@ def caption(results: Sequence[Result], minutes: float) -> list[str]:
     """What a reader must know to read the table."""
     seeds, distances = sorted({result.seed for result in results}), [r.n for r in results if r.measure.title == "FID"]
     return [
-        f"Each method had {minutes:g} minutes of training in all, on the same machine and real training cases. The "
-        "steps follow from a time measured beforehand; starting and validating come on top, see the column of training.",
+        f"Each method had {minutes:g} minutes of training in all, on the same machine and real training cases. Its "
+        "steps follow from a time measured beforehand; starting and validating come on top (column training).",
         f"Means over the seeds {', '.join(map(str, seeds))}, ± standard deviation over them. In brackets the 95 % "
         "interval of draws of cases, from its lowest to its highest bound in any seed; distances are those of "
         f"{max(distances, default=0)} cases on each side.",

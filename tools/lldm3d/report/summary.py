@@ -2,7 +2,7 @@
 
 from lldm3d.data.tasks import ALL
 from lldm3d.evaluation.alignment import WANTED_RATIO
-from lldm3d.report.tables import number
+from lldm3d.evaluation.rows import number
 from lldm3d.study.statistics import Line, of_task
 
 FEW = 5  # test cases below which a bootstrap interval means nothing

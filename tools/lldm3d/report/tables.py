@@ -81,18 +81,3 @@ def write_tables(path: Path, rows: Iterable[dict]) -> None:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", restval="")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def number(value: float | None, signed: bool = False) -> str:
-    """A figure for reading: three digits or so; a dash where there is none."""
-    if value is None:
-        return "–"
-    size = abs(value)
-    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.01 else None
-    if value == int(value):
-        text = f"{int(value):,}"
-    elif digits is None:
-        text = f"{value:.2g}" if size >= 1e-4 else f"{value:.1e}"
-    else:
-        text = f"{value:,.{digits}f}"
-    return (f"+{text}" if signed and value > 0 else text).replace("-", "−")

@@ -11,10 +11,13 @@ from jinja2 import Environment, StrictUndefined
 from lldm3d.agreement import METRICS
 from lldm3d.data.dataset import SPLITS, Schema, load_cases, load_schema
 from lldm3d.errors import UserError
+from lldm3d.evaluation.rows import number
 from lldm3d.files import read_json, whole
+from lldm3d.methods import tables as methods_tables
+from lldm3d.methods.results import methods_of, read_results
 from lldm3d.report import stages, views
 from lldm3d.report.summary import answers
-from lldm3d.report.tables import metric_rows, number, utility_rows, write_tables
+from lldm3d.report.tables import metric_rows, utility_rows, write_tables
 from lldm3d.study.figure import figure
 from lldm3d.study.results import read_scores
 from lldm3d.study.statistics import Line, order
@@ -76,6 +79,7 @@ def gather(work: Path) -> dict:
         "study": study_tables(lines),
         "study_notes": caption(lines, schema.spacing) if schema and lines else [],
         "study_figure": views.embed_figure(figure(lines)) if lines else None,
+        "comparison": comparison(work, run),
         "measures": METRICS,
         "rows": rows,
         "metrics": metrics,
@@ -93,6 +97,20 @@ def study_tables(lines: list[Line]) -> list[dict]:
         {"lines": group, "regimes": sorted({regime for line in group for regime in line.cells}, key=order)}
         for group in groups
     ]
+
+
+def comparison(work: Path, run: dict) -> dict:
+    """The table of methods and its pictures; {} where the work directory holds none."""
+    folder = work / "comparison"
+    if not (folder / "comparison.csv").is_file():
+        return {}
+    section, methods = run["settings"]["methods"], methods_of(run["methods"])
+    results = read_results(work, methods, section["seeds"])
+    return {
+        "caption": methods_tables.caption(results, section["minutes"]),
+        "rows": [*zip(*methods_tables.rows(results, methods), strict=True)],  # a column for each method
+        **{name: views.embed_file(folder / f"{name}.png") for name in ("figure", "quality")},
+    }
 
 
 def all_cases(work: Path) -> dict[str, list[dict]]:
