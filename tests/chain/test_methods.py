@@ -28,7 +28,7 @@ trainings:
   mean: {config: configs/train.yaml, share: 1}
 """
 TRAIN = """
-imports: ["$import torch", "$from lldm3d import files", "$from lldm3d.data.dataset import load_cases"]
+imports: ["$import torch", "$import lldm3d.files as files", "$from lldm3d.data.dataset import load_cases"]
 dataset_dir: ""
 output_dir: ""
 seed: 0
@@ -43,7 +43,7 @@ training:
 run: "$@training"
 """
 INFERENCE = """
-imports: ["$from pathlib import Path", "$from lldm3d import files"]
+imports: ["$from pathlib import Path", "$import lldm3d.files as files"]
 method_dir: ""
 output_dir: ""
 label_paths: []

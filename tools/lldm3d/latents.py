@@ -1,10 +1,11 @@
 """The cached latents: mean and sigma of every case, computed once and drawn afresh in each step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from monai.networks.nets import AutoencoderKL
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandAffined, ToTensord
 from monai.utils import convert_to_tensor
 from torch.utils.data import Dataset
@@ -52,6 +53,20 @@ def encode_case(volumes: dict[str, torch.Tensor], codecs: dict[str, Codec]) -> d
         mean, sigma = codec.encode(volumes[kind][None].to(codec.latent_mean.device))
         entry[f"{kind}_mean"], entry[f"{kind}_sigma"] = mean[0].cpu(), sigma[0].cpu()
     return entry
+
+
+@torch.no_grad()
+def first_batch_scale(autoencoder: AutoencoderKL, volumes: Iterable[torch.Tensor], device: torch.device | str) -> float:
+    """The stock recipe's scale of latents: one over the standard deviation of those of a batch, all channels together.
+
+    Args:
+        autoencoder: trained, on the device.
+        volumes: images [1, X, Y, Z] of the batch.
+    """
+    noise = torch.Generator().manual_seed(0)  # a resumed training must find the same scale
+    codes = [autoencoder.encode(volume[None].to(device)) for volume in volumes]
+    drawn = [mean + sigma * torch.randn(mean.shape, generator=noise).to(device) for mean, sigma in codes]
+    return 1 / torch.cat(drawn).std().item()
 
 
 def encode(

@@ -9,13 +9,14 @@ from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 class DDPM:
     """MONAI's `DDPMScheduler` and `DDIMScheduler` behind the calls of `RectifiedFlow`.
 
-    Ho et al. 2020 (training), Song et al. 2021 (sampling). `clip_sample` is off: latents are not bounded by 1.
+    Ho et al. 2020 (training, and ancestral sampling), Song et al. 2021 (deterministic sampling in fewer steps).
 
     Args:
         num_inference_steps: DDIM steps.
         num_train_timesteps: T.
         schedule: MONAI's name of the noise schedule, with `beta_start` and `beta_end`.
         prediction_type: "epsilon" or "v_prediction".
+        clip_sample: whether what is denoised lies in [-1, 1], as images do and latents do not.
     """
 
     name = "ddpm"  # in checkpoints, so that no model is sampled by the other process
@@ -28,10 +29,13 @@ class DDPM:
         beta_start: float = 0.0015,
         beta_end: float = 0.0195,
         prediction_type: str = "epsilon",
+        clip_sample: bool = False,
     ) -> None:
         if prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(f"prediction_type must be 'epsilon' or 'v_prediction', got {prediction_type!r}")
-        noise = {"schedule": schedule, "beta_start": beta_start, "beta_end": beta_end, "clip_sample": False}
+        noise = {"schedule": schedule, "clip_sample": clip_sample}
+        if schedule != "cosine":
+            noise |= {"beta_start": beta_start, "beta_end": beta_end}
         self.training = DDPMScheduler(num_train_timesteps, prediction_type=prediction_type, **noise)
         self.sampling = DDIMScheduler(num_train_timesteps, prediction_type=prediction_type, **noise)
         self.num_inference_steps, self.prediction_type = num_inference_steps, prediction_type
@@ -50,11 +54,27 @@ class DDPM:
         return noisy, self.training.get_velocity(sample=latent, noise=noise, timesteps=timesteps)
 
     @torch.no_grad()
-    def sample(self, network: Callable, noise: torch.Tensor) -> torch.Tensor:
-        """Denoise `noise` [B, C, x, y, z] to a latent by deterministic DDIM."""
+    def sample(
+        self, network: Callable, noise: torch.Tensor, generators: list[torch.Generator] | None = None
+    ) -> torch.Tensor:
+        """Denoise `noise` [B, C, x, y, z] to a latent by deterministic DDIM.
+
+        With a generator for each case and all of the training's steps by ancestral sampling, which adds noise in each.
+        """
+        if generators is not None and self.num_inference_steps >= self.training.num_train_timesteps:
+            return self.ancestral(network, noise, generators)
         self.sampling.set_timesteps(self.num_inference_steps, device=noise.device)
         latent = noise.float()
         for timestep in self.sampling.timesteps.tolist():
             output = network(latent, torch.full((len(latent),), timestep, device=latent.device)).float()
             latent, _ = self.sampling.step(output, timestep, latent)
+        return latent
+
+    def ancestral(self, network: Callable, noise: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+        """Ho et al. 2020, algorithm 2; the noise of each case by its own generator, on the device of the noise."""
+        latent = noise.float()
+        for timestep in reversed(range(self.training.num_train_timesteps)):
+            output = network(latent, torch.full((len(latent),), timestep, device=latent.device)).float()
+            cases = zip(output.split(1), latent.split(1), generators, strict=True)
+            latent = torch.cat([self.training.step(o, timestep, x, generator)[0] for o, x, generator in cases])
         return latent

@@ -1,8 +1,10 @@
 """Parts of an ignite engine that MONAI lacks: samplers, inferers, updates and handlers used by the bundles."""
 
 from lldm3d.engines.adversarial import AdversarialUpdate
+from lldm3d.engines.amortized import AmortizedUpdate, LatentReconstruction, turned_back
 from lldm3d.engines.average import MovingAverage
-from lldm3d.engines.batches import DiffusionBatch, ReconstructionBatch
+from lldm3d.engines.batches import DiffusionBatch, EncodedBatch, ReconstructionBatch
+from lldm3d.engines.codebook import Codebook
 from lldm3d.engines.history import History
 from lldm3d.engines.inferers import AutocastInferer, ReconstructionInferer
 from lldm3d.engines.meter import Meter
@@ -13,10 +15,14 @@ from lldm3d.engines.whole import WholeVolumes
 
 __all__ = [
     "AdversarialUpdate",
+    "AmortizedUpdate",
     "AutocastInferer",
+    "Codebook",
     "DiffusionBatch",
+    "EncodedBatch",
     "EpochSampler",
     "History",
+    "LatentReconstruction",
     "Meter",
     "MovingAverage",
     "ProgressBar",
@@ -24,4 +30,5 @@ __all__ = [
     "ReconstructionInferer",
     "TrainingState",
     "WholeVolumes",
+    "turned_back",
 ]

@@ -65,6 +65,6 @@ def descend(
     """Add the gradients of the mini-batch `place` of `accumulation` to the network alone; step after the last one."""
     if place == 0:
         optimizer.zero_grad()
-    (loss / accumulation).backward(inputs=list(network.parameters()))
+    (loss / accumulation).backward(inputs=[weight for weight in network.parameters() if weight.requires_grad])
     if place == accumulation - 1:
         optimizer.step()

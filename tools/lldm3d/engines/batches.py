@@ -1,5 +1,7 @@
 """What of a batch goes into the network: `prepare_batch` callables for MONAI's supervised engines."""
 
+from collections.abc import Callable
+
 import torch
 
 from lldm3d.labels import one_hot
@@ -82,6 +84,36 @@ class DiffusionBatch:
             kept = torch.rand(len(condition), device=condition.device) >= self.label_dropout
             condition = condition * kept.view(-1, *[1] * (condition.ndim - 1))
         return condition
+
+
+class EncodedBatch:
+    """Encodes the images of a batch, and gives them with noise and what the network shall answer.
+
+    For diffusion on voxels, or on latents that are encoded in each step. MONAI's `DiffusionPrepareBatch` draws times
+    and noise of validation from the global generator, so that losses cannot be compared.
+
+    Args:
+        noise_scheduler: `DDPM`.
+        encode: from images [B, 1, X, Y, Z] in [0, 1] to what is diffused, [B, C, x, y, z].
+        seed: given, noise and times are the same in each validation.
+    """
+
+    def __init__(
+        self, noise_scheduler, encode: Callable[[torch.Tensor], torch.Tensor], seed: int | None = None
+    ) -> None:
+        self.noise_scheduler, self.encode, self.seed = noise_scheduler, encode, seed
+
+    def __call__(self, batch: dict, device=None, non_blocking: bool = False, **_) -> tuple:
+        with torch.no_grad():
+            latent = self.encode(batch["image"].to(device, non_blocking=non_blocking))
+        generators = None
+        if self.seed is not None:
+            generators = [torch.Generator().manual_seed(self.seed + number) for number in range(len(latent))]
+        noise = normal(latent, generators)
+        timesteps = self.noise_scheduler.draw_timesteps(len(latent), generators[0] if generators else None)
+        timesteps = timesteps.to(device, non_blocking=non_blocking)
+        noisy, target = self.noise_scheduler.corrupt(latent, noise, timesteps)
+        return noisy, target, (), {"timesteps": timesteps}
 
 
 def draw(batch: dict, kind: str, generators: list[torch.Generator] | None) -> torch.Tensor:

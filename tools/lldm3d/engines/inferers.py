@@ -36,11 +36,11 @@ class AutocastInferer(SimpleInferer):
 
 
 class ReconstructionInferer(AutocastInferer):
-    """Decodes the mean code of its input: `AutoencoderKL.reconstruct`, which `SimpleInferer` cannot call.
+    """Decodes the code of its input, of an `AutoencoderKL` the mean one, and leaves out what else networks return.
 
     A network wrapped by DistributedDataParallel is unwrapped first.
     """
 
     def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         autoencoder = getattr(network, "module", network)
-        return super().__call__(inputs, autoencoder.reconstruct)
+        return super().__call__(inputs, getattr(autoencoder, "reconstruct", lambda image: autoencoder(image)[0]))

@@ -30,6 +30,22 @@ class AutoencoderLoss(nn.Module):
         return self.reconstruction_loss(reconstruction, target) + self.kl_weight * kl_divergence(mean, sigma)
 
 
+class QuantizedLoss(nn.Module):
+    """Reconstruction loss + the quantiser's commitment, on the tuple (reconstruction, commitment) that `VQVAE` returns.
+
+    Args:
+        reconstruction_loss: called with (reconstruction, target).
+    """
+
+    def __init__(self, reconstruction_loss: nn.Module) -> None:
+        super().__init__()
+        self.reconstruction_loss = reconstruction_loss
+
+    def forward(self, output: tuple[torch.Tensor, ...], target: torch.Tensor) -> torch.Tensor:
+        reconstruction, commitment = output
+        return self.reconstruction_loss(reconstruction, target) + commitment
+
+
 class ImageReconstructionLoss(nn.Module):
     """L1 + perceptual_weight × perceptual term, images [B, 1, X, Y, Z] in [0, 1].
 
