@@ -13,7 +13,7 @@ from monai.bundle import ConfigComponent, ConfigParser, ReferenceResolver
 ROOT = Path(__file__).parents[2]
 BUNDLES = ROOT / "bundles"
 CHAIN_OVERLAY = ROOT / "tools/lldm3d/chain/segment.yaml"
-CONFIGS = sorted(BUNDLES.rglob("configs/*.yaml"))
+CONFIGS = sorted(path for path in BUNDLES.rglob("configs/*.yaml") if path.name != "method.yaml")
 BUNDLE_DIRS = sorted({config.parents[1] for config in CONFIGS})
 COMMAND = re.compile(r"""run (?P<run_id>\w+) --config_file (?P<files>"\[[^"]+\]"|[\w./]+\.yaml)""")
 
@@ -21,10 +21,17 @@ COMMAND = re.compile(r"""run (?P<run_id>\w+) --config_file (?P<files>"\[[^"]+\]"
 # what the chain and the README rely on, in every train.yaml
 IDS = """bundle_root device dataset_dir output_dir class_names seed epochs epoch_length val_interval batch_size
 learning_rate num_workers training run""".split()
+# and in those of the baselines, which a method's work directory has its own folders for
+BASELINE_IDS = """bundle_root device dataset_dir method_dir output_dir roi_size seed epochs epoch_length val_interval
+batch_size learning_rate ckpt_path training run""".split()
 
 
 def name(path: Path) -> str:
     return path.relative_to(BUNDLES).as_posix()
+
+
+def is_baseline(bundle: Path) -> bool:
+    return bundle.parent.name == "baselines"
 
 
 def commands(config: Path) -> list[tuple[str, tuple[str, ...]]]:
@@ -118,10 +125,8 @@ def bind(found, node: dict) -> None:
 
 @pytest.mark.parametrize("bundle", BUNDLE_DIRS, ids=name)
 def test_the_bundle_is_whole_and_holds_no_python(bundle):
-    wanted = [
-        f"configs/{file}"
-        for file in ("train.yaml", "inference.yaml", "multi_gpu.yaml", "metadata.json", "logging.conf")
-    ]
+    last = "method.yaml" if is_baseline(bundle) else "multi_gpu.yaml"
+    wanted = [f"configs/{file}" for file in ("train.yaml", "inference.yaml", "metadata.json", "logging.conf", last)]
     missing = [file for file in [*wanted, "LICENSE", "docs/README.md"] if not (bundle / file).is_file()]
     assert not missing, f"{name(bundle)} lacks {missing}"
     assert not list(bundle.rglob("*.py")), f"{name(bundle)}: code belongs into tools/lldm3d"
@@ -129,9 +134,11 @@ def test_the_bundle_is_whole_and_holds_no_python(bundle):
 
 @pytest.mark.parametrize("bundle", BUNDLE_DIRS, ids=name)
 def test_train_defines_what_every_bundle_does_and_starts_from_what_the_demo_leaves(bundle):
-    content = ConfigParser.load_config_file(bundle / "configs/train.yaml")
-    assert not set(IDS) - set(content), f"{name(bundle)}: train.yaml lacks {sorted(set(IDS) - set(content))}"
-    assert content["dataset_dir"] in ("../../work/demo/dataset", "../../work/demo/latents")
+    for path in bundle.glob("configs/train*.yaml"):
+        content, ids = ConfigParser.load_config_file(path), BASELINE_IDS if is_baseline(bundle) else IDS
+        assert not set(ids) - set(content), f"{name(path)} lacks {sorted(set(ids) - set(content))}"
+        demo = (ROOT / "bundles/autoencoder/../../work/demo").resolve()
+        assert (bundle / content["dataset_dir"]).resolve() in (demo / "dataset", demo / "latents")
 
 
 @pytest.mark.parametrize("metadata", sorted(BUNDLES.rglob("configs/metadata.json")), ids=name)

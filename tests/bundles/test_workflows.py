@@ -18,7 +18,7 @@ from monai.bundle import ConfigWorkflow
 from lldm3d.bundle import bundle_names, bundle_path
 from lldm3d.latents import encode
 
-from .small import SEGMENTATION
+from .small import BASELINES, SEGMENTATION
 
 ROOT = Path(__file__).parents[2]
 KINDS = {"train": "train", "inference": "infer"}  # config, and what MONAI calls the workflow
@@ -51,6 +51,7 @@ def settings(bundle: str, config: str, work: Path, output_dir: Path) -> dict:
         "image_ldm_path": str(work / "image_ldm/model.pt"),
         **SMALL.get(bundle, {"roi_size": [16, 16, 16]}),
         **SEGMENTATION.get(bundle, {}),
+        **of_method(bundle, config, work),
     }
     if "work_dir" in content:  # the paths follow from it
         del wanted["image_ldm_path"]
@@ -61,6 +62,21 @@ def settings(bundle: str, config: str, work: Path, output_dir: Path) -> dict:
     return {key: value for key, value in wanted.items() if key.split("#")[0] in content}
 
 
+def of_method(bundle: str, config: str, work: Path) -> dict:
+    """The ids of a baseline's config: those of its training, and the folder of all of them."""
+    if bundle not in BASELINES:
+        return {}
+    trained = {path.removeprefix("configs/").removesuffix(".yaml"): name for name, path in trainings(bundle).items()}
+    folder = {"method_dir": str(work / bundle), "roi_size": [16, 16, 16]}
+    return folder | BASELINES[bundle].get(trained.get(config), {})
+
+
+def trainings(bundle: str) -> dict[str, str]:
+    """Training and config file of a baseline, in order."""
+    content = yaml.safe_load((bundle_path(bundle) / "configs/method.yaml").read_text())["trainings"]
+    return {name: entry["config"] for name, entry in content.items()}
+
+
 def workflow(
     bundle: str, config: str, work: Path, output_dir: Path, overlays: tuple[str, ...] = (), **overrides
 ) -> ConfigWorkflow:
@@ -69,7 +85,7 @@ def workflow(
         config_file=[str(configs / f"{name}.yaml") for name in (config, *overlays)],
         meta_file=str(configs / "metadata.json"),
         logging_file=False,
-        workflow_type=KINDS[config],
+        workflow_type=KINDS.get(config, "train"),
         **{**settings(bundle, config, work, output_dir), **overrides},
     )
     flow.initialize()
@@ -87,6 +103,9 @@ def tiny_work(tiny_dataset, tmp_path_factory) -> Path:
     encode(str(tiny_dataset), *codecs, str(work / "latents"))
     for name in ("label_ldm", "image_ldm", "controlnet", *(n for n in bundle_names() if n.startswith("seg_"))):
         workflow(name, "train", work, work / name).run()
+    for name in BASELINES:
+        for training, config in trainings(name).items():
+            workflow(name, Path(config).stem, work, work / name / training).run()
     return work
 
 
