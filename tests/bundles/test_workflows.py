@@ -132,8 +132,10 @@ def test_the_independent_conformance_check_passes(bundle, tiny_work, tmp_path, m
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(logging, "disable", lambda *_: None)
     overrides = {kind: settings(bundle, config, tiny_work, tmp_path) for config, kind in KINDS.items()}
+    further = [path.stem for path in bundle_path(bundle).glob("configs/train_*.yaml")]
+    overrides |= {config: settings(bundle, config, tiny_work, tmp_path) for config in further}
     (tmp_path / "overrides.json").write_text(
-        json.dumps({bundle: {**overrides, "__exclude__": ["file:models/model.pt"]}})
+        json.dumps({Path(bundle).name: {**overrides, "__exclude__": ["file:models/model.pt"]}})
     )
     options = {"schema_dir": str(Path(__file__).parent), "overrides": str(tmp_path / "overrides.json")}
     options |= {"pna": [1, 1, 1], "no_dynamic": False, "no_export": True}
