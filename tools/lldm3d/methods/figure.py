@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from lldm3d.data.dataset import Schema, load_cases, load_schema
 from lldm3d.evaluation import pictures
@@ -86,5 +87,6 @@ def bars(axes: Axes, measure: Measure, results: list[Result], methods: dict[str,
     axes.set_ylim(len(methods) - 0.5, -0.5)
     if min(result.value for result in results) > 0:
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())  # they would run into each other
     axes.set_title(f"{measure.title}, lower is better", fontsize=9)
     axes.tick_params(labelsize=8)

@@ -47,7 +47,7 @@ def text(measure: Measure, by: dict[str, Cell], name: str) -> str:
     if name not in by:
         return DASH
     cell = by[name]
-    words = number(cell.mean) + (f" ± {number(cell.std)}" if cell.std is not None else "")
+    words = number(cell.mean) + (f" ± {number(cell.std)}" if cell.std else "")
     if cell.interval:
         words += f" [{number(cell.interval[0])}, {number(cell.interval[1])}]"
     if OURS in by and name != OURS:
