@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 
+from lldm3d.errors import UserError
+
 
 class DDPM:
     """MONAI's `DDPMScheduler` and `DDIMScheduler` behind the calls of `RectifiedFlow`.
@@ -17,6 +19,9 @@ class DDPM:
         schedule: MONAI's name of the noise schedule, with `beta_start` and `beta_end`.
         prediction_type: "epsilon" or "v_prediction".
         clip_sample: whether what is denoised lies in [-1, 1], as images do and latents do not.
+
+    Raises:
+        UserError: for a number of steps by which DDIM would step back less far than its times lie apart.
     """
 
     name = "ddpm"  # in checkpoints, so that no model is sampled by the other process
@@ -33,6 +38,13 @@ class DDPM:
     ) -> None:
         if prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(f"prediction_type must be 'epsilon' or 'v_prediction', got {prediction_type!r}")
+        step = num_train_timesteps / num_inference_steps
+        if step >= 1 and step - num_train_timesteps // num_inference_steps > 0.05 * step:
+            near = [n for n in (num_train_timesteps // (int(step) + 1), num_train_timesteps // int(step)) if n]
+            raise UserError(
+                f"num_inference_steps {num_inference_steps}: MONAI's DDIM leaves noise where it does not divide the "
+                f"{num_train_timesteps} steps of the training; take {' or '.join(map(str, near))}"
+            )
         noise = {"schedule": schedule, "clip_sample": clip_sample}
         if schedule != "cosine":
             noise |= {"beta_start": beta_start, "beta_end": beta_end}
