@@ -16,20 +16,19 @@ from lldm3d.generate.memory import GB, estimate, fit_memory
 ROOT = Path(__file__).parents[2]  # where `benchmarks` lies
 SCRIPT = """
 import sys
-from pathlib import Path
 import torch
 from benchmarks.pairs import batch, untrained
 from lldm3d.diffusion import RectifiedFlow
+from lldm3d.engines.meter import peak_memory
 from lldm3d.generate.memory import estimate, weights
 torch.set_num_threads(1)
 generation = untrained("demo", (96, 96, 64), RectifiedFlow(1), "cpu")
 generation.in_slabs = sys.argv[1] == "slabs"
 expected = estimate(generation, 1, (96, 96, 64), generation.in_slabs) - weights(generation)
-def peak():  # getrusage would begin with that of the process that started this one
-    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-before = peak()
+# getrusage would begin with the peak of the process that started this one
+before = peak_memory(torch.device("cpu"))
 generation(None, batch(0))
-print("ratio", expected / (peak() - before))
+print("ratio", expected / (peak_memory(torch.device("cpu")) - before))
 """
 
 

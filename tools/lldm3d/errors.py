@@ -1,4 +1,7 @@
-"""The exceptions that the command line shows as one line."""
+"""The exceptions that the command line shows as one line, and a hint that their messages share."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -10,3 +13,9 @@ class UserError(Exception):
 
 class Refused(Exception):
     """The work is done and written, but passes a limit that the user set. The command line exits with status 3."""
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """The nearest of the allowed names as the beginning of a sentence; nothing when none is near."""
+    close = difflib.get_close_matches(str(name), list(allowed), n=1)
+    return f"did you mean {close[0]}? " if close else ""

@@ -15,7 +15,7 @@ from lldm3d.data.sources import stem
 from lldm3d.files import read_json, write_json
 from lldm3d.generate.cases import drawn_name
 from lldm3d.generate.run import describe
-from lldm3d.methods import Method, load_method
+from lldm3d.methods import OURS, Method, load_method
 
 DRAWN = "synthetic"
 
@@ -72,7 +72,7 @@ def wanted(found: Method, config: str, ids: dict) -> dict:
 
 def labels(work: Path, seed: int) -> list[str]:
     """The labels that the chain's own system drew with this seed."""
-    return [case["label"] for case in load_cases(work / f"methods/lldm/seed_{seed}" / DRAWN, "training")]
+    return [case["label"] for case in load_cases(work / f"methods/{OURS}/seed_{seed}" / DRAWN, "training")]
 
 
 def draw(work: Path, name: str, found: Method, overrides: dict, inputs: list[str]) -> None:
@@ -97,18 +97,19 @@ def own_chain(work: Path, name: str, found: Method, seed: int, settings: dict) -
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "dataset").exists():
         (folder / "dataset").symlink_to(Path("../../..") / "dataset")
-    own = {stage: settings[stage] | {"minutes": share} for stage, share in minutes(found, settings).items()}
-    own = {stage: section | {"seed": seed} for stage, section in own.items()}
+    shares = minutes(found, settings)
+    own = {stage: settings[stage] | {"minutes": share, "seed": seed} for stage, share in shares.items()}
     own["generate"] = settings["generate"] | {"seed": seed, "n": number(work, settings)}
     own["segment"] = settings["segment"] | {"regimes": []}  # which would ask for a number of pairs
     own["gates"] = dict.fromkeys(settings["gates"], float("-inf"))  # a poor autoencoder is a result here
-    plan = {"profile": "", "data": OF_METHODS, "grid": {}, "methods": [], "settings": {**without_data(settings), **own}}
+    plan = {"profile": "", "data": OF_METHODS, "grid": {}, "methods": [], "settings": {**of_profile(settings), **own}}
     target = [f"{DRAWN}/dataset.json", "--allowed-rules", *BUNDLES, "latents", "generate"]
     execute(folder, plan, target, dry_run=False, cores=settings["threads"], gpus=1, executor=None, jobs=None)
 
 
-def without_data(settings: dict) -> dict:
-    return {key: value for key, value in settings.items() if key not in ("data", "threads")}
+def of_profile(settings: dict) -> dict:
+    """The settings of a stage without what it is told of its run."""
+    return {key: value for key, value in settings.items() if key not in ("data", "threads", "method_names")}
 
 
 def cost(folder: Path, found: Method) -> dict:

@@ -1,12 +1,11 @@
 """Which stages a run has, and the digest of the settings that each depends on."""
 
-import difflib
 import hashlib
 import json
 
 from lldm3d.data.tasks import ALL
-from lldm3d.errors import UserError
-from lldm3d.methods import load_method
+from lldm3d.errors import UserError, did_you_mean
+from lldm3d.methods import OURS, load_method
 
 # the rules of the Snakefile, in order; `segment` stands for one stage for each network, task, regime and seed, `method`
 # and `judge` for one for each method and seed
@@ -80,16 +79,15 @@ def all_stages(run: dict) -> list[str]:
 def check_stage(name: str, allowed: list[str]) -> None:
     """Raises UserError with the allowed stages when `name` is none of them."""
     if name not in allowed:
-        close = difflib.get_close_matches(str(name), allowed, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = did_you_mean(name, allowed)
         raise UserError(f"there is no stage {name!r} here: {hint}The stages are {', '.join(allowed)}")
 
 
 def check_methods(names: list[str]) -> None:
     """Raises UserError for a name that is no method, or methods that need another one."""
     found = [load_method(name) for name in names]
-    if wanting := [item.name for item in found if item.on_labels and "lldm" not in names]:
-        raise UserError(f"--methods: {', '.join(wanting)} draws images on labels that lldm draws; add lldm")
+    if wanting := [item.name for item in found if item.on_labels and OURS not in names]:
+        raise UserError(f"--methods: {', '.join(wanting)} draws images on labels that {OURS} draws; add {OURS}")
 
 
 def digest(*sections: object) -> str:

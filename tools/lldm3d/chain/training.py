@@ -56,9 +56,15 @@ def train_bundle(work: Path, stage: str, training: Training) -> None:
     with at_work(work, stage, training.processes) as environment:
 
         def run(overrides: dict) -> None:
-            folder = Path(overrides["output_dir"])
-            several = {"processes": training.processes}
-            run_bundle(folder, training.bundle, "training", training.configs, overrides, environment, **several)
+            run_bundle(
+                Path(overrides["output_dir"]),
+                training.bundle,
+                "training",
+                training.configs,
+                overrides,
+                environment,
+                processes=training.processes,
+            )
 
         overrides = {**training.overrides, "output_dir": str(work / stage)}
         if training.minutes is not None:

@@ -40,7 +40,7 @@ class AdversarialUpdate:
             # not through DistributedDataParallel, as its weights take no part in this backward pass
             judge = getattr(self.discriminator, "module", self.discriminator)
             loss = loss + self.weight * self.score(engine.inferer, judge, output[0], True, for_discriminator=False)
-        descend(loss, engine.network, engine.optimizer, place, engine.accumulation_steps)
+        descend(loss, [engine.network], [engine.optimizer], place, engine.accumulation_steps)
         result = {Keys.IMAGE: image, Keys.LABEL: target, Keys.PRED: output, Keys.LOSS: loss.detach()}
         if active:
             scores = [
@@ -48,7 +48,7 @@ class AdversarialUpdate:
                 for volume, is_real in ((output[0].detach(), False), (target, True))
             ]
             discriminator_loss = 0.5 * sum(scores)
-            descend(discriminator_loss, self.discriminator, self.optimizer, place, engine.accumulation_steps)
+            descend(discriminator_loss, [self.discriminator], [self.optimizer], place, engine.accumulation_steps)
             result["discriminator_loss"] = discriminator_loss.detach()
         return result
 
@@ -60,11 +60,18 @@ class AdversarialUpdate:
 
 
 def descend(
-    loss: torch.Tensor, network: nn.Module, optimizer: torch.optim.Optimizer, place: int, accumulation: int
+    loss: torch.Tensor,
+    networks: list[nn.Module],
+    optimizers: list[torch.optim.Optimizer],
+    place: int = 0,
+    accumulation: int = 1,
 ) -> None:
-    """Add the gradients of the mini-batch `place` of `accumulation` to the network alone; step after the last one."""
+    """Add the gradients of the mini-batch `place` of `accumulation` to the networks alone; step after the last one."""
     if place == 0:
-        optimizer.zero_grad()
-    (loss / accumulation).backward(inputs=[weight for weight in network.parameters() if weight.requires_grad])
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+    weights = [weight for network in networks for weight in network.parameters() if weight.requires_grad]
+    (loss / accumulation).backward(inputs=weights)
     if place == accumulation - 1:
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()

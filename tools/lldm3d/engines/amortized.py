@@ -6,6 +6,7 @@ from monai.utils import CommonKeys as Keys
 from torch import nn
 from torch.nn.functional import avg_pool3d, softplus
 
+from lldm3d.engines.adversarial import descend
 from lldm3d.networks.ha_gan import STRIDE, Discriminator, Encoder, Generator
 
 
@@ -83,7 +84,7 @@ class AmortizedUpdate:
             fake = self.both(generator, generator.features(latent), start)
         pairs = zip(self.scores(real, place), self.scores(fake, place), strict=True)
         loss = sum(softplus(-good).mean() + softplus(bad).mean() for good, bad in pairs)
-        descend(loss, [self.optimizers["discriminators"]], [*self.discriminators.values()])
+        descend(loss, [*self.discriminators.values()], [self.optimizers["discriminators"]])
         return loss.detach()
 
     def train_generator(
@@ -92,7 +93,7 @@ class AmortizedUpdate:
         generator = engine.network
         fake = self.both(generator, generator.features(latent), start)
         loss = sum(softplus(-score).mean() for score in self.scores(fake, place))
-        descend(loss, [engine.optimizer], [generator])
+        descend(loss, [generator], [engine.optimizer])
         return loss.detach()
 
     def train_encoders(
@@ -105,7 +106,7 @@ class AmortizedUpdate:
         again = self.both(generator, generator.features(latent), start)
         by_latent = sum(l1(again[key], real[key]) for key in real)
         loss = self.weights[0] * by_slab + self.weights[1] * by_latent
-        descend(loss, optimizers, [self.encoder, generator])
+        descend(loss, [self.encoder, generator], optimizers)
         return by_slab.detach(), by_latent.detach()
 
 
@@ -120,15 +121,6 @@ def turned(image: torch.Tensor, axis: int) -> torch.Tensor:
 def turned_back(volume: torch.Tensor, axis: int) -> torch.Tensor:
     """Volumes as images again."""
     return (volume.movedim(2, 2 + axis) + 1) / 2
-
-
-def descend(loss: torch.Tensor, optimizers: list[torch.optim.Optimizer], networks: list[nn.Module]) -> None:
-    """A step of the networks' weights alone."""
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    loss.backward(inputs=[weight for network in networks for weight in network.parameters()])
-    for optimizer in optimizers:
-        optimizer.step()
 
 
 class LatentReconstruction(nn.Module):

@@ -21,8 +21,8 @@ SHOWN, WIDTH, PLANE = 6, 10.0, "axial"
 def samples(work: Path, methods: dict[str, Method], seed: int) -> Figure:
     """The first cases: real test cases and their labels, then those of each method, with labels where it draws them."""
     schema = load_schema(work / "dataset")
-    rows = [("real label", load_cases(work / "dataset", "test"), True)]
-    rows.append(("real", load_cases(work / "dataset", "test"), False))
+    real = load_cases(work / "dataset", "test")
+    rows = [("real label", real, True), ("real", real, False)]
     for name, method in methods.items():
         drawn = load_cases(work / f"methods/{name}/seed_{seed}/synthetic", "training")
         if drawn[0]["label"]:

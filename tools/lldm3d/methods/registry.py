@@ -1,6 +1,5 @@
 """The methods that can be compared: each bundle with a `configs/method.yaml` is one."""
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +7,10 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from lldm3d.bundle import bundles_dir
-from lldm3d.errors import UserError
+from lldm3d.errors import UserError, did_you_mean
 
 FILE = "configs/method.yaml"
+OURS = "lldm"  # the chain's own system
 KINDS = {"type": "array", "items": {"enum": ["image", "label"]}, "minItems": 1, "uniqueItems": True}
 TRAINING = {
     "type": "object",
@@ -57,15 +57,15 @@ class Method:
         return "label" in self.needs and "label" not in self.makes
 
 
-def method_files() -> dict[str, Path]:
-    """Name and `method.yaml` of all methods, those of the chain first."""
-    root = bundles_dir()
-    files = sorted(root.rglob(FILE), key=lambda file: (len(file.parts), file))
-    return {read(file).get("name", file.parents[1].name): file for file in files}
+def declared() -> dict[str, tuple[Path, dict]]:
+    """Name, and file and content of the `method.yaml`, of all methods, that of the chain first."""
+    files = sorted(bundles_dir().rglob(FILE), key=lambda file: (len(file.parts), file))
+    read_files = [(file, read(file)) for file in files]
+    return {content.get("name", file.parents[1].name): (file, content) for file, content in read_files}
 
 
 def method_names() -> list[str]:
-    return list(method_files())
+    return list(declared())
 
 
 def read(file: Path) -> dict:
@@ -85,12 +85,10 @@ def read(file: Path) -> dict:
 
 def load_method(name: str) -> Method:
     """The method `name`. Raises UserError where there is none, or its file is broken."""
-    files = method_files()
-    if name not in files:
-        close = difflib.get_close_matches(str(name), files, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise UserError(f"there is no method {name!r}: {hint}The methods are {', '.join(files)}")
-    file, content = files[name], read(files[name])
+    found = declared()
+    if name not in found:
+        raise UserError(f"there is no method {name!r}: {did_you_mean(name, found)}The methods are {', '.join(found)}")
+    file, content = found[name]
     trainings = content["trainings"]
     configs = {training: entry["config"] for training, entry in trainings.items() if "config" in entry}
     if configs and len(configs) < len(trainings):

@@ -43,7 +43,6 @@ class Cell:
     mean: float
     std: float | None  # None of one seed
     interval: tuple[float, float] | None  # the lowest and the highest bound of the seeds
-    values: tuple[float, ...]
 
 
 SECONDS = Measure("seconds a volume", "s", LOWER)
@@ -97,10 +96,10 @@ def cells(results: Iterable[Result]) -> dict[Measure, dict[str, Cell]]:
 
 
 def cell(items: list[Result]) -> Cell:
-    values = tuple(item.value for item in items)
+    values = [item.value for item in items]
     bounds = [item.interval for item in items if item.interval]
     interval = (min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else None
-    return Cell(mean(values), stdev(values) if len(values) > 1 else None, interval, values)
+    return Cell(mean(values), stdev(values) if len(values) > 1 else None, interval)
 
 
 def leads(measure: Measure, ours: Cell, other: Cell) -> bool:

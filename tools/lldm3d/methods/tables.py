@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 
 from lldm3d.evaluation.rows import HIGHER, LOWER, number
-from lldm3d.methods.registry import Method
+from lldm3d.methods.registry import OURS, Method
 from lldm3d.methods.results import Cell, Measure, Result, cells, leads
 from lldm3d.study.tables import DASH, tex
-
-OURS = "lldm"
 
 
 def caption(results: Sequence[Result], minutes: float) -> list[str]:

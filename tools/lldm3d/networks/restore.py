@@ -30,17 +30,14 @@ def save_network(path: str, network: nn.Module, architecture: partial, dataset_d
         further: plain entries that sampling needs: `noise_scheduler`, the ControlNet's `condition`.
     """
     latents = read_json(Path(dataset_dir) / "latents.json")
+    learnt_from = {key: latents[key] for key in ("class_names", "codecs", "latent_shape", "roi_size", "spacing")}
+    save_checkpoint(path, {**whole_network(network, architecture), **learnt_from, **further})
+
+
+def whole_network(network: nn.Module, architecture: partial) -> dict:
+    """Weights and arguments: what builds the network again."""
     arguments = {name: plain(value) for name, value in architecture.keywords.items()}
-    content = {
-        "model": network.state_dict(),
-        "network": arguments,
-        "class_names": latents["class_names"],
-        "codecs": latents["codecs"],
-        "latent_shape": latents["latent_shape"],
-        "roi_size": latents["roi_size"],
-        "spacing": latents["spacing"],
-    }
-    save_checkpoint(path, {**content, **further})
+    return {"model": network.state_dict(), "network": arguments}
 
 
 def save_model(path: str, network: nn.Module, architecture: partial, dataset_dir: str, **further: object) -> None:
@@ -54,14 +51,8 @@ def save_model(path: str, network: nn.Module, architecture: partial, dataset_dir
         further: plain entries that sampling needs.
     """
     schema = load_schema(dataset_dir)
-    content = {
-        "model": network.state_dict(),
-        "network": {name: plain(value) for name, value in architecture.keywords.items()},
-        "class_names": list(schema.class_names),
-        "roi_size": list(schema.roi_size),
-        "spacing": list(schema.spacing),
-    }
-    save_checkpoint(path, {**content, **further})
+    learnt_from = {key: list(getattr(schema, key)) for key in ("class_names", "roi_size", "spacing")}
+    save_checkpoint(path, {**whole_network(network, architecture), **learnt_from, **further})
 
 
 def load_model(path: str, architecture: Callable[..., nn.Module], made_by: str) -> tuple[nn.Module, dict]:
