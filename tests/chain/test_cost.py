@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from lldm3d.chain import cluster
+from lldm3d.chain.limits import keep_limits
 from lldm3d.chain.plan import COMPARISON, RULES
+from lldm3d.chain.profile import load_profile
 from lldm3d.chain.run import run
 
 from .conftest import write_profile
@@ -41,6 +44,27 @@ def test_a_dry_run_of_prepared_data_tells_time_memory_and_disk_of_each_training(
     assert 0 < seconds < 60
     memory = {stage: float(text.split("; ")[1].split(" GB")[0]) for stage, text in told.items() if "steps" in text}
     assert memory["autoencoder_label"] > 1.8 * memory["autoencoder_image"], "two processes"
+
+
+def test_jobs_of_a_cluster_ask_for_the_minutes_that_a_dry_run_measured_with_their_settings(
+    tmp_path, tiny_dataset, profile, monkeypatch
+):
+    monkeypatch.setattr(cluster, "accounting", lambda: True)
+    work = tmp_path / "work"
+    shutil.copytree(tiny_dataset, work / "dataset")
+    run(str(work), str(profile), {"data": str(tmp_path)}, dry_run=True, gpus=2)
+    keep_limits(work, load_profile(str(profile)), {"image_ldm": 100})  # as a larger one would have taken
+
+    def runtimes(**sections) -> dict[str, int]:
+        settings = load_profile(str(write_profile(tmp_path / "asked.yaml", **{**SECTIONS, **sections})))
+        options = cluster.slurm_options(work, settings, ["prepare", "image_ldm", "controlnet"], jobs=1)
+        return {text.split(":")[0]: int(text.split("=")[1]) for text in options if ":runtime=" in text}
+
+    usual = load_profile(str(profile))["cluster"]["all"]["runtime"]
+    assert runtimes() == {"prepare": usual, "image_ldm": 210, "controlnet": 11}
+    assert runtimes(cluster={"image_ldm": {"runtime": 300}})["image_ldm"] == 300, "what the user says holds"
+    other = runtimes(image_ldm={**DIFFUSION, "channels": [64]})
+    assert other == {"prepare": usual, "image_ldm": usual, "controlnet": usual}, "another network was not measured"
 
 
 def test_without_a_data_set_only_the_stages_are_told(tmp_path, profile, capsys):

@@ -154,7 +154,7 @@ def test_each_stage_asks_for_its_own(tmp_path, monkeypatch):
         "all": {"threads": 4, "runtime": 60, "slurm_account": "mine"},
         "latents": {"runtime": 5},
     }
-    options = cluster.slurm_options(tmp_path, asked, ["prepare", "latents"], jobs=3)
+    options = cluster.slurm_options(tmp_path, {"cluster": asked}, ["prepare", "latents"], jobs=3)
     assert "prepare:runtime=60" in options and "latents:runtime=5" in options
     assert {"prepare=4", "latents=4", 'latents:slurm_account="mine"'} < set(options)
 

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Collection
 from pathlib import Path
 
+from lldm3d.chain.limits import measured_limits
 from lldm3d.chain.process import tail
 from lldm3d.errors import UserError
 
@@ -50,17 +51,19 @@ def check_executor(executor: str) -> None:
         raise UserError("--executor slurm: there is no `sbatch` here; run the command on the cluster's login node")
 
 
-def slurm_options(work: Path, asked: dict, rules: list[str], jobs: int) -> list[str]:
+def slurm_options(work: Path, settings: dict, rules: list[str], jobs: int) -> list[str]:
     """Snakemake's options for a run whose stages are jobs of Slurm.
 
     Args:
-        asked: the profile's section `cluster`.
+        settings: the profile, whose section `cluster` says what each job asks for; what it does not say of a stage
+            itself follows from what was measured.
         rules: the rules of the run.
         jobs: largest number of jobs in the queue at once.
     """
     threads, resources = [], []
+    asked, measured = settings["cluster"], measured_limits(work, settings)
     for rule in rules:
-        job = {**asked["all"], **asked.get(rule, {})}
+        job = {**asked["all"], **measured.get(rule, {}), **asked.get(rule, {})}
         threads.append(f"{rule}={job.pop('threads')}")
         resources += [f"{rule}:{key}={json.dumps(value)}" for key, value in job.items()]  # quoted: no expression
     options = ["--executor", "slurm", "--jobs", str(jobs), "--slurm-jobname-prefix", job_prefix(work)]

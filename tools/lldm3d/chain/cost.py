@@ -10,8 +10,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from lldm3d.bundle import bundle_path
 from lldm3d.chain.configs import BUNDLES, bundle_and_configs, overrides_of, processes_of
+from lldm3d.chain.limits import keep_limits
 from lldm3d.chain.training import crop
-from lldm3d.data.dataset import Schema, load_schema
+from lldm3d.data.dataset import Schema, load_cases, load_schema
 from lldm3d.engines import AutocastInferer
 from lldm3d.networks import ControlledDiffusion
 from lldm3d.study.cost import COPIES, step_seconds
@@ -43,12 +44,16 @@ class Cost:
 
 
 def tell_cost(work: Path, plan: dict, stages: list[str]) -> None:
-    """Print what the generative stages among `stages` take; nothing where the data set is not prepared."""
+    """Print what the generative stages among `stages` take, and note it for a cluster's jobs.
+
+    Nothing where the data set is not prepared.
+    """
     if not (work / "dataset" / "dataset.json").is_file() or not {*BUNDLES, "generate"} & {*stages}:
         return
     torch.set_num_threads(plan["threads"])
     settings, schema = plan["settings"], load_schema(work / "dataset")
     costs = {stage: measure(stage, settings, schema) for stage in BUNDLES}
+    minutes = {stage: cost.minutes for stage, cost in costs.items()}
     for stage in stages:
         if stage in costs:
             cost = costs[stage]
@@ -59,6 +64,9 @@ def tell_cost(work: Path, plan: dict, stages: list[str]) -> None:
     if "generate" in stages:
         seconds = pair_seconds(costs, settings["generate"], schema, settings)
         print(f"generate: {seconds:.3g} s for each pair")
+        pairs = settings["generate"].get("n") or len(load_cases(work / "dataset", "training"))
+        minutes["generate"] = pairs * seconds / 60 / processes_of(settings["generate"])
+    keep_limits(work, settings, minutes)
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU with {plan['threads']} threads"
     print(f"from steps on this {where}; without loading, validation, and the further losses of autoencoders")
 

@@ -104,7 +104,7 @@ def placed(
     if executor:
         check_executor(executor)
         plan["threads"] = plan["threads_alone"] = 1  # slurm_options sets those of each stage
-        return slurm_options(work, plan["settings"]["cluster"], rules(plan), jobs or 20)
+        return slurm_options(work, plan["settings"], rules(plan), jobs or 20)
     cores = cores or usable_cores()
     # a training counts as one GPU; on a CPU two run at once, which there is a third faster than one after the other
     devices = gpus or len(visible_gpus())

@@ -40,7 +40,7 @@ def study(
     stages = execute(work, plan, TARGET, dry_run, **where)
     if not dry_run:
         print(f"lldm3d: done; the tables are in {work / 'study'}, `lldm3d report --workdir {workdir}` shows them")
-    else:
+    elif not where.get("executor"):  # a cluster's login node would tell nothing of its other nodes
         from lldm3d.study.cost import tell_cost
 
         tell_cost(work, plan, [stage for stage in stages if stage.startswith("segment/")])

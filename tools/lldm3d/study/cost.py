@@ -11,6 +11,7 @@ from monai.bundle import ConfigParser
 
 from lldm3d.bundle import bundle_path
 from lldm3d.chain.configs import SEGMENT_OVERLAY, TRAIN
+from lldm3d.chain.limits import keep_limits
 from lldm3d.chain.training import crop
 from lldm3d.data.dataset import load_cases, load_schema
 
@@ -34,20 +35,26 @@ class Cost:
 
 
 def tell_cost(work: Path, plan: dict, stages: list[str]) -> None:
-    """Print what the trainings `segment/<network>/...` take, from steps of each network on this machine."""
+    """Print what the trainings `segment/<network>/...` take, from steps of each network on this machine.
+
+    The longest is noted for a cluster's jobs.
+    """
     schema, section = load_schema(work / "dataset"), plan["settings"]["segment"]["overrides"]
     overrides = {"class_names": list(schema.class_names), **section, "roi_size": crop(section, schema)}
     torch.set_num_threads(plan["threads"])
     voxels, tasks = torch.Size(schema.roi_size).numel(), {stage.split("/")[2] for stage in stages}
     predictions = len(load_cases(work / "dataset", "test")) * voxels * ZIPPED
-    hours, disk = 0.0, len(tasks) * len(learnt_from(work)) * voxels * CACHED
+    hours, longest, disk = 0.0, 0.0, len(tasks) * len(learnt_from(work)) * voxels * CACHED
     for network, count in Counter(stage.split("/")[1] for stage in stages).items():
         cost = measure(network, overrides)
+        longest = max(longest, cost.hours)
         hours, disk = hours + count * cost.hours, disk + count * (4 * COPIES * cost.parameters + predictions)
         print(
             f"{network}: {count} trainings of {cost.steps} steps at {cost.step_seconds:.3g} s, {cost.hours:.3g} hours "
             f"each; {cost.parameters / 1e6:.3g} million parameters"
         )
+    if longest:
+        keep_limits(work, plan["settings"], {"segment": 60 * longest})
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU with {plan['threads']} threads each"
     print(
         f"{len(stages)} trainings, {hours:.3g} hours of this {where}, to be divided by the trainings at once, and "
