@@ -20,9 +20,13 @@ def run(output_dir, batches):
     engine.run(batches)
 
 
-def test_all_files_are_there_when_the_run_ends(tmp_path):
+GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_all_files_are_there_when_the_run_ends(tmp_path, device):
     batch = pairs(40)  # more than may wait
-    run(tmp_path, [batch])
+    run(tmp_path, [{key: item if key == "name" else item.to(device) for key, item in batch.items()}])
     for index, name in enumerate(batch["name"]):
         label = np.asarray(nib.load(tmp_path / f"labelsTr/{name}.nii.gz").dataobj)
         np.testing.assert_array_equal(label, batch["label"][index, 0].numpy())

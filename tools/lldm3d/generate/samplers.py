@@ -60,7 +60,9 @@ class LatentSampler:
         shape = self.latent_shape
         if condition is not None and condition.shape[2:] != torch.Size(shape[1:]):
             shape = [shape[0], *(math.ceil(size / self.codec.stride) for size in condition.shape[2:])]
-        noise = torch.stack([case_noise(self.seed, index, self.codec.kind, shape) for index in indices]).to(self.device)
+        noise = torch.stack([case_noise(self.seed, index, self.codec.kind, shape) for index in indices])
+        if self.device.type == "cuda":  # else the copy would wait for all that the GPU was given before
+            noise = noise.pin_memory().to(self.device, non_blocking=True)
         return self.noise_scheduler.sample(self.predictor(condition), noise)
 
     def decode(self, latent: torch.Tensor, in_slabs: bool = False) -> torch.Tensor:

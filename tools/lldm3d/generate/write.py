@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
 
 from lldm3d.files import save_nifti
@@ -35,10 +36,10 @@ class CaseWriter:
 
     def write(self, engine: Engine) -> None:
         """Hand the cases of the batch to the threads."""
-        output = {key: item if key == "name" else item.cpu() for key, item in engine.state.output.items()}
+        output, copied = begin_copy(engine.state.output)
         for number in range(len(output["name"])):
             case = {key: item[number] for key, item in output.items()}
-            self.waiting.append(self.threads.submit(self.write_case, case))
+            self.waiting.append(self.threads.submit(self.write_case, case, copied))
         self.finish(waiting=WAITING)
 
     def finish(self, engine: Engine | None = None, waiting: int = 0) -> None:
@@ -46,13 +47,29 @@ class CaseWriter:
         while len(self.waiting) > waiting or (self.waiting and self.waiting[0].done()):
             self.waiting.popleft().result()
 
-    def write_case(self, case: dict) -> None:
+    def write_case(self, case: dict, copied: torch.cuda.Event | None = None) -> None:
+        """Write a case that lies in the CPU's memory, or will when `copied` has happened."""
+        if copied is not None:
+            copied.synchronize()
         affines = case["affine"].numpy(), case["source_affine"].numpy()
         for kind, (folder, dtype) in self.folders.items():
             if kind in case:
                 volume = case[kind][0].numpy().astype(dtype)
                 volume = twelve_bits(volume) if kind == "image" else volume
                 save_nifti(self.output_dir / folder / f"{case['name']}.nii.gz", *reorient(volume, *affines))
+
+
+def begin_copy(output: dict) -> tuple[dict, torch.cuda.Event | None]:
+    """The output in the CPU's memory, and the event that it is whole, None where it was there.
+
+    Only the threads wait for the GPU: while it decodes a batch, the sampling of the next is queued behind.
+    """
+    host = {key: item.to("cpu", non_blocking=True) if key != "name" else item for key, item in output.items()}
+    if not any(torch.is_tensor(item) and item.is_cuda for item in output.values()):
+        return host, None
+    copied = torch.cuda.Event()
+    copied.record()
+    return host, copied
 
 
 def twelve_bits(volume: np.ndarray) -> np.ndarray:
