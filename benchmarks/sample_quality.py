@@ -1,7 +1,7 @@
 """Quality and time of drawn pairs against the number of steps, beside the stock recipe: JSON and two figures.
 
-    lldm3d run --workdir W/flow --profile benchmarks/sampling.yaml --until segment
-    lldm3d run --workdir W/ddpm --profile benchmarks/sampling_ddpm.yaml --until controlnet
+    lldm3d run --workdir W/flow --profile benchmarks/sampling.yaml --until evaluate
+    lldm3d run --workdir W/ddpm --profile benchmarks/sampling_ddpm.yaml --until generate
     python -m benchmarks.sample_quality --workdir W
 
 Both have the same autoencoders, by the same seed. Distances are those of `lldm3d evaluate` (equal numbers of cases, 50
