@@ -1,6 +1,7 @@
 """What a user of the baselines would notice: they learn, go on where they stopped, and draw the same case anywhere."""
 
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -116,6 +117,38 @@ def test_it_learns(bundle, training, works, tiny_dataset, tmp_path):
     _, curves = train(bundle, training, works[bundle], tiny_dataset, **{k: v for k, v in ids.items() if k in content})
     first, last = curves[measure]
     assert last > first if measure == "val_psnr" else last < first
+
+
+# what does not fit volumes of 16x16x16 voxels, and what is told
+MISFITS = [
+    ("ddpm", "diffusion", {"channels": [32] * 6}, "multiples of 32.*channels fewer"),
+    ("ddpm", "diffusion", {"roi_size": [32, 16, 16]}, r"\[16, 16, 16\] voxels; give that roi_size"),
+    ("ldm_vae", "diffusion", {"channels": [32] * 5}, "multiples of 32.*channels fewer"),
+    ("ldm_vqvae", "diffusion", {"channels": [32] * 5}, "multiples of 32"),
+    ("ldm_vqvae", "autoencoder", {"channels": [4] * 5}, "roi_size.*multiples of 32.*channels fewer"),
+    ("ldm_vae", "autoencoder", {"crop_size": [16, 15, 16]}, "crop_size.*multiples of 2, got .15.; give another"),
+    ("ldm_vae", "autoencoder", {"discriminator_layers": 3}, "at least 24 voxels.*lower discriminator_layers"),
+    (
+        "ha_gan",
+        "gan",
+        {"discriminator_channels": {"high": [4], "low": [4] * 3}},
+        "least 32 .*discriminator_channels#low",
+    ),
+    ("ha_gan", "gan", {"discriminator_channels": {"high": [4] * 4, "low": [4]}}, "slab .*least 16 .*channels#high"),
+    ("ha_gan", "gan", {"slab": 6}, "slab .*multiples of 4"),
+]
+
+
+@pytest.mark.parametrize("bundle, training, ids, message", MISFITS)
+def test_sizes_that_do_not_fit_are_refused_before_data_are_read(
+    bundle, training, ids, message, works, tiny_dataset, tmp_path
+):
+    bundle = f"baselines/{bundle}"
+    ids = {**ids, "output_dir": str(tmp_path / "out"), "train#dataset#cache_dir": str(tmp_path / "cache")}
+    with pytest.raises(RuntimeError) as raised:
+        train(bundle, training, works[bundle], tiny_dataset, **ids)
+    assert isinstance(raised.value.__cause__, UserError) and re.search(message, str(raised.value.__cause__))
+    assert not list(tmp_path.iterdir())
 
 
 def test_ha_gan_takes_multiples_of_16_and_says_so():

@@ -3,10 +3,13 @@
 from lldm3d.networks.checkpointing import checkpointed
 from lldm3d.networks.controlled import ControlledDiffusion
 from lldm3d.networks.restore import load_model, load_network, save_model, save_network
+from lldm3d.networks.sizes import check_cases, check_crop
 from lldm3d.networks.warm import warm_start
 
 __all__ = [
     "ControlledDiffusion",
+    "check_cases",
+    "check_crop",
     "checkpointed",
     "load_model",
     "load_network",
