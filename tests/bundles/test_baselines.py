@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -15,7 +16,7 @@ from lldm3d.bundle import bundle_path
 from lldm3d.engines import TrainingState
 from lldm3d.engines.codebook import DEAD, revive
 from lldm3d.errors import UserError
-from lldm3d.files import load_checkpoint
+from lldm3d.files import load_checkpoint, save_checkpoint
 from lldm3d.networks.ha_gan import Encoder, Generator
 
 from .small import BASELINES
@@ -147,7 +148,7 @@ def test_sizes_that_do_not_fit_are_refused_before_data_are_read(
     ids = {**ids, "output_dir": str(tmp_path / "out"), "train#dataset#cache_dir": str(tmp_path / "cache")}
     with pytest.raises(RuntimeError) as raised:
         train(bundle, training, works[bundle], tiny_dataset, **ids)
-    assert isinstance(raised.value.__cause__, UserError) and re.search(message, str(raised.value.__cause__))
+    assert re.search(message, str(cause(raised.value)))
     assert not list(tmp_path.iterdir())
 
 
@@ -203,3 +204,25 @@ def test_the_scale_of_the_training_travels_and_decodes(works, tiny_dataset):
     expected = autoencoder.decode(latent / checkpoint["scale_factor"])
     torch.testing.assert_close(parser.get_parsed_content("draw").decode(latent), expected)
     assert checkpoint["scale_factor"] != 1
+
+
+@pytest.mark.parametrize("bundle", ["baselines/ldm_vae", "baselines/ldm_vqvae"])
+def test_a_diffusion_draws_and_goes_on_with_its_own_autoencoder_alone(bundle, works, tiny_dataset, tmp_path):
+    shutil.copytree(works[bundle], tmp_path / "work")
+    path = tmp_path / "work/autoencoder/model.pt"
+    other = load_checkpoint(path, "autoencoder")
+    next(iter(other["model"].values())).add_(0.1)
+    save_checkpoint(path, other)
+    with pytest.raises(RuntimeError) as drawing:
+        draw(bundle, tmp_path / "work", tiny_dataset, tmp_path / "drawn")
+    assert re.search("diffusion/model.pt: .* another autoencoder.*train it again", str(cause(drawing.value)))
+    with pytest.raises(RuntimeError) as training:
+        train(bundle, "diffusion", tmp_path / "work", tiny_dataset, epochs=3)
+    assert re.search("state.pt: .* another autoencoder.*; delete it", str(cause(training.value)))
+
+
+def cause(error: BaseException) -> UserError:
+    """The user's mistake that lies beneath what MONAI raises."""
+    while not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
