@@ -36,7 +36,7 @@ class MappedDataset(PersistentDataset):
     """Cases whose transforms up to the first random one are done once, by all cores, and then mapped from files.
 
     A file that changes (path, size, time) is read again, and transforms that change (settings, code, readers, MONAI's
-    version) make files of their own. Trainings at the same time share the files, and the system their pages in memory:
+    version) make files of their own. An item has its "index" as well, which no file holds. Trainings at the same time share the files, and the system their pages in memory:
     one may find what another has made, and what two make at once is the same. Items have plain tensors; they are views
     of the files, so a transform must not write into its input (MONAI's random ones do not).
 
@@ -94,7 +94,7 @@ class MappedDataset(PersistentDataset):
             return torch.load(self.paths[index], mmap=True, weights_only=True)
 
     def _transform(self, index: int) -> dict:
-        return self._post_transform(dict(self.cases[index]))
+        return self._post_transform({**self.cases[index], "index": index})
 
 
 class _Missing(Dataset):
