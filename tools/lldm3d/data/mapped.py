@@ -36,9 +36,10 @@ class MappedDataset(PersistentDataset):
     """Cases whose transforms up to the first random one are done once, by all cores, and then mapped from files.
 
     A file that changes (path, size, time) is read again, and transforms that change (settings, code, readers, MONAI's
-    version) make files of their own. An item has its "index" as well, which no file holds. Trainings at the same time share the files, and the system their pages in memory:
+    version) make files of their own. Trainings at the same time share the files, and the system their pages in memory:
     one may find what another has made, and what two make at once is the same. Items have plain tensors; they are views
-    of the files, so a transform must not write into its input (MONAI's random ones do not).
+    of the files, so a transform must not write into its input (MONAI's random ones do not). An item has its "index" as
+    well, which is in no file.
 
     Stock `PersistentDataset` notices no changed file; it makes one case after the other, and copies a whole case into
     memory in each draw. `CacheDataset` reads all anew in each process, and holds all in the memory of each.

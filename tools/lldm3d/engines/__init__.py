@@ -1,7 +1,7 @@
 """Parts of an ignite engine that MONAI lacks: samplers, inferers, updates and handlers used by the bundles."""
 
 from lldm3d.engines.adversarial import AdversarialUpdate
-from lldm3d.engines.amortized import AmortizedUpdate, LatentReconstruction, turned_back
+from lldm3d.engines.amortized import AmortizedUpdate, LatentReconstruction, average_gradients, turned_back
 from lldm3d.engines.average import MovingAverage
 from lldm3d.engines.batches import DiffusionBatch, EncodedBatch, ReconstructionBatch
 from lldm3d.engines.codebook import Codebook
@@ -30,5 +30,6 @@ __all__ = [
     "ReconstructionInferer",
     "TrainingState",
     "WholeVolumes",
+    "average_gradients",
     "turned_back",
 ]

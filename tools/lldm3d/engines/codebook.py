@@ -1,5 +1,6 @@
 """Keeping the codebook of a VQ-VAE in use."""
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.networks.nets import VQVAE
@@ -14,10 +15,11 @@ class Codebook:
     """Handler that logs at the end of each epoch how many codes are in use, and puts dead ones where encodings lie.
 
     The revival is that of Dhariwal et al. 2020 (Jukebox), as Khader et al. 2022 use it: a code that no voxel comes near
-    becomes the encoding of a random voxel of the last batch. MONAI's `EMAQuantizer` leaves dead codes where they are.
+    becomes the encoding of a random voxel of the last batch, of several processes of the first one's. MONAI's
+    `EMAQuantizer` leaves dead codes where they are.
 
     Args:
-        network: whose quantiser has the codes; of one process.
+        network: whose quantiser has the codes; not wrapped by DistributedDataParallel.
         history: gets the curves `codebook_usage`, share of codes, and `perplexity`, of the last batch.
         until: last epoch in which codes are revived; those put in later would not be learnt any more.
     """
@@ -43,6 +45,7 @@ class Codebook:
 def revive(quantizer, dead: torch.Tensor, encoded: torch.Tensor) -> None:
     """Give dead codes the places of random encodings [N, D], with the count of one voxel."""
     chosen = encoded[torch.randint(len(encoded), (int(dead.sum()),)).to(encoded.device)]
+    chosen = idist.broadcast(chosen)  # each process has seen another batch; MONAI keeps the rest of their codes alike
     quantizer.embedding.weight.data[dead] = chosen
     quantizer.ema_w[dead] = chosen
     quantizer.ema_cluster_size[dead] = 1.0
