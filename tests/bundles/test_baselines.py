@@ -188,6 +188,15 @@ def test_dead_codes_are_put_where_encodings_lie():
     assert (quantizer.ema_cluster_size >= DEAD).all()
 
 
+def test_codes_that_were_never_used_do_not_set_the_scale(tiny_dataset, tmp_path):
+    """An epoch alone revives none; MONAI's moving average has then thrown them far out."""
+    train("baselines/ldm_vqvae", "autoencoder", tmp_path, tiny_dataset, epochs=1, num_embeddings=64)
+    parser = config("baselines/ldm_vqvae", "train", tmp_path, tiny_dataset)
+    codes = parser.get_parsed_content("autoencoder").quantizer.quantizer.embedding.weight
+    assert codes.abs().max() > 1000
+    assert -10 < parser.get_parsed_content("low") < parser.get_parsed_content("high") < 10
+
+
 def test_the_use_of_the_codebook_is_logged(works, tiny_dataset, tmp_path):
     ids = {"output_dir": str(tmp_path)}
     _, curves = train("baselines/ldm_vqvae", "autoencoder", works["baselines/ldm_vqvae"], tiny_dataset, **ids)

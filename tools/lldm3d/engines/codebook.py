@@ -42,6 +42,16 @@ class Codebook:
             revive(quantizer, dead, encoded.float().movedim(1, -1).flatten(0, -2))
 
 
+def codes_in_use(network: VQVAE) -> torch.Tensor:
+    """The codes [n, D] that voxels came near of late, of a trained network.
+
+    MONAI's moving average divides a code that none ever came near by almost 0: until it is revived it lies 10 000 times
+    as far out as the others, and would set the scale of them all.
+    """
+    quantizer = network.quantizer.quantizer
+    return quantizer.embedding.weight.detach()[quantizer.ema_cluster_size >= DEAD]
+
+
 def revive(quantizer, dead: torch.Tensor, encoded: torch.Tensor) -> None:
     """Give dead codes the places of random encodings [N, D], with the count of one voxel."""
     chosen = encoded[torch.randint(len(encoded), (int(dead.sum()),)).to(encoded.device)]
