@@ -1,6 +1,8 @@
 """What a user of the baselines would notice: they learn, go on where they stopped, and draw the same case anywhere."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -14,7 +16,7 @@ from lldm3d.bundle import bundle_path
 from lldm3d.engines import TrainingState
 from lldm3d.engines.codebook import DEAD, revive
 from lldm3d.errors import UserError
-from lldm3d.files import load_checkpoint
+from lldm3d.files import load_checkpoint, save_checkpoint
 from lldm3d.networks.ha_gan import Encoder, Generator
 
 from .small import BASELINES
@@ -118,6 +120,38 @@ def test_it_learns(bundle, training, works, tiny_dataset, tmp_path):
     assert last > first if measure == "val_psnr" else last < first
 
 
+# what does not fit volumes of 16x16x16 voxels, and what is told
+MISFITS = [
+    ("ddpm", "diffusion", {"channels": [32] * 6}, "multiples of 32.*channels fewer"),
+    ("ddpm", "diffusion", {"roi_size": [32, 16, 16]}, r"\[16, 16, 16\] voxels; give that roi_size"),
+    ("ldm_vae", "diffusion", {"channels": [32] * 5}, "multiples of 32.*channels fewer"),
+    ("ldm_vqvae", "diffusion", {"channels": [32] * 5}, "multiples of 32"),
+    ("ldm_vqvae", "autoencoder", {"channels": [4] * 5}, "roi_size.*multiples of 32.*channels fewer"),
+    ("ldm_vae", "autoencoder", {"crop_size": [16, 15, 16]}, "crop_size.*multiples of 2, got .15.; give another"),
+    ("ldm_vae", "autoencoder", {"discriminator_layers": 3}, "at least 24 voxels.*lower discriminator_layers"),
+    (
+        "ha_gan",
+        "gan",
+        {"discriminator_channels": {"high": [4], "low": [4] * 3}},
+        "least 32 .*discriminator_channels#low",
+    ),
+    ("ha_gan", "gan", {"discriminator_channels": {"high": [4] * 4, "low": [4]}}, "slab .*least 16 .*channels#high"),
+    ("ha_gan", "gan", {"slab": 6}, "slab .*multiples of 4"),
+]
+
+
+@pytest.mark.parametrize("bundle, training, ids, message", MISFITS)
+def test_sizes_that_do_not_fit_are_refused_before_data_are_read(
+    bundle, training, ids, message, works, tiny_dataset, tmp_path
+):
+    bundle = f"baselines/{bundle}"
+    ids = {**ids, "output_dir": str(tmp_path / "out"), "train#dataset#cache_dir": str(tmp_path / "cache")}
+    with pytest.raises(RuntimeError) as raised:
+        train(bundle, training, works[bundle], tiny_dataset, **ids)
+    assert re.search(message, str(cause(raised.value)))
+    assert not list(tmp_path.iterdir())
+
+
 def test_ha_gan_takes_multiples_of_16_and_says_so():
     for size in ([32, 48, 32], [160, 160, 64]):
         assert Generator(size, latent_size=4, channels=4, groups=1).grid == [length // 16 for length in size]
@@ -154,6 +188,15 @@ def test_dead_codes_are_put_where_encodings_lie():
     assert (quantizer.ema_cluster_size >= DEAD).all()
 
 
+def test_codes_that_were_never_used_do_not_set_the_scale(tiny_dataset, tmp_path):
+    """An epoch alone revives none; MONAI's moving average has then thrown them far out."""
+    train("baselines/ldm_vqvae", "autoencoder", tmp_path, tiny_dataset, epochs=1, num_embeddings=64)
+    parser = config("baselines/ldm_vqvae", "train", tmp_path, tiny_dataset)
+    codes = parser.get_parsed_content("autoencoder").quantizer.quantizer.embedding.weight
+    assert codes.abs().max() > 1000
+    assert -10 < parser.get_parsed_content("low") < parser.get_parsed_content("high") < 10
+
+
 def test_the_use_of_the_codebook_is_logged(works, tiny_dataset, tmp_path):
     ids = {"output_dir": str(tmp_path)}
     _, curves = train("baselines/ldm_vqvae", "autoencoder", works["baselines/ldm_vqvae"], tiny_dataset, **ids)
@@ -170,3 +213,25 @@ def test_the_scale_of_the_training_travels_and_decodes(works, tiny_dataset):
     expected = autoencoder.decode(latent / checkpoint["scale_factor"])
     torch.testing.assert_close(parser.get_parsed_content("draw").decode(latent), expected)
     assert checkpoint["scale_factor"] != 1
+
+
+@pytest.mark.parametrize("bundle", ["baselines/ldm_vae", "baselines/ldm_vqvae"])
+def test_a_diffusion_draws_and_goes_on_with_its_own_autoencoder_alone(bundle, works, tiny_dataset, tmp_path):
+    shutil.copytree(works[bundle], tmp_path / "work")
+    path = tmp_path / "work/autoencoder/model.pt"
+    other = load_checkpoint(path, "autoencoder")
+    next(iter(other["model"].values())).add_(0.1)
+    save_checkpoint(path, other)
+    with pytest.raises(RuntimeError) as drawing:
+        draw(bundle, tmp_path / "work", tiny_dataset, tmp_path / "drawn")
+    assert re.search("diffusion/model.pt: .* another autoencoder.*train it again", str(cause(drawing.value)))
+    with pytest.raises(RuntimeError) as training:
+        train(bundle, "diffusion", tmp_path / "work", tiny_dataset, epochs=3)
+    assert re.search("state.pt: .* another autoencoder.*; delete it", str(cause(training.value)))
+
+
+def cause(error: BaseException) -> UserError:
+    """The user's mistake that lies beneath what MONAI raises."""
+    while not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error

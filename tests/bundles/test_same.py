@@ -57,3 +57,20 @@ def test_the_documents_differ_in_what_is_said_of_the_network(bundle):
     """All that follows the heading "Data" is the same."""
     shared = [(bundle_path(name) / "docs/README.md").read_text().partition("## Data")[2] for name in (bundle, PATTERN)]
     assert shared[0] == shared[1], f"copy all from '## Data' on from docs/README.md of {PATTERN} to {bundle}, or back"
+
+
+COPIES = {"multi_gpu": "image_ldm", "multi_gpu_autoencoder": "autoencoder"}
+
+
+@pytest.mark.parametrize(
+    "bundle, name",
+    [
+        ("baselines/ddpm", "multi_gpu"),
+        *((bundle, name) for bundle in ("baselines/ldm_vae", "baselines/ldm_vqvae") for name in COPIES),
+    ],
+)
+def test_the_overlays_of_several_processes_are_copies(bundle, name):
+    """But for the command in the header."""
+    path, pattern = bundle_path(bundle) / f"configs/{name}.yaml", bundle_path(COPIES[name]) / "configs/multi_gpu.yaml"
+    ours, theirs = (file.read_text().partition("+imports")[2] for file in (path, pattern))
+    assert ours == theirs, f"copy all from '+imports' on from {pattern} to {path}, or the other way round"

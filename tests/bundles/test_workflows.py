@@ -151,18 +151,30 @@ BY_CASE = {
     "autoencoder": {"initial_log_variance": -60, "optimizer": SGD},
     **dict.fromkeys(DIFFUSIONS, {"train#prepare_batch#seed": 0}),
 }
+# the same of the baselines, by bundle and config; a VAE's codes without noise, and with a scale that no batch tells
+UNMOVED = {"train#augment#prob": 0}
+BY_INDEX = {**UNMOVED, "prepare_batch#seed": 0}
+NO_NOISE = "$(lambda net: (torch.nn.init.constant_(net.quant_conv_log_sigma.conv.bias, -60), net)[1])(@architecture())"
+BASELINES_BY_CASE = {
+    ("baselines/ddpm", "train"): BY_INDEX,
+    ("baselines/ldm_vqvae", "train"): BY_INDEX,
+    ("baselines/ldm_vae", "train"): {
+        **BY_INDEX,
+        "encode": "$lambda image: @autoencoder.encode(image)[0]",
+        "scale_factor": 1.0,
+    },
+    ("baselines/ldm_vqvae", "train_autoencoder"): {**UNMOVED, "optimizer": SGD},
+    ("baselines/ldm_vae", "train_autoencoder"): {**UNMOVED, "optimizer": SGD, "network_def": NO_NOISE},
+}
 
 
-@pytest.mark.parametrize("bundle", BY_CASE)
-def test_two_processes_train_the_model_that_one_trains_with_twice_the_batch(bundle, tiny_work, tmp_path):
+def train_in_two_processes(bundle: str, config: str, work: Path, output_dir: Path, exact: dict) -> None:
     """torchrun and gloo, from the bundle's folder, by MONAI's own command line."""
-    exact = {**BY_CASE[bundle], "autocast": False}
-    alone, two = tmp_path / "alone", tmp_path / "two"
-    workflow(bundle, "train", tiny_work, alone, batch_size=2, **exact).run()
-    two.mkdir()
-    overrides = {**settings(bundle, "train", tiny_work, two), "bundle_root": ".", **exact}
-    (two / "overrides.yaml").write_text(yaml.safe_dump(overrides))
-    files = ["configs/train.yaml", "configs/multi_gpu.yaml", str(two / "overrides.yaml")]
+    output_dir.mkdir()
+    overrides = {**settings(bundle, config, work, output_dir), "bundle_root": ".", **exact}
+    (output_dir / "overrides.yaml").write_text(yaml.safe_dump(overrides))
+    overlay = config.replace("train", "multi_gpu")
+    files = [f"configs/{config}.yaml", f"configs/{overlay}.yaml", str(output_dir / "overrides.yaml")]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
     command += ["monai.bundle", "run", "training", "--config_file", str(files)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -170,9 +182,29 @@ def test_two_processes_train_the_model_that_one_trains_with_twice_the_batch(bund
         command, cwd=bundle_path(bundle), env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    "bundle, config, exact",
+    [
+        *((bundle, "train", exact) for bundle, exact in BY_CASE.items()),
+        *((*k, v) for k, v in BASELINES_BY_CASE.items()),
+    ],
+)
+def test_two_processes_train_the_model_that_one_trains_with_twice_the_batch(bundle, config, exact, tiny_work, tmp_path):
+    exact = {**exact, "autocast": False}
+    alone, two = tmp_path / "alone", tmp_path / "two"
+    workflow(bundle, config, tiny_work, alone, batch_size=2, **exact).run()
+    train_in_two_processes(bundle, config, tiny_work, two, exact)
     file, key = ("codec.pt", "autoencoder") if bundle == "autoencoder" else ("model.pt", "model")
     expected, found = (torch.load(folder / file, weights_only=True)[key] for folder in (alone, two))
     for name, value in expected.items():
         torch.testing.assert_close(value, found[name], rtol=1e-3, atol=1e-5, msg=lambda text, name=name: name + text)
     losses = [json.loads((folder / "metrics.json").read_text())["loss"] for folder in (alone, two)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4) and len(losses[1]) == 1
+
+
+def test_ha_gan_trains_in_two_processes(tiny_work, tmp_path):
+    train_in_two_processes("baselines/ha_gan", "train", tiny_work, tmp_path / "two", {})
+    assert (tmp_path / "two/model.pt").is_file()
+    assert len(json.loads((tmp_path / "two/metrics.json").read_text())["loss"]) == 1

@@ -63,7 +63,7 @@ def test_the_crops_are_those_of_cache_dataset(cases, tmp_path):
     theirs = CacheDataset(cases, transforms(), progress=False)
     again = MappedDataset(cases, transforms(), tmp_path / "cache")
     assert same(drawn(ours), drawn(theirs)) and same(drawn(again), drawn(theirs))
-    assert [item["patient"] for item in drawn(ours)] == ["p0", "p1", "p2", "p1"]
+    assert [(item["patient"], item["index"]) for item in drawn(ours)] == [("p0", 0), ("p1", 1), ("p2", 2), ("p1", 1)]
 
 
 def test_a_second_data_set_writes_nothing(cases, tmp_path):

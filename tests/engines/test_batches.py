@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from lldm3d.diffusion import RectifiedFlow
-from lldm3d.engines import AutocastInferer, DiffusionBatch, ReconstructionBatch, ReconstructionInferer
+from lldm3d.diffusion import DDPM, RectifiedFlow
+from lldm3d.engines import AutocastInferer, DiffusionBatch, EncodedBatch, ReconstructionBatch, ReconstructionInferer
 
 
 @pytest.fixture
@@ -27,6 +27,14 @@ def test_a_seed_makes_the_draws_of_a_case_its_own_whatever_its_batch(batch):
     single = {key: value[2:3] for key, value in batch.items()}
     assert torch.equal(validate(batch)[0][2:3], validate(single)[0])
     assert torch.equal(validate(batch)[3]["timesteps"][2:3], validate(single)[3]["timesteps"])
+
+
+def test_encoded_cases_have_noise_and_times_of_their_own_whatever_their_batch():
+    validate, images = EncodedBatch(DDPM(), lambda image: image, seed=0), torch.zeros(8, 1, 2, 2, 2)
+    noise, _, _, arguments = validate({"image": images, "index": torch.arange(8)})
+    assert len(set(arguments["timesteps"].tolist())) > 4
+    alone, _, _, of_alone = validate({"image": images[:1], "index": torch.tensor([5])})
+    assert torch.equal(alone, noise[5:6]) and torch.equal(of_alone["timesteps"], arguments["timesteps"][5:6])
 
 
 def test_target_is_latent_minus_noise(batch):

@@ -38,7 +38,8 @@ class MappedDataset(PersistentDataset):
     A file that changes (path, size, time) is read again, and transforms that change (settings, code, readers, MONAI's
     version) make files of their own. Trainings at the same time share the files, and the system their pages in memory:
     one may find what another has made, and what two make at once is the same. Items have plain tensors; they are views
-    of the files, so a transform must not write into its input (MONAI's random ones do not).
+    of the files, so a transform must not write into its input (MONAI's random ones do not). An item has its "index" as
+    well, which is in no file.
 
     Stock `PersistentDataset` notices no changed file; it makes one case after the other, and copies a whole case into
     memory in each draw. `CacheDataset` reads all anew in each process, and holds all in the memory of each.
@@ -94,7 +95,7 @@ class MappedDataset(PersistentDataset):
             return torch.load(self.paths[index], mmap=True, weights_only=True)
 
     def _transform(self, index: int) -> dict:
-        return self._post_transform(dict(self.cases[index]))
+        return self._post_transform({**self.cases[index], "index": index})
 
 
 class _Missing(Dataset):

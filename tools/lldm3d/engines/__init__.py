@@ -1,10 +1,10 @@
 """Parts of an ignite engine that MONAI lacks: samplers, inferers, updates and handlers used by the bundles."""
 
 from lldm3d.engines.adversarial import AdversarialUpdate
-from lldm3d.engines.amortized import AmortizedUpdate, LatentReconstruction, turned_back
+from lldm3d.engines.amortized import AmortizedUpdate, LatentReconstruction, average_gradients, turned_back
 from lldm3d.engines.average import MovingAverage
 from lldm3d.engines.batches import DiffusionBatch, EncodedBatch, ReconstructionBatch
-from lldm3d.engines.codebook import Codebook
+from lldm3d.engines.codebook import Codebook, codes_in_use
 from lldm3d.engines.history import History
 from lldm3d.engines.inferers import AutocastInferer, ReconstructionInferer
 from lldm3d.engines.meter import Meter
@@ -30,5 +30,7 @@ __all__ = [
     "ReconstructionInferer",
     "TrainingState",
     "WholeVolumes",
+    "average_gradients",
+    "codes_in_use",
     "turned_back",
 ]

@@ -1,6 +1,7 @@
 """One iteration of the Hierarchical Amortized GAN."""
 
 import torch
+import torch.distributed as dist
 from monai.engines import SupervisedTrainer
 from monai.utils import CommonKeys as Keys
 from torch import nn
@@ -111,6 +112,21 @@ class AmortizedUpdate:
 
 
 l1 = nn.functional.l1_loss
+
+
+def average_gradients(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Step pre-hook: gradients become their means over all processes; nothing in one alone.
+
+    Stock `DistributedDataParallel` averages only what its own forward() has made; these networks are called by parts.
+    All processes begin with the same weights, as they are seeded alike.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.grad is not None:
+                dist.all_reduce(weight.grad)
+                weight.grad /= dist.get_world_size()
 
 
 def turned(image: torch.Tensor, axis: int) -> torch.Tensor:

@@ -55,24 +55,16 @@ class DiffusionBatch:
         self.condition, self.label_dropout, self.seed = condition, label_dropout, seed
 
     def __call__(self, batch: dict, device=None, non_blocking: bool = False, **_) -> tuple:
-        generators = None
-        if self.seed is not None:
-            generators = [torch.Generator().manual_seed(self.seed + index) for index in batch["index"].tolist()]
+        generators = generators_of(batch, self.seed)
         batch = {key: value.to(device, non_blocking=non_blocking) for key, value in batch.items()}
         latent = draw(batch, self.kind, generators)
         noise = normal(latent, generators)
-        timesteps = self.draw_timesteps(len(latent), generators).to(device, non_blocking=non_blocking)
+        timesteps = times(self.noise_scheduler, len(latent), generators).to(device, non_blocking=non_blocking)
         noisy, target = self.noise_scheduler.corrupt(latent, noise, timesteps)
         arguments = {"timesteps": timesteps}
         if self.num_classes is not None:
             arguments["condition"] = self.draw_condition(batch, generators)
         return noisy, target, (), arguments
-
-    def draw_timesteps(self, num: int, generators: list[torch.Generator] | None) -> torch.Tensor:
-        """Times [num] of the noise scheduler, on the CPU."""
-        if generators is None:
-            return self.noise_scheduler.draw_timesteps(num)
-        return torch.cat([self.noise_scheduler.draw_timesteps(1, generator) for generator in generators])
 
     def draw_condition(self, batch: dict, generators: list[torch.Generator] | None) -> torch.Tensor:
         """The condition [B, K or C, ...], zero where it is dropped."""
@@ -95,7 +87,7 @@ class EncodedBatch:
     Args:
         noise_scheduler: `DDPM`.
         encode: from images [B, 1, X, Y, Z] in [0, 1] to what is diffused, [B, C, x, y, z].
-        seed: given, noise and times are the same in each validation.
+        seed: given, noise and times depend on the case alone (validation), so that losses can be compared.
     """
 
     def __init__(
@@ -106,14 +98,23 @@ class EncodedBatch:
     def __call__(self, batch: dict, device=None, non_blocking: bool = False, **_) -> tuple:
         with torch.no_grad():
             latent = self.encode(batch["image"].to(device, non_blocking=non_blocking))
-        generators = None
-        if self.seed is not None:
-            generators = [torch.Generator().manual_seed(self.seed + number) for number in range(len(latent))]
+        generators = generators_of(batch, self.seed)
         noise = normal(latent, generators)
-        timesteps = self.noise_scheduler.draw_timesteps(len(latent), generators[0] if generators else None)
-        timesteps = timesteps.to(device, non_blocking=non_blocking)
+        timesteps = times(self.noise_scheduler, len(latent), generators).to(device, non_blocking=non_blocking)
         noisy, target = self.noise_scheduler.corrupt(latent, noise, timesteps)
         return noisy, target, (), {"timesteps": timesteps}
+
+
+def generators_of(batch: dict, seed: int | None) -> list[torch.Generator] | None:
+    """A generator for each case of the batch, by its "index"; None without a seed."""
+    return None if seed is None else [torch.Generator().manual_seed(seed + index) for index in batch["index"].tolist()]
+
+
+def times(noise_scheduler, num: int, generators: list[torch.Generator] | None) -> torch.Tensor:
+    """Times [num] of the noise scheduler, on the CPU."""
+    if generators is None:
+        return noise_scheduler.draw_timesteps(num)
+    return torch.cat([noise_scheduler.draw_timesteps(1, generator) for generator in generators])
 
 
 def draw(batch: dict, kind: str, generators: list[torch.Generator] | None) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from lldm3d.errors import UserError
+from lldm3d.networks.sizes import check_cases, check_least, check_multiple
 
 STRIDE = 4  # voxels for each voxel of the features A, and of the low resolution
 MULTIPLE = 4 * STRIDE  # the grid that the latent is laid on
@@ -18,12 +18,23 @@ MULTIPLE = 4 * STRIDE  # the grid that the latent is laid on
 
 def check_size(roi_size: Sequence[int]) -> list[int]:
     """The size itself. Raises UserError where an axis is no multiple of 16 voxels."""
-    if wrong := [size for size in roi_size if size % MULTIPLE]:
-        raise UserError(
-            f"roi_size {list(roi_size)}: HA-GAN needs multiples of {MULTIPLE}, got {wrong}; prepare the data with "
-            f"another size, such as {[-(-size // MULTIPLE) * MULTIPLE for size in roi_size]}"
-        )
-    return list(roi_size)
+    return check_multiple("roi_size", roi_size, MULTIPLE, "prepare the data with another size")
+
+
+def check_sizes(dataset_dir: str, roi_size: Sequence[int], slab: Sequence[int], channels: dict[str, list[int]]) -> None:
+    """Raise UserError where the cases of a data set, or slabs of them, do not fit the networks.
+
+    Args:
+        dataset_dir: prepared data set.
+        roi_size: voxels of its cases.
+        slab: voxels of a slab, depth first.
+        channels: of the discriminators, "high" and "low".
+    """
+    fewer = "give discriminator_channels#{} fewer entries, each of which halves that"
+    check_cases(dataset_dir, roi_size, MULTIPLE, mend="")
+    check_least("roi_size", roi_size, STRIDE * 2 ** len(channels["low"]), fewer.format("low"))
+    check_multiple("slab", slab[:1], STRIDE, "give another slab")
+    check_least("slab", slab, 2 ** len(channels["high"]), fewer.format("high"))
 
 
 def convolution(inputs: int, outputs: int, groups: int) -> nn.Sequential:
