@@ -11,7 +11,9 @@ system's memory. Prints JSON, the ratios first.
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import fire
@@ -76,7 +78,8 @@ def runs(work: Path, cases: list[dict]) -> dict[str, Callable[[], object]]:
     ours, stock = transforms(SEGMENT_OVERLAY), stock_transforms()
 
     def prepared() -> None:
-        prepare(work / "prepared", data=work / "raw", spacing=SPACING, roi_size=SIZE, overwrite=True)
+        with redirect_stdout(sys.stderr):
+            prepare(work / "prepared", data=work / "raw", spacing=SPACING, roi_size=SIZE, overwrite=True)
 
     def mapped() -> MappedDataset:
         listed = [case for split in SPLITS for case in load_cases(work / "prepared", split)]
