@@ -1,6 +1,10 @@
+import gzip
+
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.transforms import LoadImage
 
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint, load_nifti, read_json, save_checkpoint, save_nifti, sha256, whole, write_json
@@ -40,6 +44,41 @@ def test_nan_is_no_json(tmp_path):
     with pytest.raises(ValueError):
         write_json(tmp_path / "metrics.json", {"fid": float("nan")})
     assert not (tmp_path / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["noise", "label"])
+def test_a_written_volume_is_what_other_tools_read(tmp_path, kind):
+    rng, affine = np.random.default_rng(0), np.diag([1.5, 1.5, 3, 1])
+    volume = rng.random((40, 50, 60), np.float32) if kind == "noise" else np.zeros((40, 50, 60), np.uint8)
+    volume[10:20, 10:30, 5:9] = 1
+    save_nifti(tmp_path / "ours.nii.gz", volume, affine)
+    image = nib.Nifti1Image(volume, affine)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, tmp_path / "theirs.nii.gz")
+    ours, theirs = (gzip.decompress((tmp_path / name).read_bytes()) for name in ("ours.nii.gz", "theirs.nii.gz"))
+    assert ours == theirs
+    assert np.array_equal(LoadImage(image_only=True)(tmp_path / "ours.nii.gz"), volume)
+    assert (tmp_path / "ours.nii.gz").stat().st_size < 1.25 * (tmp_path / "theirs.nii.gz").stat().st_size
+
+
+@pytest.mark.parametrize("image", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("members", [1, 3])
+def test_every_gzip_of_a_nifti_is_read_whole(tmp_path, image, members):
+    """Blockwise compression writes several gzips in a row, of which libdeflate would unpack the first alone."""
+    volume, path = np.random.default_rng(0).integers(0, 99, (6, 7, 8)).astype(np.int16), tmp_path / "scan.nii.gz"
+    content = image(volume, np.eye(4)).to_bytes()
+    step = -(-len(content) // members)
+    path.write_bytes(b"".join(gzip.compress(content[at : at + step]) for at in range(0, len(content), step)))
+    assert np.array_equal(load_nifti(path)[0], volume)
+
+
+def test_a_file_that_was_cut_off_is_told(tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    for volume in (np.random.default_rng(0).random((20, 20, 20)), np.zeros((90, 90, 90), np.uint8)):
+        save_nifti(path, volume, np.eye(4))
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(UserError, match="scan.nii.gz: cannot be read as NIfTI"):
+            load_nifti(path)
 
 
 def test_a_volume_keeps_type_and_affine(tmp_path):

@@ -116,6 +116,6 @@ def write_autoencoders(work: Path, psnr: float) -> None:
 def test_only_the_cores_that_the_process_may_use_are_counted():
     code = (
         "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
-        "from lldm3d.chain.run import usable_cores; print(usable_cores())"
+        "from lldm3d.processes import usable_cores; print(usable_cores())"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "1\n"

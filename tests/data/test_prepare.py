@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from monai.data import load_decathlon_datalist
 
+from lldm3d import processes
 from lldm3d.data import writing
 from lldm3d.data.check import check
 from lldm3d.data.dataset import SPLITS, load_cases, load_schema
@@ -204,21 +205,38 @@ def test_a_failure_in_the_middle_leaves_no_folder_and_the_old_one_whole(tmp_path
     raw = write_decathlon(tmp_path / "raw", 5)
     prepare(tmp_path / "out", data=raw)
     before = (tmp_path / "out/dataset.json").read_text()
-    saved = []
 
     def fail(path, *args):
-        saved.append(path)
-        if len(saved) == 4:
+        if path.name == "case_3.nii.gz":
             raise OSError("disk full")
         save(path, *args)
 
     monkeypatch.setattr(writing, "save_nifti", fail)
     for name in ("out", "new"):
-        saved.clear()
         with pytest.raises(OSError, match="disk full"):
             prepare(tmp_path / name, data=raw, seed=1, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
     assert (tmp_path / "out/dataset.json").read_text() == before and check(tmp_path / "out") == []
+
+
+def test_a_case_that_cannot_be_scaled_is_told_and_leaves_no_folder(tmp_path):
+    raw = write_decathlon(tmp_path / "raw", 5)
+    image = np.zeros((20, 18, 12), np.float32)
+    image[0, 0, 0] = 9
+    save(raw / "imagesTr/case_3.nii.gz", image)
+    with pytest.raises(UserError, match="case_3.nii.gz: cannot be scaled.*--intensity min_max"):
+        prepare(tmp_path / "out", data=raw, intensity="percentile")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+
+
+def test_the_files_do_not_depend_on_the_number_of_processes(tmp_path, monkeypatch):
+    raw, written = write_decathlon(tmp_path / "raw", 7), []
+    for cores in (1, 3):
+        monkeypatch.setattr(processes, "usable_cores", lambda cores=cores: cores)
+        out = tmp_path / f"out{cores}"
+        prepare(out, data=raw, spacing=(1.3, 0.8, 1.1), crops=2, roi_size=(16, 16, 16))
+        written.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
+    assert len(written[0]) == 29 and written[0] == written[1]
 
 
 def test_nothing_is_overwritten_unasked_and_the_input_never(tmp_path):

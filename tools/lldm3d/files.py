@@ -2,17 +2,22 @@
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import deflate
 import nibabel as nib
 import numpy as np
 import torch
+from nibabel.volumeutils import apply_read_scaling
 
 from lldm3d.errors import UserError
+
+PROBED = 2**18  # bytes: packing them takes 3 ms
 
 
 @contextmanager
@@ -52,16 +57,55 @@ def read_json(path: str | Path) -> dict:
 
 def save_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None:
     """Write `array` [X, Y, Z] as NIfTI with its own dtype; `affine` [4, 4] in mm."""
-    image = nib.Nifti1Image(array, affine)
+    image = nib.Nifti1Image(np.asfortranarray(array), affine)
     image.header.set_xyzt_units("mm")
     with whole(path) as temporary:
-        nib.save(image, temporary)
+        if str(path).endswith(".nii.gz"):
+            temporary.write_bytes(gzipped(image.to_bytes()))
+        else:
+            nib.save(image, temporary)
+
+
+def gzipped(content: bytes) -> bytes:
+    """`content` as gzip by libdeflate; stored as it is where its middle would shrink by less than a fifth.
+
+    To pack 160x160x64 voxels of float32 with noise takes 80 ms and to unpack them 20, each time, and saves 12 %; as
+    they are both take 2.
+    """
+    probe = content[len(content) // 2 :][:PROBED]
+    return deflate.gzip_compress(content, 1 if len(deflate.gzip_compress(probe, 1)) < 0.8 * len(probe) else 0)
+
+
+def open_nifti(path: str | Path) -> nib.Nifti1Image:
+    """A NIfTI file, a `.nii.gz` unpacked at once by libdeflate.
+
+    nibabel's Python gzip takes 2.5 times as long, and its `from_bytes` copies the voxels twice. What is not one whole
+    gzip of a NIfTI-1 file (several in a row, more than 4 GiB, NIfTI-2, broken ones) is left to nibabel. Header
+    extensions are not read.
+    """
+    content = _unpacked(path) if str(path).endswith(".nii.gz") else b""
+    if content[344:348] != b"n+1\0":
+        return nib.load(path)
+    header = nib.Nifti1Header(bytes(content[: nib.Nifti1Header.sizeof_hdr]))
+    shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
+    if len(content) < offset + math.prod(shape) * dtype.itemsize:
+        return nib.load(path)
+    voxels = np.ndarray(shape, dtype, content, offset, order="F")
+    return nib.Nifti1Image(apply_read_scaling(voxels, *header.get_slope_inter()), header.get_best_affine(), header)
+
+
+def _unpacked(path: str | Path) -> bytes:
+    """Empty where libdeflate cannot unpack the file."""
+    try:
+        return deflate.gzip_decompress(Path(path).read_bytes())
+    except (deflate.DeflateError, ValueError, MemoryError):
+        return b""
 
 
 def load_nifti(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Read a NIfTI file as (array in its scaled dtype, affine [4, 4]). Raises UserError where it cannot be read."""
     try:
-        image = nib.load(path)
+        image = open_nifti(path)
         return np.asanyarray(image.dataobj), image.affine
     except Exception as error:  # nibabel, gzip and the file system each raise their own kinds
         raise UserError(f"{path}: cannot be read as NIfTI ({error})") from None

@@ -1,6 +1,5 @@
 """Run the whole chain in a work directory: check everything, then hand over to Snakemake."""
 
-import os
 import re
 import shutil
 import signal
@@ -20,6 +19,7 @@ from lldm3d.chain.profile import BUILT_IN, load_profile, read_yaml
 from lldm3d.chain.stage import FAILURES, IN_WORKFLOW
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, whole
+from lldm3d.processes import usable_cores
 
 SNAKEFILE = Path(__file__).parent / "Snakefile"
 
@@ -121,11 +121,6 @@ def require_gpus(settings: dict, gpus: int) -> None:
     processes = {stage: processes_of(settings[stage]) for stage in (*BUNDLES, "generate")}
     if wanting := {f"{stage}#processes": number for stage, number in processes.items() if number > gpus}:
         raise UserError(f"{wanting}: more than the {gpus} GPUs at once; lower them in the profile, or raise --gpus")
-
-
-def usable_cores() -> int:
-    """The cores that this process may use: in a container or a cluster's job fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def require_chain(work: Path, plan: dict) -> None:

@@ -1,12 +1,12 @@
 """Finding every faulty case of a data set before any long work starts."""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from tqdm import tqdm
 
 from lldm3d.data.crop import bounding_box
 from lldm3d.data.dataset import load_schema
@@ -14,6 +14,7 @@ from lldm3d.data.label_map import MAX_VALUE, LabelMap, load_label_map
 from lldm3d.data.sources import Case, open_source
 from lldm3d.data.volumes import load_volume, spacing_of
 from lldm3d.errors import UserError
+from lldm3d.processes import in_processes
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Survey:
     spacing: tuple[float, ...] = ()
     values: tuple[int, ...] = ()
     labelled: tuple[int, ...] = (0, 0, 0)
+    range: tuple[float, float] = (0.0, 1.0)  # of the image
 
 
 def check(dataset_dir: str | Path) -> list[str]:
@@ -37,12 +39,12 @@ def check(dataset_dir: str | Path) -> list[str]:
     surveys = survey_all(source.cases, label_map)
     faults = [fault for survey in surveys for fault in survey.faults]
     faults += split_faults(source.cases) if source.about.get("split_by") != "case" else []
-    return faults + (prepared_faults(source.path, source.cases) if "roi_size" in source.about else [])
+    return faults + (prepared_faults(source.path, source.cases, surveys) if "roi_size" in source.about else [])
 
 
 def survey_all(cases: list[Case], label_map: LabelMap, channel: int | None = None) -> list[Survey]:
     """Read and check every case."""
-    return [survey(case, label_map, channel) for case in tqdm(cases, desc="checking", mininterval=1)]
+    return list(in_processes(partial(survey, label_map=label_map, channel=channel), cases, "checking"))
 
 
 def survey(case: Case, label_map: LabelMap, channel: int | None = None) -> Survey:
@@ -51,7 +53,8 @@ def survey(case: Case, label_map: LabelMap, channel: int | None = None) -> Surve
     image = _load(case.image, found.faults, channel)
     label = _load(case.label, found.faults)
     if image:
-        found.faults += image_faults(case.image, image[0])
+        found.range = image[0].min(), image[0].max()
+        found.faults += image_faults(case.image, image[0], found.range)
         found.size, found.spacing = image[0].shape, spacing_of(image[1])
     if label:
         found.values = label_values(case.label, label[0], found.faults)
@@ -72,22 +75,23 @@ def _load(path: Path, faults: list[str], channel: int | None = None) -> tuple[np
         return None
 
 
-def image_faults(path: Path, image: np.ndarray) -> list[str]:
+def image_faults(path: Path, image: np.ndarray, extremes: tuple[float, float]) -> list[str]:
     """NaN, infinite or constant values."""
-    if wrong := image.size - int(np.isfinite(image).sum()):
+    low, high = extremes
+    if not np.isfinite(extremes).all():
+        wrong = image.size - np.count_nonzero(np.isfinite(image))
         return [f"{path}: {wrong} voxels are NaN or infinite; all must be finite"]
-    low, high = image.min(), image.max()
     return [f"{path}: every voxel is {low}; a constant image cannot be scaled"] if low == high else []
 
 
 def label_values(path: Path, label: np.ndarray, faults: list[str]) -> tuple[int, ...]:
     """The values of a label in order; a fault and no values where they are not whole numbers from 0 to MAX_VALUE."""
-    whole = np.isfinite(label).all() and label.min() >= 0 and label.max() <= MAX_VALUE
+    whole = label.min() >= 0 and label.max() <= MAX_VALUE  # false where a value is NaN
     if not whole or (label.dtype.kind == "f" and (label % 1).any()):
         examples = np.unique(label[~((label >= 0) & (label <= MAX_VALUE) & (label % 1 == 0))])[:5].tolist()
         faults.append(f"{path}: label values {examples} are not whole numbers from 0 to {MAX_VALUE}")
         return ()
-    return tuple(int(value) for value in np.flatnonzero(np.bincount(label.astype(np.int64).ravel())))
+    return tuple(int(value) for value in np.flatnonzero(np.bincount(label.astype(np.int64).ravel(order="K"))))
 
 
 def label_faults(path: Path, values: tuple[int, ...], label_map: LabelMap) -> list[str]:
@@ -127,14 +131,13 @@ def split_faults(cases: list[Case]) -> list[str]:
     ]
 
 
-def prepared_faults(dataset_dir: Path, cases: list[Case]) -> list[str]:
+def prepared_faults(dataset_dir: Path, cases: list[Case], surveys: list[Survey]) -> list[str]:
     """Volumes of a prepared data set whose size is not roi_size or whose image leaves [0, 1]."""
     roi_size, faults = load_schema(dataset_dir).roi_size, []
-    for case in cases:
-        if loaded := _load(case.image, []):
-            image = loaded[0]
-            if image.shape != roi_size:
-                faults.append(f"{case.image}: the shape {image.shape} is not the roi_size {roi_size} of dataset.json")
-            if image.min() < 0 or image.max() > 1:
-                faults.append(f"{case.image}: values from {image.min():g} to {image.max():g}; [0, 1] is allowed")
+    for case, found in zip(cases, surveys, strict=True):
+        if found.size and found.size != roi_size:
+            faults.append(f"{case.image}: the shape {found.size} is not the roi_size {roi_size} of dataset.json")
+        low, high = found.range
+        if low < 0 or high > 1:
+            faults.append(f"{case.image}: values from {low:g} to {high:g}; [0, 1] is allowed")
     return faults

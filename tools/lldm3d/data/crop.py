@@ -20,8 +20,8 @@ def middle(mask: np.ndarray) -> np.ndarray:
 
 def bounding_box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First voxel [3] and last voxel + 1 [3] of the box that holds `mask`, which must not be empty."""
-    where = np.argwhere(mask)
-    return where.min(0), where.max(0) + 1
+    filled = [np.flatnonzero(mask.any(axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    return np.array([where[0] for where in filled]), np.array([where[-1] + 1 for where in filled])
 
 
 def window(center: np.ndarray, size: tuple[int, ...], roi_size: tuple[int, ...]) -> np.ndarray:
@@ -38,8 +38,9 @@ def cut(volume: np.ndarray, start: np.ndarray, roi_size: tuple[int, ...]) -> np.
     """The crop of `roi_size` that begins at `start`; 0 outside the volume."""
     low = np.maximum(start, 0)
     high = np.minimum(start + roi_size, volume.shape)
-    inner = volume[tuple(map(slice, low, high))]
-    return np.pad(inner, list(zip(low - start, start + roi_size - high, strict=True)))
+    part = np.zeros(roi_size, volume.dtype, order="F")  # as it will lie in its file
+    part[tuple(map(slice, low - start, high - start))] = volume[tuple(map(slice, low, high))]
+    return part
 
 
 def move(affine: np.ndarray, start: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from lldm3d.errors import UserError
 from lldm3d.files import save_checkpoint
+from lldm3d.processes import usable_cores
 
 PLAIN = (torch.Tensor, str, int, float)  # what is kept; not the notes of transforms for their inverses
 
@@ -63,7 +64,7 @@ class MappedDataset(PersistentDataset):
     def make_missing(self) -> None:
         """Make the files that are not there, in processes."""
         missing = _Missing([index for index, path in enumerate(self.paths) if not path.is_file()], self.make)
-        processes = min(len(missing), len(os.sched_getaffinity(0)))
+        processes = min(len(missing), usable_cores())
         own = torch.Generator()  # else a training would draw other numbers when the files are there
         loader = DataLoader(missing, batch_size=None, num_workers=processes, generator=own)
         try:

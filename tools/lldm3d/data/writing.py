@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from monai.transforms import ScaleIntensity, ScaleIntensityRangePercentiles
-from tqdm import tqdm
 
 from lldm3d.data import crop
 from lldm3d.data.label_map import LabelMap
@@ -15,6 +15,7 @@ from lldm3d.data.split import crop_names
 from lldm3d.data.volumes import load_volume, resample, resample_label, resampled_affine, spacing_of
 from lldm3d.errors import UserError
 from lldm3d.files import save_nifti
+from lldm3d.processes import in_processes
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,25 @@ def scaler(intensity: str, percentiles: Sequence[float]) -> Callable[[np.ndarray
 
 def write_cases(cases: list[Case], recipe: Recipe, folder: Path) -> tuple[list[dict], float]:
     """Write the volumes of all cases; returns entries for dataset.json, and the part of labelled voxels cut off."""
-    entries, kept, labelled = [], 0, 0
-    for number, case in enumerate(tqdm(cases, desc="preparing", mininterval=1)):
-        image, label, affine = load_case(case, recipe)
-        labelled += int((label > 0).sum())
-        starts = crop_starts(label, recipe, np.random.default_rng([recipe.seed, number]))
-        for name, start in zip(crop_names(case, recipe.crops), starts, strict=True):
-            files = {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
-            for key, volume in {"image": image, "label": label}.items():
-                part = crop.cut(volume, start, recipe.roi_size)
-                save_nifti(folder / files[key], part, crop.move(affine, start))
-            kept += int((part > 0).sum())
-            entries.append({**files, "patient": case.patient})
-    return entries, 0.0 if recipe.crops else 1 - kept / max(labelled, 1)
+    write = partial(write_case, recipe=recipe, folder=folder)
+    entries, kept, labelled = zip(*in_processes(write, list(enumerate(cases)), "preparing"), strict=True)
+    return sum(entries, []), 0.0 if recipe.crops else 1 - sum(kept) / max(sum(labelled), 1)
+
+
+def write_case(numbered: tuple[int, Case], recipe: Recipe, folder: Path) -> tuple[list[dict], int, int]:
+    """Write the volumes of one case; returns their entries, and the numbers of labelled voxels kept and before."""
+    number, case = numbered
+    image, label, affine = load_case(case, recipe)
+    starts = crop_starts(label, recipe, np.random.default_rng([recipe.seed, number]))
+    entries, kept = [], 0
+    for name, start in zip(crop_names(case, recipe.crops), starts, strict=True):
+        files = {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
+        for key, volume in {"image": image, "label": label}.items():
+            part = crop.cut(volume, start, recipe.roi_size)
+            save_nifti(folder / files[key], part, crop.move(affine, start))
+        kept += np.count_nonzero(part)
+        entries.append({**files, "patient": case.patient})
+    return entries, kept, np.count_nonzero(label)
 
 
 def load_case(case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

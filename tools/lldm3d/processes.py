@@ -1,0 +1,48 @@
+"""Work on many cases at once."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+
+import torch
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from lldm3d.chain.process import tied_to_me
+from lldm3d.errors import UserError
+
+
+def usable_cores() -> int:
+    """The cores that this process may use: in a container or a cluster's job fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def in_processes(function: Callable, items: Sequence, description: str) -> Iterator:
+    """What `function` returns for each item, in order, by as many processes as there are cores; with a progress bar.
+
+    An error in a process is raised here as it is, and what has not begun is dropped. Raises UserError where the system
+    ends a process.
+    """
+    processes = max(1, min(usable_cores(), len(items)))  # in one process too: more threads would round otherwise
+    # forked, as an import of torch in each would take longer than many data sets
+    with ProcessPoolExecutor(processes, get_context("fork"), _begin, (tied_to_me(signal.SIGTERM),)) as pool:
+        try:
+            yield from tqdm(pool.map(function, items), desc=description, total=len(items), mininterval=1)
+        except BrokenProcessPool:
+            raise UserError(
+                f"{description}: the system ended one of {processes} processes, most likely for want of memory; "
+                f"let fewer work at once: `taskset -c 0 lldm3d ...` for one, `taskset -c 0-3` for four"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _begin(tie: Callable[[], None]) -> None:
+    """One thread for each process, which ends with its parent; Ctrl-C is the parent's to handle."""
+    tie()
+    torch.set_num_threads(1)
+    threadpool_limits(1)  # numpy's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
