@@ -45,8 +45,8 @@ class Codebook:
 def codes_in_use(network: VQVAE) -> torch.Tensor:
     """The codes [n, D] that voxels came near of late, of a trained network.
 
-    MONAI's moving average divides a code that none ever came near by almost 0: until it is revived it lies 10 000 times
-    as far out as the others, and would set the scale of them all.
+    MONAI's moving average divides a code that none ever came near by almost 0: until it is revived it lies 100 000
+    times as far out as the others, and would set the scale of them all.
     """
     quantizer = network.quantizer.quantizer
     return quantizer.embedding.weight.detach()[quantizer.ema_cluster_size >= DEAD]
