@@ -201,7 +201,7 @@ def voxels(stage: str, sizes: tuple[int, ...]) -> dict:
 def scaling(
     workdir: str,
     cases: tuple[int, ...] = (50, 500, 5000),
-    few: tuple[int, ...] = (60, 180, 540),
+    few: tuple[int, ...] = (60, 600, 6000),
     trainings: tuple[int, ...] = (4, 40, 400),
     entries: tuple[int, ...] = (10_000, 100_000, 1_000_000),
     files: int = 100_000,
@@ -213,7 +213,7 @@ def scaling(
     with redirect_stdout(sys.stderr):
         write_inputs(work, list(cases), list(few), list(entries))
     plans = (
-        ("prepare, cases", preparing, list(cases)[:2]),
+        ("prepare, cases", preparing, cases),
         ("dataset.json and its files, cases", reading, cases),
         ("evaluate, new volumes", evaluating, few),
         ("evaluate, from the cache, volumes", evaluating, few),
