@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from lldm3d import processes
+from lldm3d.chain.process import tied_to_me
 from lldm3d.errors import UserError
 
 INTERRUPTED = """
@@ -60,7 +61,8 @@ def end_myself(number: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_the_command(number):
-    command = subprocess.Popen([sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = subprocess.Popen([sys.executable, "-c", INTERRUPTED], preexec_fn=tied_to_me(signal.SIGINT), **pipes)
     assert command.stdout.readline()
     workers = psutil.Process(command.pid).children()
     command.send_signal(number)

@@ -42,7 +42,7 @@ def in_processes(function: Callable, items: Sequence, description: str) -> Itera
 
 def _begin(tie: Callable[[], None]) -> None:
     """One thread for each process, which ends with its parent; Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # first: the limits take long enough to be interrupted in them
     tie()
     torch.set_num_threads(1)
     threadpool_limits(1)  # numpy's
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
