@@ -12,12 +12,12 @@ START = 10  # minutes for all else: a busy file system, compiling, the last vali
 
 
 def keep_limits(work: Path, settings: dict, minutes: dict[str, float]) -> None:
-    """Note the limit of each rule that was measured in `cost.json`; those of other rules stay.
+    """Note the limit of each rule that was measured in `limits.json`; those of other rules stay.
 
     Args:
         minutes: of one job of each rule, by its steps alone.
     """
-    path = work / "cost.json"
+    path = work / "limits.json"
     found = read_json(path) if path.is_file() else {}
     for rule, value in minutes.items():
         runtime = math.ceil(FACTOR * value + START)
@@ -27,7 +27,7 @@ def keep_limits(work: Path, settings: dict, minutes: dict[str, float]) -> None:
 
 def measured_limits(work: Path, settings: dict) -> dict[str, dict[str, int]]:
     """`runtime` (minutes) of each rule that was measured with these settings and this data set."""
-    path = work / "cost.json"
+    path = work / "limits.json"
     found = read_json(path) if path.is_file() and (work / "dataset/dataset.json").is_file() else {}
     return {
         rule: {"runtime": item["runtime"]}
