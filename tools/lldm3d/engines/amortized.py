@@ -1,7 +1,7 @@
 """One iteration of the Hierarchical Amortized GAN."""
 
+import ignite.distributed as idist
 import torch
-import torch.distributed as dist
 from monai.engines import SupervisedTrainer
 from monai.utils import CommonKeys as Keys
 from torch import nn
@@ -120,13 +120,13 @@ def average_gradients(optimizer: torch.optim.Optimizer, *_: object) -> None:
     Stock `DistributedDataParallel` averages only what its own forward() has made; these networks are called by parts.
     All processes begin with the same weights, as they are seeded alike.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    processes = idist.get_world_size()
+    if processes == 1:
         return
     for group in optimizer.param_groups:
         for weight in group["params"]:
             if weight.grad is not None:
-                dist.all_reduce(weight.grad)
-                weight.grad /= dist.get_world_size()
+                weight.grad = idist.all_reduce(weight.grad) / processes
 
 
 def turned(image: torch.Tensor, axis: int) -> torch.Tensor:
