@@ -11,8 +11,8 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from lldm3d.chain.process import tied_to_me
 from lldm3d.errors import UserError
+from lldm3d.lifetime import tied_to_me
 
 
 def usable_cores() -> int:

@@ -1,12 +1,11 @@
 """Which bundle and config files each training stage uses, and which keys they define."""
 
-import difflib
 from pathlib import Path
 
 import yaml
 
 from lldm3d.bundle import bundle_path
-from lldm3d.errors import UserError
+from lldm3d.errors import UserError, did_you_mean
 
 TRAIN, INFERENCE, MULTI_GPU = "configs/train.yaml", "configs/inference.yaml", "configs/multi_gpu.yaml"
 HERE = Path(__file__).parent
@@ -91,5 +90,4 @@ def defines(content: dict, key: str) -> bool:
 def hint(key: str, content: dict) -> str:
     """The nearest id among the top-level ones and those one level below."""
     ids = [*content, *(f"{name}#{part}" for name, node in content.items() if isinstance(node, dict) for part in node)]
-    close = difflib.get_close_matches(key, ids, n=1)
-    return f"did you mean {close[0]}?" if close else "see the ids at the head of its train.yaml"
+    return did_you_mean(key, ids).strip() or "see the ids at the head of its train.yaml"

@@ -15,7 +15,7 @@ from lldm3d.data.sources import stem
 from lldm3d.files import read_json, write_json
 from lldm3d.generate.cases import drawn_name
 from lldm3d.generate.run import describe
-from lldm3d.methods import OURS, Method, load_method
+from lldm3d.methods import OURS, Method, load_method, seed_stage
 
 DRAWN = "synthetic"
 
@@ -72,7 +72,7 @@ def wanted(found: Method, config: str, ids: dict) -> dict:
 
 def labels(work: Path, seed: int) -> list[str]:
     """The labels that the chain's own system drew with this seed."""
-    return [case["label"] for case in load_cases(work / f"methods/{OURS}/seed_{seed}" / DRAWN, "training")]
+    return [case["label"] for case in load_cases(work / seed_stage(OURS, seed) / DRAWN, "training")]
 
 
 def draw(work: Path, name: str, found: Method, overrides: dict, inputs: list[str]) -> None:

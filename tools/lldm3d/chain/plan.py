@@ -5,7 +5,7 @@ import json
 
 from lldm3d.data.tasks import ALL
 from lldm3d.errors import UserError, did_you_mean
-from lldm3d.methods import OURS, load_method
+from lldm3d.methods import OURS, load_method, seed_stage
 
 # the rules of the Snakefile, in order; `segment` stands for one stage for each network, task, regime and seed, `method`
 # and `judge` for one for each method and seed
@@ -62,7 +62,7 @@ def rules(run: dict) -> list[str]:
 def method_stages(run: dict) -> list[str]:
     """`methods/<method>/seed_<k>` for all that the run compares."""
     seeds = run["settings"]["methods"]["seeds"]
-    return [f"methods/{name}/seed_{seed}" for name in run.get("methods", []) for seed in seeds]
+    return [seed_stage(name, seed) for name in run.get("methods", []) for seed in seeds]
 
 
 def all_stages(run: dict) -> list[str]:

@@ -1,6 +1,5 @@
 """Profiles: the settings of all stages, in one YAML file with a section for each."""
 
-import difflib
 from pathlib import Path
 
 import yaml
@@ -8,7 +7,7 @@ from jsonschema import Draft202012Validator
 
 from lldm3d.chain.configs import INFERENCE, undefined, unknown_overrides
 from lldm3d.data.regimes import parse_regime
-from lldm3d.errors import UserError
+from lldm3d.errors import UserError, did_you_mean
 from lldm3d.methods import load_method
 
 HERE = Path(__file__).parent
@@ -123,5 +122,4 @@ def told(error) -> list[str]:
 
 def nearest(name: str, allowed: list[str]) -> str:
     """A hint: the nearest allowed name, or all of them when none is near."""
-    close = difflib.get_close_matches(name, allowed, n=1)
-    return f"did you mean {close[0]}?" if close else f"allowed are {', '.join(allowed)}"
+    return did_you_mean(name, allowed).strip() or f"allowed are {', '.join(allowed)}"

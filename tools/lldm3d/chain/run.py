@@ -14,11 +14,12 @@ from lldm3d.chain.cluster import check_executor, ended_by_slurm, refuse_left_ove
 from lldm3d.chain.configs import BUNDLES, processes_of
 from lldm3d.chain.lock import locked, visible_gpus
 from lldm3d.chain.plan import GIVEN, all_stages, check_methods, check_stage, rules
-from lldm3d.chain.process import ChildError, source_environment, tail, tied_to_me
+from lldm3d.chain.process import ChildError, source_environment, tail
 from lldm3d.chain.profile import BUILT_IN, load_profile, read_yaml
 from lldm3d.chain.stage import FAILURES, IN_WORKFLOW
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, whole
+from lldm3d.lifetime import tied_to_me
 from lldm3d.processes import usable_cores
 
 SNAKEFILE = Path(__file__).parent / "Snakefile"

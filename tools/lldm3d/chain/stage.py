@@ -8,7 +8,7 @@ from pathlib import Path
 from lldm3d.chain import checks
 from lldm3d.chain.method import comparison, method
 from lldm3d.chain.plan import all_stages, check_stage, segmenter_stage
-from lldm3d.chain.process import ChildError, end_with_parent, raise_on_sigterm
+from lldm3d.chain.process import ChildError, raise_on_sigterm
 from lldm3d.chain.profile import read_yaml
 from lldm3d.chain.segment import segment
 from lldm3d.chain.training import train
@@ -16,6 +16,7 @@ from lldm3d.data.dataset import load_cases, load_schema
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError
 from lldm3d.files import write_json
+from lldm3d.lifetime import end_with_parent
 
 IN_WORKFLOW = "LLDM3D_WORKFLOW"  # set by the workflow for its jobs
 FAILURES = ".failures"  # folder in which each stage that failed leaves its message

@@ -12,7 +12,7 @@ from matplotlib.ticker import NullFormatter
 from lldm3d.data.dataset import Schema, load_cases, load_schema
 from lldm3d.evaluation import pictures
 from lldm3d.evaluation.scans import read
-from lldm3d.methods.registry import Method
+from lldm3d.methods.registry import Method, seed_stage
 from lldm3d.methods.results import Measure, Result, cells
 
 SHOWN, WIDTH, PLANE = 6, 10.0, "axial"
@@ -24,7 +24,7 @@ def samples(work: Path, methods: dict[str, Method], seed: int) -> Figure:
     real = load_cases(work / "dataset", "test")
     rows = [("real label", real, True), ("real", real, False)]
     for name, method in methods.items():
-        drawn = load_cases(work / f"methods/{name}/seed_{seed}/synthetic", "training")
+        drawn = load_cases(work / seed_stage(name, seed) / "synthetic", "training")
         if drawn[0]["label"]:
             rows.append((f"{method.title}\nlabel", drawn, True))
         rows.append((method.title, drawn, False))

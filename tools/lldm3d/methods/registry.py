@@ -57,6 +57,11 @@ class Method:
         return "label" in self.needs and "label" not in self.makes
 
 
+def seed_stage(name: str, seed: int) -> str:
+    """The stage of the chain in which a method is trained with one seed, and its folder in the work directory."""
+    return f"methods/{name}/seed_{seed}"
+
+
 def declared() -> dict[str, tuple[Path, dict]]:
     """Name, and file and content of the `method.yaml`, of all methods, that of the chain first."""
     files = sorted(bundles_dir().rglob(FILE), key=lambda file: (len(file.parts), file))

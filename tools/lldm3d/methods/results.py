@@ -7,7 +7,7 @@ from statistics import mean, stdev
 
 from lldm3d.evaluation.rows import HIGHER, LOWER
 from lldm3d.files import read_json
-from lldm3d.methods.registry import Method, load_method
+from lldm3d.methods.registry import Method, load_method, seed_stage
 
 REAL = "synthetic / real training"
 TO_REAL = ("FID", "KID", "precision", "recall", "share of near copies")
@@ -58,7 +58,7 @@ def read_results(work: Path, names: Iterable[str], seeds: Iterable[int]) -> list
 
 def of_training(work: Path, name: str, seed: int) -> list[Result]:
     """The figures of one training of a method: those of its evaluation, then its cost."""
-    folder = work / "methods" / name / f"seed_{seed}"
+    folder = work / seed_stage(name, seed)
     found = [quality(name, seed, row) for row in read_json(folder / "evaluation/metrics.json")["rows"] if shown(row)]
     cost = read_json(folder / "cost.json")
     drawing, trainings = cost["drawing"], cost["trainings"].values()
