@@ -1,14 +1,16 @@
 """Writing the phantom as a raw data set in Decathlon layout."""
 
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from lldm3d.errors import UserError
 from lldm3d.files import save_nifti, write_json
 from lldm3d.phantom.case import CLASS_NAMES, make_case
+from lldm3d.processes import in_processes
 
 SMALLEST_SIZE = 16  # voxels
 SMALLEST_FIELD = 80.0  # mm
@@ -37,13 +39,18 @@ def write(
     output_dir = _emptied(Path(output_dir), overwrite)
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -(np.array(size) - 1) / 2 * spacing
-    entries = []
-    for index in tqdm(range(num_cases), desc="phantom", unit="case"):
-        name = f"phantom_{index:04d}.nii.gz"
-        for folder, array in zip(FOLDERS, make_case(index, size, spacing, seed, thinnest_vessel), strict=True):
-            save_nifti(output_dir / folder / name, array, affine)
-        entries.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
+    make = partial(make_case, size=size, spacing=spacing, seed=seed, thinnest_vessel=thinnest_vessel)
+    write_one = partial(_write_case, make=make, output_dir=output_dir, affine=affine)
+    entries = list(in_processes(write_one, range(num_cases), "phantom"))
     write_json(output_dir / "dataset.json", _description(entries))
+
+
+def _write_case(index: int, make: Callable, output_dir: Path, affine: np.ndarray) -> dict:
+    """Draw and write one case; returns its entry for dataset.json."""
+    name = f"phantom_{index:04d}.nii.gz"
+    for folder, array in zip(FOLDERS, make(index), strict=True):
+        save_nifti(output_dir / folder / name, array, affine)
+    return {"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"}
 
 
 def _description(entries: list[dict]) -> dict:
