@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from scipy.sparse import csr_array
 from skimage.morphology import skeletonize
 
 from lldm3d.data.crop import bounding_box
@@ -60,25 +61,29 @@ def resample(volume: np.ndarray, spacing: tuple[float, ...], target: tuple[float
     return _weighted(volume, _all_weights(volume.shape, spacing, target))
 
 
-def _weighted(volume: np.ndarray, weights: list[np.ndarray | None]) -> np.ndarray:
-    """`volume` [X, Y, Z] times the weights of each axis, in float32."""
-    volume = volume.astype(np.float32)
-    for axis, matrix in enumerate(weights):
-        if matrix is not None:
-            volume = np.moveaxis(np.tensordot(matrix, volume, (1, axis)), 0, axis)
-    return volume
+def _weighted(volume: np.ndarray, weights: list[csr_array | None]) -> np.ndarray:
+    """`volume` [X, Y, Z] times the weights of each axis, in float32; in order of files, X fastest."""
+    along_x, along_y, along_z = weights
+    slices = volume.astype(np.float32, order="F").T  # [Z, Y, X]: a slice stays in the processor's cache
+    if along_x is not None or along_y is not None:
+        slices = np.stack([_times(along_x, _times(along_y, plane).T).T for plane in slices])
+    return _times(along_z, slices.reshape(len(slices), -1)).reshape(-1, *slices.shape[1:]).T
+
+
+def _times(weights: csr_array | None, values: np.ndarray) -> np.ndarray:
+    return values if weights is None else weights @ values
 
 
 def _all_weights(
     size: tuple[int, ...], spacing: tuple[float, ...], target: tuple[float, ...]
-) -> list[np.ndarray | None]:
+) -> list[csr_array | None]:
     """The weights of each axis; None where the spacing stays."""
     axes = zip(size, resampled_size(size, spacing, target), spacing, target, strict=True)
     return [_weights(n, m, new / old) if abs(new / old - 1) > SAME else None for n, m, old, new in axes]
 
 
-def _weights(size: int, new_size: int, ratio: float) -> np.ndarray:
-    """Rows that sum to one, [new_size, size]: what each old voxel gives to each new one, `ratio` old voxels long."""
+def _weights(size: int, new_size: int, ratio: float) -> csr_array:
+    """Rows that sum to one, [new_size, size], few of them above 0: what each old voxel gives to each new one, `ratio` old voxels long."""
     old = np.arange(size)
     if ratio > 1:
         low = np.minimum(np.arange(new_size) * ratio, size - 1)[:, None]
@@ -86,7 +91,7 @@ def _weights(size: int, new_size: int, ratio: float) -> np.ndarray:
     else:
         centers = np.clip((np.arange(new_size) + 0.5) * ratio - 0.5, 0, size - 1)[:, None]
         weights = np.clip(1 - np.abs(centers - old), 0, None)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return csr_array((weights / weights.sum(1, keepdims=True)).astype(np.float32))
 
 
 def resample_label(
@@ -106,33 +111,43 @@ def resample_label(
     """
     if np.allclose(spacing, target, rtol=SAME):
         return label
-    result, ratio = np.zeros(resampled_size(label.shape, spacing, target), label.dtype), np.divide(target, spacing)
+    shape, ratio = resampled_size(label.shape, spacing, target), np.divide(target, spacing)
+    result, largest = np.zeros(shape, label.dtype, order="F"), np.zeros(shape, np.float32, order="F")
     if not label.any():
         return result
     weights = _all_weights(label.shape, spacing, target)
-    sides = [_sides(*side) for side in zip(*bounding_box(label > 0), weights, ratio, strict=True)]
-    old, new = zip(*sides, strict=True)
-    weights = [
-        None if matrix is None else matrix[rows, cols] for matrix, cols, rows in zip(weights, old, new, strict=True)
-    ]
-    inner, largest = result[new], _weighted(label[old] == 0, weights)
+    new, part = _parts(label == 0, bounding_box(label > 0), weights, ratio)
+    largest[new] = part
     for index in priority:
-        part = _weighted(label[old] == index, weights)
-        least = _keeping_volume(part) if index in thin else largest
-        inner[(part >= least) & (part > 0)] = index
-        largest = np.maximum(largest, part)
+        mask = label == index
+        if not mask.any():
+            continue
+        new, part = _parts(mask, bounding_box(mask), weights, ratio)
+        least = _keeping_volume(part) if index in thin else largest[new]
+        result[new][(part >= least) & (part > 0)] = index
+        np.maximum(largest[new], part, out=largest[new])
         if index in thin:
-            result[_centerline(label == index, ratio, result.shape)] = index
+            result[_centerline(mask, ratio, result.shape)] = index
     return result
 
 
-def _sides(low: int, high: int, weights: np.ndarray | None, ratio: float) -> tuple[slice, slice]:
-    """Along an axis: the old voxels to look at for a label from `low` to `high`, and the new ones that it may reach."""
+def _parts(
+    mask: np.ndarray, box: tuple[np.ndarray, np.ndarray], weights: list[csr_array | None], ratio: np.ndarray
+) -> tuple[tuple[slice, ...], np.ndarray]:
+    """The new voxels that old ones in `box` reach, and what part of each `mask` [X, Y, Z] fills."""
+    sides = [_sides(*side) for side in zip(*box, weights, ratio, strict=True)]
+    old, new = zip(*sides, strict=True)
+    inner = [None if one is None else one[rows, cols] for one, cols, rows in zip(weights, old, new, strict=True)]
+    return new, _weighted(mask[old], inner)
+
+
+def _sides(low: int, high: int, weights: csr_array | None, ratio: float) -> tuple[slice, slice]:
+    """Along an axis: the old voxels to look at for a mask from `low` to `high`, and the new ones that it may reach."""
     if weights is None:
         return slice(low, high), slice(low, high)
     new = slice(max(0, int((low - 1) / ratio - 1)), int((high + 1) / ratio + 2))
-    seen = np.flatnonzero(weights[new].any(0))
-    return slice(seen[0], seen[-1] + 1), new
+    seen = weights[new].indices
+    return slice(seen.min(), seen.max() + 1), new
 
 
 def _keeping_volume(part: np.ndarray) -> float:

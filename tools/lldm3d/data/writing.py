@@ -73,7 +73,8 @@ def load_case(case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np.nd
     spacing, names = spacing_of(affine), list(recipe.label_map.classes)
     priority = [names.index(name) + 1 for name in recipe.label_map.priority]
     thin = {names.index(name) + 1 for name in recipe.label_map.thin}
-    image = np.asarray(recipe.scale(resample(image, spacing, recipe.spacing)), np.float32)
+    image = resample(image, spacing, recipe.spacing)
+    image = np.asarray(recipe.scale(image.T), np.float32).T  # MONAI's would turn the file's order of voxels round
     if not (image.min() >= 0 and image.max() <= 1):
         raise UserError(f"{case.image}: cannot be scaled to [0, 1], its percentiles are equal; use --intensity min_max")
     label = resample_label(recipe.label_map.apply(label), spacing, recipe.spacing, priority, thin)
