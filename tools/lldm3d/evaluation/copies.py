@@ -7,6 +7,7 @@ from scipy.spatial.distance import cdist
 
 from lldm3d.evaluation.comparison import bootstrap
 from lldm3d.evaluation.matching import nearest
+from lldm3d.evaluation.processes import device
 from lldm3d.evaluation.rows import HIGHER, LOWER, Row
 from lldm3d.evaluation.scans import case_name
 from lldm3d.evaluation.spaces import Space
@@ -42,8 +43,9 @@ def nearest_neighbours(
     """Distances in image space (`matching.nearest`; `size` are the voxels of the scans), and before it, where there is
     one, in a feature space (Euclidean, each feature divided by its standard deviation over the training cases)."""
     real = [side for side in held_out if len(side)]
-    distances, neighbours = nearest(synthetic.coarse, training.coarse, size, "evaluate copies")
-    other = [nearest(side.coarse, training.coarse, size, "evaluate held-out real cases")[0] for side in real]
+    distances, neighbours = nearest(synthetic.coarse, training.coarse, size, device(), "evaluate copies")
+    held_out_too = "evaluate held-out real cases"
+    other = [nearest(side.coarse, training.coarse, size, device(), held_out_too)[0] for side in real]
     images = Nearest("image", distances, joined(other), neighbours)
     if space is None:
         return [images]
