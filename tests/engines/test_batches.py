@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from lldm3d.diffusion import DDPM, RectifiedFlow
-from lldm3d.engines import AutocastInferer, DiffusionBatch, EncodedBatch, ReconstructionBatch, ReconstructionInferer
+from lldm3d.engines import (
+    AutocastInferer,
+    DiffusionBatch,
+    EncodedBatch,
+    ReconstructionBatch,
+    ReconstructionInferer,
+    inferers,
+)
 
 
 @pytest.fixture
@@ -76,7 +83,10 @@ def test_labels_become_one_hot_and_values_outside_are_named(batch):
         ReconstructionBatch("label", num_classes=2)(batch)
 
 
-def test_autocast_computes_in_bfloat16_and_returns_float32():
+@pytest.mark.parametrize("able, expected", [({"avx512_bf16": True}, torch.bfloat16), ({"avx2": True}, torch.float32)])
+def test_autocast_computes_in_bfloat16_where_the_cpu_has_it_and_returns_float32(able, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    inferers.has_bfloat16.cache_clear()
     seen = []
 
     class Network(torch.nn.Linear):
@@ -89,4 +99,5 @@ def test_autocast_computes_in_bfloat16_and_returns_float32():
     for inferer in (AutocastInferer("cpu"), ReconstructionInferer("cpu")):
         output, _ = inferer(torch.randn(2, 3), Network(3, 3))
         assert output.dtype == torch.float32
-    assert seen == [torch.bfloat16] * 2
+    assert seen == [expected] * 2
+    inferers.has_bfloat16.cache_clear()
