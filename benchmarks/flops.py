@@ -7,6 +7,7 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lldm3d.engines.inferers import has_bfloat16
 from lldm3d.study.cost import wait
 
 SIZES = {"cuda": 8192, "cpu": 1024}  # of the square matrices
@@ -22,9 +23,15 @@ def count(call: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def ceiling(dtype: torch.dtype = torch.bfloat16, device: str | None = None, rounds: int = 5) -> float:
-    """Operations per second of a product of two square matrices of `dtype`, the median of some rounds."""
+def autocast_dtype(device: str) -> torch.dtype:
+    """What our trainings and samplers compute in."""
+    return torch.bfloat16 if has_bfloat16(device) else torch.float32
+
+
+def ceiling(dtype: torch.dtype | None = None, device: str | None = None, rounds: int = 5) -> float:
+    """Operations per second of a product of two square matrices of `dtype` (ours), the median of some rounds."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or autocast_dtype(device)
     size = SIZES[device]
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / median(seconds(lambda: a @ b, device) for _ in range(rounds))

@@ -9,6 +9,8 @@ from importlib.metadata import version
 import psutil
 import torch
 
+from lldm3d.engines.inferers import has_bfloat16
+
 
 def describe() -> dict:
     """The machine, the versions and the commit, as they belong beside every figure."""
@@ -18,6 +20,8 @@ def describe() -> dict:
         "date": date.today().isoformat(),
         "commit": commit,
         "processor": platform.processor() or platform.machine(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16": has_bfloat16("cpu" if gpu is None else "cuda"),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": gpu,

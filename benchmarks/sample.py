@@ -2,10 +2,12 @@
 
     taskset -c 0 python -m benchmarks.sample times --profile benchmarks/sampling.yaml --size 32,32,16
     python -m benchmarks.sample size --profile full --size 160,160,64
+    taskset -c 0 python -m benchmarks.sample size --profile benchmarks/sampling.yaml --size 32,32,16 --measure
 
 Both take a profile's networks with random weights, on which time does not depend, and print JSON. `times`: a pair by
 rectified flow and by the stock recipe (1000 steps of DDPM in float32), each alone, in turns, in seconds of processor
-time (on a GPU: of the clock). `size`: on a GPU seconds and memory, on a CPU only what needs no computation.
+time (on a GPU: of the clock). `size`: operations and estimates without computing, and with `--measure` (on a GPU
+always) seconds and memory of drawing plain, with channels last, and compiled.
 `benchmarks.sample_quality` has what few steps are worth.
 """
 
@@ -76,7 +78,7 @@ def times(profile: str, size: tuple[int, int, int], rounds: int = 3) -> None:
     step = (count(partial(theirs, 0, 4)) - count(partial(theirs, 0, 2))) / 2
     work = {STOCK: count(partial(theirs, 0, 2)) + (stock.STEPS - 2) * step}
     work |= {name: count(partial(calls[name], 0)) for name in calls if name not in (STOCK, IN_BATCH)}
-    most = {"bfloat16": ceiling(), "float32": ceiling(torch.float32)}
+    most = {"ours": ceiling(), STOCK: ceiling(torch.float32)}
     result = {
         "ratio": {name: round(middle[STOCK] / value, 1) for name, value in middle.items() if name != STOCK},
         "seconds_of_a_pair": {name: [round(value, 3) for value in sorted(values)] for name, values in found.items()},
@@ -90,8 +92,15 @@ def times(profile: str, size: tuple[int, int, int], rounds: int = 3) -> None:
     print(json.dumps(result, indent=1))
 
 
-def size(profile: str = "full", size: tuple[int, int, int] = (160, 160, 64), steps: int = 20, number: int = 8) -> None:
-    """Operations and memory of a pair; on a GPU also seconds: plain, channels-last, and compiled as well."""
+def size(
+    profile: str = "full",
+    size: tuple[int, int, int] = (160, 160, 64),
+    steps: int = 20,
+    number: int = 8,
+    measure: bool = DEVICE == "cuda",
+) -> None:
+    """Operations and memory of a pair; with `measure` also seconds: plain, channels-last, and compiled as well."""
+    torch.set_num_threads(1)
     generation = untrained(profile, tuple(size), RectifiedFlow(steps), DEVICE)
     result = {
         "tflop": operations(generation, tuple(size), steps),
@@ -101,15 +110,15 @@ def size(profile: str = "full", size: tuple[int, int, int] = (160, 160, 64), ste
             for in_slabs in (False, True)
         },
     }
-    if DEVICE == "cuda":
-        result |= {"plain": on_gpu(generation, number)}
+    if measure:
+        result |= {"plain": measured(generation, number)}
         networks = [generation.label.network, generation.image.network]
         for network in networks:
             network.to(memory_format=torch.channels_last_3d)
-        result |= {"channels_last_3d": on_gpu(generation, number)}
+        result |= {"channels_last_3d": measured(generation, number)}
         for network in networks:
-            network.compile(mode="reduce-overhead")  # CUDA graphs
-        result |= {"compiled": on_gpu(generation, number), "ceiling_tflops_per_second": ceiling() / 1e12}
+            network.compile(mode="reduce-overhead")  # on a GPU: CUDA graphs
+        result |= {"compiled": measured(generation, number), "ceiling_tflops_per_second": ceiling() / 1e12}
     print(json.dumps({"profile": profile, "size": size, "steps": steps, **result, "machine": describe()}, indent=1))
 
 
@@ -128,16 +137,17 @@ def operations(generation: Generation, extent: tuple[int, int, int], steps: int)
     return {name: round(value, 4) for name, value in parts.items()}
 
 
-def on_gpu(generation: Generation, number: int, rounds: int = 5) -> dict[str, float]:
-    """Seconds of a pair, alone and in a batch, and peak memory."""
+def measured(generation: Generation, number: int, rounds: int = 5) -> dict[str, float]:
+    """Seconds of a pair, alone and in a batch, and on a GPU the peak memory."""
     found = {}
     for cases in (1, number):
         draw = partial(generation, None, batch(*range(cases)))
         draw()
-        torch.cuda.reset_peak_memory_stats()
-        taken = median(seconds(draw) for _ in range(rounds))
-        found[f"seconds_of_a_pair_of_{cases}"] = taken / cases
-        found[f"peak_gb_of_{cases}"] = torch.cuda.max_memory_allocated() / 1e9
+        if DEVICE == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        found[f"seconds_of_a_pair_of_{cases}"] = median(seconds(draw) for _ in range(rounds)) / cases
+        if DEVICE == "cuda":
+            found[f"peak_gb_of_{cases}"] = torch.cuda.max_memory_allocated() / 1e9
     return found
 
 

@@ -26,7 +26,7 @@ from monai.bundle import ConfigParser
 from monai.engines import SupervisedTrainer
 from monai.utils import set_determinism
 
-from benchmarks.flops import ceiling, count
+from benchmarks.flops import autocast_dtype, ceiling, count
 from benchmarks.machine import describe
 from benchmarks.stock.training import stock_trainer
 from lldm3d.bundle import bundle_path
@@ -146,7 +146,7 @@ def compare(stage: str, work: Path, settings: dict, rounds: int, steps: int) -> 
     ratios = [theirs["seconds"] / mine["seconds"] for theirs, mine in pairs]
     return {
         "ratio": [round(f(ratios), 2) for f in (median, min, max)],
-        "ours": ours.figures(steps, torch.bfloat16),
+        "ours": ours.figures(steps, autocast_dtype(DEVICE)),
         "stock": stock.figures(steps, torch.float16 if halves else torch.float32),
     }
 
