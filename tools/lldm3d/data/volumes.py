@@ -125,12 +125,13 @@ def resample_label(
         mask = label == index
         if not mask.any():
             continue
-        new, part = _parts(mask, bounding_box(mask), weights, ratio)
+        box = bounding_box(mask)
+        new, part = _parts(mask, box, weights, ratio)
         least = _keeping_volume(part) if index in thin else largest[new]
         result[new][(part >= least) & (part > 0)] = index
         np.maximum(largest[new], part, out=largest[new])
         if index in thin:
-            result[_centerline(mask, ratio, result.shape)] = index
+            result[_centerline(mask, box, ratio, result.shape)] = index
     return result
 
 
@@ -160,10 +161,10 @@ def _keeping_volume(part: np.ndarray) -> float:
     return float(np.clip(np.partition(parts, parts.size - volume)[-volume], 0.25, 0.5)) if volume else 0.5
 
 
-def _centerline(mask: np.ndarray, ratio: np.ndarray, new_shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    """Indices of the new voxels, `ratio` old ones long, that the centreline of `mask` [X, Y, Z] passes."""
-    if not mask.any():
-        return (np.empty(0, int),) * 3
-    low, high = bounding_box(mask)
+def _centerline(
+    mask: np.ndarray, box: tuple[np.ndarray, np.ndarray], ratio: np.ndarray, new_shape: tuple[int, ...]
+) -> tuple[np.ndarray, ...]:
+    """Indices of the new voxels, `ratio` old ones long, that the centreline of `mask` [X, Y, Z] in `box` passes."""
+    low, high = box
     points = np.argwhere(skeletonize(np.pad(mask[tuple(map(slice, low, high))], 1))) - 1 + low
     return tuple(np.clip((points + 0.5) // ratio, 0, np.subtract(new_shape, 1)).astype(int).T)
