@@ -97,14 +97,16 @@ def listing(work: Path, number: int) -> None:
 
 
 def write_inputs(work: Path, cases: list[int], few: list[int], entries: list[int]) -> None:
-    write(work / "drawn", num_cases=DRAWN, size=(32, 32, 16), spacing=(6.0, 6.0, 8.0))
-    prepare(work / "dozen", data=str(work / "drawn"), roi_size=(32, 32, 16))
+    # two dozens: a drawn label that equals a real one would be measured beside its image
+    for seed, (drawn, dozen) in enumerate((("drawn", "real"), ("drawn_others", "made"))):
+        write(work / drawn, num_cases=DRAWN, size=(32, 32, 16), spacing=(6.0, 6.0, 8.0), seed=seed)
+        prepare(work / dozen, data=str(work / drawn), roi_size=(32, 32, 16))
     for number in cases:
         raw_cases(work, number)
         write_scores(work / f"study_{number}", number)
     for number in few:
-        linked(work / "dozen", work / f"real_{number}", number // 3, "training", "test")
-        linked(work / "dozen", work / f"made_{number}", number // 3, "training")
+        linked(work / "real", work / f"real_{number}", number // 3, "training", "test")
+        linked(work / "made", work / f"made_{number}", number // 3, "training")
     for number in entries:
         write_json(work / f"list_{number}.json", {"training": [entry(index) for index in range(number)]})
 
