@@ -8,7 +8,6 @@ from lldm3d.engines import (
     EncodedBatch,
     ReconstructionBatch,
     ReconstructionInferer,
-    inferers,
 )
 
 
@@ -86,7 +85,6 @@ def test_labels_become_one_hot_and_values_outside_are_named(batch):
 @pytest.mark.parametrize("able, expected", [({"avx512_bf16": True}, torch.bfloat16), ({"avx2": True}, torch.float32)])
 def test_autocast_computes_in_bfloat16_where_the_cpu_has_it_and_returns_float32(able, expected, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    inferers.has_bfloat16.cache_clear()
     seen = []
 
     class Network(torch.nn.Linear):
@@ -100,4 +98,3 @@ def test_autocast_computes_in_bfloat16_where_the_cpu_has_it_and_returns_float32(
         output, _ = inferer(torch.randn(2, 3), Network(3, 3))
         assert output.dtype == torch.float32
     assert seen == [expected] * 2
-    inferers.has_bfloat16.cache_clear()

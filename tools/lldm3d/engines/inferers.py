@@ -1,7 +1,6 @@
 """How a network is called in training and validation."""
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ def as_float32(output: Any) -> Any:
     return output.float()
 
 
-@cache
 def has_bfloat16(device_type: str) -> bool:
     """Whether a device computes in bfloat16 itself, as GPUs since 2020 and CPUs with AVX512-BF16, AMX or Arm's BF16 do.
 

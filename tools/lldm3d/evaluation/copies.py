@@ -1,6 +1,7 @@
 """Copies: is a synthetic case nearer to some training case than real held-out cases are?"""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -43,9 +44,9 @@ def nearest_neighbours(
     """Distances in image space (`matching.nearest`; `size` are the voxels of the scans), and before it, where there is
     one, in a feature space (Euclidean, each feature divided by its standard deviation over the training cases)."""
     real = [side for side in held_out if len(side)]
-    distances, neighbours = nearest(synthetic.coarse, training.coarse, size, device(), "evaluate copies")
-    held_out_too = "evaluate held-out real cases"
-    other = [nearest(side.coarse, training.coarse, size, device(), held_out_too)[0] for side in real]
+    find = partial(nearest, training=training.coarse, size=size, device=device())
+    distances, neighbours = find(synthetic.coarse, description="evaluate copies")
+    other = [find(side.coarse, description="evaluate held-out real cases")[0] for side in real]
     images = Nearest("image", distances, joined(other), neighbours)
     if space is None:
         return [images]

@@ -39,7 +39,7 @@ def nearest(
         queries: coarse images [N, x, y, z].
         training: coarse images [M, x, y, z].
         size: voxels of the scans.
-        device: where all are compared with all, the only work of an evaluation that grows with N times M.
+        device: where all are compared with all, most of what grows with N times M in an evaluation.
         description: shown by the progress bar.
     """
     margin = tuple(-(-SHIFT // block) for block in block_size(size))
