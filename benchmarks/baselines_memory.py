@@ -21,8 +21,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.machine import describe
 from lldm3d.bundle import bundle_path
-from lldm3d.engines import AmortizedUpdate
-from lldm3d.engines.batches import ReconstructionBatch
+from lldm3d.diffusion.batches import ReconstructionBatch
+from lldm3d.methods.ha_gan import AmortizedUpdate
 
 COPIES = 5  # of each weight: itself, gradient, two moments, average
 META = torch.device("meta")

@@ -19,13 +19,13 @@ from scipy.ndimage import gaussian_filter
 from benchmarks.machine import describe
 from lldm3d.data.dataset import SPLITS, load_cases, load_schema
 from lldm3d.evaluation.evaluate import judge, surveys
-from lldm3d.evaluation.network import load_segmenter
-from lldm3d.evaluation.pictures import save
-from lldm3d.evaluation.records import Observer
-from lldm3d.evaluation.rows import Row
+from lldm3d.evaluation.features import load_segmenter
+from lldm3d.evaluation.metrics import Row
+from lldm3d.evaluation.observer import Observer, survey
+from lldm3d.evaluation.records import Survey
 from lldm3d.evaluation.scans import Scan, read
-from lldm3d.evaluation.survey import Survey, survey
 from lldm3d.files import save_nifti
+from lldm3d.plots import save
 
 STEPS = {  # how far each goes; the first step leaves the scans as they are
     "blur": (0, 0.5, 1, 2, 4),

@@ -7,8 +7,8 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lldm3d.engines.inferers import has_bfloat16
-from lldm3d.study.cost import wait
+from lldm3d.pipeline.study_cost import wait
+from lldm3d.training.inferers import has_bfloat16
 
 SIZES = {"cuda": 8192, "cpu": 1024}  # of the square matrices
 

@@ -19,10 +19,10 @@ from torch import nn
 from benchmarks.flops import count
 from benchmarks.machine import describe
 from lldm3d.bundle import bundle_path
-from lldm3d.chain.configs import bundle_and_configs, overrides_of
-from lldm3d.chain.profile import load_profile
-from lldm3d.networks import ControlledDiffusion
+from lldm3d.diffusion.networks import ControlledDiffusion
 from lldm3d.phantom.case import CLASS_NAMES
+from lldm3d.pipeline.configs import bundle_and_configs, overrides_of
+from lldm3d.pipeline.profile import load_profile
 
 AUTOENCODERS = ("autoencoder_image", "autoencoder_label")
 

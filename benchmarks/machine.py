@@ -9,7 +9,7 @@ from importlib.metadata import version
 import psutil
 import torch
 
-from lldm3d.engines.inferers import has_bfloat16
+from lldm3d.training.inferers import has_bfloat16
 
 
 def describe() -> dict:

@@ -15,11 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.machine import describe
-from lldm3d.chain.profile import read_yaml
-from lldm3d.evaluation import pictures
+from lldm3d import plots
 from lldm3d.files import read_json
-from lldm3d.methods import load_method
-from lldm3d.methods.results import of_training
+from lldm3d.methods.registry import load_method
+from lldm3d.pipeline.profile import read_yaml
+from lldm3d.report.comparison import of_training
 
 MEASURES = ("FID", "FID, texture")
 HELD_OUT = ("val_loss", "val_psnr", "val_l1")
@@ -63,15 +63,15 @@ def draw(content: dict, path: str) -> None:
             draw_loss(axes, training, curve)
         for axes in row[2 + len(found["curves"]) :]:
             axes.set_axis_off()
-    pictures.save(figure, path)
+    plots.save(figure, path)
 
 
 def draw_quality(axes: Axes, rows: list[dict], title: str) -> None:
     minutes, values = [row["minutes"] for row in rows], [row[title]["value"] for row in rows]
     low, high = np.array([row[title]["interval"] for row in rows]).T
-    axes.fill_between(minutes, low, high, color=pictures.SYNTHETIC, alpha=0.25)
-    axes.plot(minutes, values, "o-", color=pictures.SYNTHETIC, ms=4)
-    axes.axhline(np.mean([row[title]["floor"] for row in rows]), color=pictures.REAL, ls="--", lw=1)
+    axes.fill_between(minutes, low, high, color=plots.SYNTHETIC, alpha=0.25)
+    axes.plot(minutes, values, "o-", color=plots.SYNTHETIC, ms=4)
+    axes.axhline(np.mean([row[title]["floor"] for row in rows]), color=plots.REAL, ls="--", lw=1)
     axes.set(xscale="log", yscale="log")
     axes.set_xticks(minutes, [f"{value:g}" for value in minutes], minor=False)
     axes.minorticks_off()
@@ -79,7 +79,7 @@ def draw_quality(axes: Axes, rows: list[dict], title: str) -> None:
 
 
 def draw_loss(axes: Axes, training: str, curve: dict) -> None:
-    axes.plot(curve["loss"], color=pictures.REAL, lw=1.4)
+    axes.plot(curve["loss"], color=plots.REAL, lw=1.4)
     if min(curve["loss"]) > 0:
         axes.set_yscale("log")
     axes.set_title(f"loss, {training.replace('_', ' ')}", fontsize=8)

@@ -7,13 +7,13 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from lldm3d.bundle import bundle_path
-from lldm3d.chain.configs import bundle_and_configs, load_configs, overrides_of
-from lldm3d.chain.profile import load_profile
-from lldm3d.codec import Codec
-from lldm3d.diffusion import DDPM, RectifiedFlow
-from lldm3d.generate import Generation, LatentSampler, load_system
-from lldm3d.generate.run import CHECKPOINTS
-from lldm3d.networks import ControlledDiffusion
+from lldm3d.codec.codec import Codec
+from lldm3d.diffusion.networks import ControlledDiffusion
+from lldm3d.diffusion.noise import DDPM, RectifiedFlow
+from lldm3d.pairs.generate import CHECKPOINTS
+from lldm3d.pairs.sampling import Generation, LatentSampler, load_system
+from lldm3d.pipeline.configs import bundle_and_configs, load_configs, overrides_of
+from lldm3d.pipeline.profile import load_profile
 
 NAMES = ["background", "liver", "portal vein", "hepatic vein", "HCC"]
 

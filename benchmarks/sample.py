@@ -25,10 +25,10 @@ from benchmarks.flops import ceiling, count
 from benchmarks.machine import describe
 from benchmarks.pairs import batch, untrained
 from benchmarks.stock import sampling as stock
-from lldm3d.diffusion import RectifiedFlow
-from lldm3d.generate import Generation
-from lldm3d.generate.memory import estimate
-from lldm3d.study.cost import wait
+from lldm3d.diffusion.noise import RectifiedFlow
+from lldm3d.pairs.memory import estimate
+from lldm3d.pairs.sampling import Generation
+from lldm3d.pipeline.study_cost import wait
 
 STEPS = (20, 8)
 BATCH = 8

@@ -25,21 +25,20 @@ from benchmarks.machine import describe
 from benchmarks.pairs import batch, trained
 from benchmarks.sample import in_turns
 from benchmarks.stock import sampling as stock
+from lldm3d import plots
 from lldm3d.data.dataset import Schema
-from lldm3d.diffusion import DDPM, RectifiedFlow
-from lldm3d.evaluation import pictures
-from lldm3d.evaluation.comparison import bootstrap, compare
-from lldm3d.evaluation.distances import fid
+from lldm3d.data.labels import one_hot
+from lldm3d.diffusion.noise import DDPM, RectifiedFlow
+from lldm3d.evaluation.distances import fid, fidelity_rows
 from lldm3d.evaluation.evaluate import look_at, open_observer
-from lldm3d.evaluation.fidelity import fidelity_rows
-from lldm3d.evaluation.records import Cache, Observer
-from lldm3d.evaluation.sides import open_sides
-from lldm3d.evaluation.survey import Survey
+from lldm3d.evaluation.metrics import bootstrap, compare
+from lldm3d.evaluation.observer import Cache, Observer
+from lldm3d.evaluation.records import Survey
+from lldm3d.evaluation.scans import open_sides
 from lldm3d.files import load_nifti, read_json, write_json
-from lldm3d.generate import CaseDataset, CaseWriter
-from lldm3d.generate.cases import drawn_name
-from lldm3d.generate.run import describe as describe_pairs
-from lldm3d.labels import one_hot
+from lldm3d.pairs.cases import CaseDataset, drawn_name
+from lldm3d.pairs.generate import write_dataset_json as describe_pairs
+from lldm3d.pairs.writer import CaseWriter
 
 STEPS = (1, 2, 4, 8, 16, 20, 32)
 FEW = (2, 4, 8)
@@ -183,16 +182,16 @@ def draw_pairs(work: Path, schema: Schema, path: str, number: int = 3) -> None:
     """The middle of the first cases: real ones, and those of a few settings; of one case all begin from one noise."""
     drawn = {f"{setting[0]}, {setting[2]} steps": work / "sets" / name_of(setting) for setting in SHOWN}
     folders = {"real": work / "flow/dataset", **drawn}
-    figure, axes = pictures.dark(number, len(folders), 2.2 * len(folders), 1.8 * number + 0.4)
+    figure, axes = plots.dark(number, len(folders), 2.2 * len(folders), 1.8 * number + 0.4)
     for column, (title, folder) in zip(axes.T, folders.items(), strict=True):
         column[0].set_title(title, color="white", fontsize=9)
         for axis, image in zip(column, sorted((folder / "imagesTr").glob("*.nii.gz")), strict=False):
             label = load_nifti(folder / "labelsTr" / image.name)[0].astype(np.uint8)
-            index = pictures.best_slice(label, pictures.PLANES["axial"])
-            pictures.show(axis, load_nifti(image)[0], schema.spacing, "axial", index)
-            pictures.outline(axis, label, "axial", index)
-    pictures.legend(figure, schema.class_names, loc="outside lower center")
-    pictures.save(figure, path)
+            index = plots.best_slice(label, plots.PLANES["axial"])
+            plots.show(axis, load_nifti(image)[0], schema.spacing, "axial", index)
+            plots.outline(axis, label, "axial", index)
+    plots.legend(figure, schema.class_names, loc="outside lower center")
+    plots.save(figure, path)
 
 
 def main(workdir: str, n: int = 24, rounds: int = 3, figures: str = "docs/figures") -> None:

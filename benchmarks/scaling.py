@@ -27,19 +27,18 @@ from benchmarks.flops import count
 from benchmarks.machine import describe
 from benchmarks.watch import processor_seconds
 from lldm3d.agreement import METRICS
-from lldm3d.chain.cost import network_and_inputs, plain_step, saved_bytes
-from lldm3d.chain.profile import load_profile
-from lldm3d.chain.run import run
 from lldm3d.data.dataset import Schema, load_cases
 from lldm3d.data.prepare import prepare
-from lldm3d.evaluation import evaluate
+from lldm3d.evaluation.evaluate import evaluate
 from lldm3d.files import read_json, write_json
-from lldm3d.phantom import write
-from lldm3d.segmentation import HEADER
-from lldm3d.study.cost import TIMED, WARM_UP, step_seconds
-from lldm3d.study.results import read_scores
+from lldm3d.phantom.write import write
+from lldm3d.pipeline.cost import network_and_inputs, plain_step, saved_bytes
+from lldm3d.pipeline.profile import load_profile
+from lldm3d.pipeline.run import run
+from lldm3d.pipeline.study_cost import TIMED, WARM_UP, step_seconds
+from lldm3d.study.scores import HEADER, read_scores
 from lldm3d.study.statistics import lines
-from lldm3d.study.write import write_rows
+from lldm3d.study.tables import write_rows
 
 DRAWN = 12
 CLASSES = ("liver", "portal vein", "hepatic vein", "HCC")

@@ -30,14 +30,14 @@ from benchmarks.flops import autocast_dtype, ceiling, count
 from benchmarks.machine import describe
 from benchmarks.stock.training import stock_trainer
 from lldm3d.bundle import bundle_path
-from lldm3d.chain.configs import bundle_and_configs, overrides_of
-from lldm3d.chain.profile import load_profile
-from lldm3d.chain.training import STAGES
+from lldm3d.codec.latents import encode
 from lldm3d.data.prepare import prepare
-from lldm3d.latents import encode
-from lldm3d.networks import save_network
-from lldm3d.phantom import write
-from lldm3d.study.cost import wait
+from lldm3d.phantom.write import write
+from lldm3d.pipeline.configs import bundle_and_configs, overrides_of
+from lldm3d.pipeline.profile import load_profile
+from lldm3d.pipeline.study_cost import wait
+from lldm3d.pipeline.training import STAGES
+from lldm3d.training.checkpoints import save_network
 
 COMPARED = ("autoencoder_image", "label_ldm", "image_ldm", "controlnet")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

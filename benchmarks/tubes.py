@@ -17,10 +17,10 @@ from scipy.interpolate import make_interp_spline
 from scipy.ndimage import distance_transform_edt
 
 from benchmarks.machine import describe
-from lldm3d.codec import Codec, load_codec
+from lldm3d.codec.codec import Codec, load_codec
+from lldm3d.codec.quality import cldice, reconstruct
 from lldm3d.data.dataset import Schema, load_cases, load_schema
 from lldm3d.files import load_nifti, sha256
-from lldm3d.reconstruction import cldice, reconstruct
 
 
 def tube(organ: np.ndarray, radius: float, rng: np.random.Generator) -> np.ndarray:

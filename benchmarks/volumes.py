@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import shift
 
 from lldm3d.files import load_nifti, save_nifti
-from lldm3d.phantom import write
+from lldm3d.phantom.write import write
 
 DRAWN = 12  # anatomies that are drawn; further volumes are these, moved and with noise of their own
 

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from monai.apps.auto3dseg import AutoRunner, BundleGen
 
-from lldm3d.auto3dseg import algorithms
 from lldm3d.bundle import bundle_names
 from lldm3d.errors import UserError
-from lldm3d.export import export
+from lldm3d.export.auto3dseg import algorithms
+from lldm3d.export.write import export
 from lldm3d.files import read_json
 
 SHORT = {"epochs": 1, "epoch_length": 2, "val_interval": 1, "device": "$torch.device('cpu')"}

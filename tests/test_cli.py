@@ -92,14 +92,14 @@ def recorded(calls: list):
 @pytest.mark.parametrize(
     ("command", "module", "function"),
     [
-        (cli.phantom, "lldm3d.phantom", "write"),
+        (cli.phantom, "lldm3d.phantom.write", "write"),
         (cli.prepare, "lldm3d.data.prepare", "prepare"),
-        (cli.encode, "lldm3d.latents", "encode"),
-        (cli.generate, "lldm3d.generate", "generate"),
-        (cli.evaluate, "lldm3d.evaluation", "evaluate"),
-        (cli.report, "lldm3d.report", "report"),
-        (cli.pack, "lldm3d.pack", "pack"),
-        (cli.export, "lldm3d.export", "export"),
+        (cli.encode, "lldm3d.codec.latents", "encode"),
+        (cli.generate, "lldm3d.pairs.generate", "generate"),
+        (cli.evaluate, "lldm3d.evaluation.evaluate", "evaluate"),
+        (cli.report, "lldm3d.report.write", "report"),
+        (cli.pack, "lldm3d.export.package", "pack"),
+        (cli.export, "lldm3d.export.write", "export"),
     ],
 )
 def test_a_command_offers_what_its_module_takes_with_the_same_defaults(command, module, function):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from monai.networks.nets import AutoencoderKL
 
-from lldm3d.codec import load_codec, save_codec
+from lldm3d.codec.codec import load_codec, save_codec
+from lldm3d.codec.quality import cldice, image_fidelity, label_fidelity
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint
-from lldm3d.reconstruction import cldice, image_fidelity, label_fidelity
 
 NAMES = ["background", "liver", "vein"]
 

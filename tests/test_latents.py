@@ -6,11 +6,11 @@ import pytest
 import torch
 from monai.networks.nets import AutoencoderKL
 
-from lldm3d.codec import load_codec, save_codec
+from lldm3d.codec.codec import load_codec, save_codec
+from lldm3d.codec.latents import LatentDataset, encode, read_case
 from lldm3d.data.dataset import load_cases
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, sha256
-from lldm3d.latents import LatentDataset, encode, read_case
 
 NAMES = ["background", "liver", "portal vein"]  # of tiny_dataset
 

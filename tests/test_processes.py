@@ -11,7 +11,7 @@ import pytest
 
 from lldm3d import processes
 from lldm3d.errors import UserError
-from lldm3d.lifetime import tied_to_me
+from lldm3d.processes import tied_to_me
 
 INTERRUPTED = """
 import os, sys, time

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from monai.data import load_decathlon_datalist
 
-from lldm3d.data.dataset import load_cases, load_schema
-from lldm3d.data.tasks import build_task
+from lldm3d.data.dataset import build_task, load_cases, load_schema
 from lldm3d.errors import UserError
-from lldm3d.segmentation import write_case_metrics, write_data_list
+from lldm3d.study.scores import write_case_metrics, write_data_list
 
 
 @pytest.fixture

@@ -4,9 +4,8 @@ import torch
 from monai.inferers import ControlNetDiffusionInferer, DiffusionInferer
 from monai.networks.schedulers import DDPMScheduler
 
-from lldm3d.generate import Generation, LatentSampler
-from lldm3d.generate.samplers import case_noise
-from lldm3d.labels import one_hot
+from lldm3d.data.labels import one_hot
+from lldm3d.pairs.sampling import Generation, LatentSampler, case_noise
 
 STEPS = 1000
 

@@ -20,9 +20,9 @@ from monai.networks.schedulers import DDPMScheduler
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, ToTensord
 from monai.utils import CommonKeys, first
 
-from lldm3d.codec import load_codec
+from lldm3d.codec.codec import load_codec
 from lldm3d.data.dataset import load_cases
-from lldm3d.labels import one_hot
+from lldm3d.data.labels import one_hot
 
 DISCRIMINATOR_STEPS = 5
 KEYS = ("image", "label")

@@ -13,11 +13,11 @@ from monai.bundle import ConfigParser
 from monai.networks.nets import VQVAE
 
 from lldm3d.bundle import bundle_path
-from lldm3d.engines import TrainingState
-from lldm3d.engines.codebook import DEAD, revive
+from lldm3d.codec.training import DEAD, revive
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint, save_checkpoint
-from lldm3d.networks.ha_gan import Encoder, Generator
+from lldm3d.methods.ha_gan import Encoder, Generator
+from lldm3d.training.state import TrainingState
 
 from .small import BASELINES
 

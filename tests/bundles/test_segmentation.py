@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export
 from monai.networks import one_hot
 
 from lldm3d.bundle import bundle_path
-from lldm3d.chain.configs import SEGMENT_OVERLAY
+from lldm3d.pipeline.configs import SEGMENT_OVERLAY
 
 from .small import SEGMENTATION
 

@@ -10,8 +10,8 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from monai.utils import set_determinism
 
-from lldm3d.engines import inferers
-from lldm3d.latents import encode
+from lldm3d.codec.latents import encode
+from lldm3d.training import inferers
 
 from .test_workflows import BY_CASE, workflow
 

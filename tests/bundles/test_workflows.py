@@ -16,7 +16,7 @@ import yaml
 from monai.bundle import ConfigWorkflow
 
 from lldm3d.bundle import bundle_names, bundle_path
-from lldm3d.latents import encode
+from lldm3d.codec.latents import encode
 
 from .small import BASELINES, SEGMENTATION
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lldm3d.chain.plan import segment_stages
-from lldm3d.chain.profile import load_profile
-from lldm3d.chain.run import SNAKEFILE, run
+from lldm3d.pipeline.plan import segment_stages
+from lldm3d.pipeline.profile import load_profile
+from lldm3d.pipeline.run import SNAKEFILE, run
 
 OUTPUTS = (
     "dataset/dataset.json",
@@ -63,7 +63,7 @@ def done(tmp_path) -> Path:
 def dry_run(capsys, monkeypatch) -> Callable[..., list[str]]:
     """`dry_run(workdir, ...)` is the list of stages that would run."""
 
-    monkeypatch.setattr("lldm3d.chain.cost.tell_cost", lambda *_: None)  # seconds of steps
+    monkeypatch.setattr("lldm3d.pipeline.cost.tell_cost", lambda *_: None)  # seconds of steps
 
     def call(workdir: Path, **keywords) -> list[str]:
         run(str(workdir), dry_run=True, **keywords)

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lldm3d.chain import checks
 from lldm3d.data.dataset import Schema
 from lldm3d.errors import UserError
 from lldm3d.files import save_checkpoint, write_json
+from lldm3d.pipeline import checks
 
 SCHEMA = Schema("liver", ("background", "liver", "HCC"), (16, 16, 16), (5.0, 5.0, 6.0))
 NAMES = list(SCHEMA.class_names)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from lldm3d.chain import cluster
-from lldm3d.chain.limits import keep_limits
-from lldm3d.chain.plan import COMPARISON, RULES
-from lldm3d.chain.profile import load_profile
-from lldm3d.chain.run import run
+from lldm3d.pipeline import cluster
+from lldm3d.pipeline.limits import keep_limits
+from lldm3d.pipeline.plan import COMPARISON, RULES
+from lldm3d.pipeline.profile import load_profile
+from lldm3d.pipeline.run import run
 
 from .conftest import write_profile
 

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from lldm3d.chain.lock import free_gpus, locked
 from lldm3d.errors import UserError
+from lldm3d.locks import free_gpus, locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from lldm3d.chain.lock import locked
+from lldm3d.locks import locked
 with locked(Path(sys.argv[1]), "it"):
     print("held", flush=True)
     time.sleep(60)
@@ -43,7 +43,7 @@ def test_death_of_the_holder_releases_the_lock(tmp_path, holder):
 
 
 def test_stages_of_one_machine_take_different_gpus_and_those_of_another_have_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr("lldm3d.chain.lock.visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr("lldm3d.locks.visible_gpus", lambda: ["0", "1"])
     with free_gpus(tmp_path) as first, free_gpus(tmp_path) as second:
         assert [first, second] == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
         monkeypatch.setattr("socket.gethostname", lambda: "another")
@@ -52,7 +52,7 @@ def test_stages_of_one_machine_take_different_gpus_and_those_of_another_have_the
 
 
 def test_a_stage_of_several_processes_takes_as_many_gpus_as_are_free(tmp_path, monkeypatch):
-    monkeypatch.setattr("lldm3d.chain.lock.visible_gpus", lambda: ["0", "1", "2"])
+    monkeypatch.setattr("lldm3d.locks.visible_gpus", lambda: ["0", "1", "2"])
     with free_gpus(tmp_path) as one, free_gpus(tmp_path, 2) as two:
         assert [one, two] == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1,2"}]
 

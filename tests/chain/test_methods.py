@@ -10,8 +10,8 @@ import nibabel as nib
 import pytest
 import yaml
 
-from lldm3d.chain.profile import load_profile
 from lldm3d.errors import UserError
+from lldm3d.pipeline.profile import load_profile
 
 from .conftest import lldm3d, write_profile
 from .test_whole_chain import SECTIONS

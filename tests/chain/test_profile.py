@@ -3,8 +3,8 @@ import inspect
 import pytest
 import yaml
 
-from lldm3d.chain.profile import BUILT_IN, HERE, load_profile
 from lldm3d.errors import UserError
+from lldm3d.pipeline.profile import BUILT_IN, HERE, load_profile
 
 from .conftest import write_profile
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from lldm3d.chain import checks
-from lldm3d.chain.lock import locked
-from lldm3d.chain.profile import load_profile
 from lldm3d.data.dataset import load_schema
 from lldm3d.errors import UserError
 from lldm3d.files import save_checkpoint, write_json
+from lldm3d.locks import locked
+from lldm3d.pipeline import checks
+from lldm3d.pipeline.profile import load_profile
 
 from .conftest import lldm3d, write_profile
 

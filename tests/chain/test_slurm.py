@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lldm3d.chain import cluster
-from lldm3d.chain.profile import load_profile
-from lldm3d.chain.run import run
 from lldm3d.errors import UserError
+from lldm3d.pipeline import cluster
+from lldm3d.pipeline.profile import load_profile
+from lldm3d.pipeline.run import run
 
 from .conftest import lldm3d, write_profile
 from .slurm import missing, one_node, slurm

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lldm3d.chain.run import run
-from lldm3d.chain.stage import number_of_pairs
-from lldm3d.chain.study import study
-from lldm3d.data.declare import declare_tasks
+from lldm3d.data.dataset import declare_tasks
 from lldm3d.errors import UserError
+from lldm3d.pipeline.run import run
+from lldm3d.pipeline.stage import number_of_pairs
+from lldm3d.pipeline.study import study
 
 from .conftest import lldm3d, write_profile
 

@@ -5,7 +5,7 @@ import torch
 from monai.transforms import Affine
 from monai.transforms.utils import create_rotate
 
-from lldm3d.data.augment import AugmentedBatch, warp
+from lldm3d.data.augmentation import AugmentedBatch, warp
 
 OFF = {"rotation": 0.0, "scaling": 0.0, "factor": 0.0, "offset": 0.0, "noise": 0.0, "prob": 1.0, "noise_prob": 1.0}
 SIZE = (9, 12, 10)

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from lldm3d.data.check import check
+from lldm3d.data.checks import check
 from lldm3d.errors import UserError
 
 from .raw import save, volumes, write_decathlon

@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.transforms import RandCropByPosNegLabeld
 
-from lldm3d.data.draw import ForegroundIndicesd, PosNegCropd
+from lldm3d.data.augmentation import ForegroundIndicesd, PosNegCropd
 
 KEYS = ["image", "label"]
 SIZE = (3, 4, 5)

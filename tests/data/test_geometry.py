@@ -1,5 +1,5 @@
-from lldm3d.data.check import Survey
-from lldm3d.data.geometry import choose_roi_size
+from lldm3d.data.case_preparation import choose_roi_size
+from lldm3d.data.checks import Survey
 
 
 def survey(size, labelled) -> Survey:

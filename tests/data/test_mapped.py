@@ -11,7 +11,7 @@ import torch
 from monai.data import CacheDataset
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandSpatialCropd, ScaleIntensityd
 
-from lldm3d.data.mapped import MappedDataset
+from lldm3d.data.cache import MappedDataset
 from lldm3d.errors import UserError
 
 KEYS = ["image", "label"]

@@ -7,8 +7,8 @@ import pytest
 from monai.data import load_decathlon_datalist
 
 from lldm3d import processes
-from lldm3d.data import writing
-from lldm3d.data.check import check
+from lldm3d.data import case_preparation
+from lldm3d.data.checks import check
 from lldm3d.data.dataset import SPLITS, load_cases, load_schema
 from lldm3d.data.prepare import prepare
 from lldm3d.errors import UserError
@@ -211,7 +211,7 @@ def test_a_failure_in_the_middle_leaves_no_folder_and_the_old_one_whole(tmp_path
             raise OSError("disk full")
         save(path, *args)
 
-    monkeypatch.setattr(writing, "save_nifti", fail)
+    monkeypatch.setattr(case_preparation, "save_nifti", fail)
     for name in ("out", "new"):
         with pytest.raises(OSError, match="disk full"):
             prepare(tmp_path / name, data=raw, seed=1, overwrite=True)

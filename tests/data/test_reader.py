@@ -7,7 +7,7 @@ from monai.data import NibabelReader
 from monai.transforms import LoadImage
 from nibabel.nifti1 import Nifti1Extension
 
-from lldm3d.data.reader import DeflateReader
+from lldm3d.data.cache import DeflateReader
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])

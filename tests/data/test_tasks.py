@@ -5,10 +5,8 @@ import shutil
 
 import pytest
 
-from lldm3d.data.dataset import load_schema
-from lldm3d.data.declare import declare_tasks
+from lldm3d.data.dataset import build_task, declare_tasks, load_schema
 from lldm3d.data.label_map import load_label_map
-from lldm3d.data.tasks import build_task
 from lldm3d.errors import UserError
 
 

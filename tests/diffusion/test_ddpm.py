@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lldm3d.diffusion import DDPM
+from lldm3d.diffusion.noise import DDPM
 from lldm3d.errors import UserError
 
 STD = 0.3  # of the data, for which the network that answers exactly is known

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from lldm3d.diffusion import DDPM, RectifiedFlow, guided
+from lldm3d.diffusion.guidance import guided
+from lldm3d.diffusion.noise import DDPM, RectifiedFlow
 
 
 @pytest.mark.parametrize("steps", [1, 3, 20, 30, 1000])

@@ -1,6 +1,6 @@
 import torch
 
-from lldm3d.engines import MovingAverage
+from lldm3d.training.state import MovingAverage
 
 
 def train(network, average, optimizer, steps):

@@ -1,14 +1,9 @@
 import pytest
 import torch
 
-from lldm3d.diffusion import DDPM, RectifiedFlow
-from lldm3d.engines import (
-    AutocastInferer,
-    DiffusionBatch,
-    EncodedBatch,
-    ReconstructionBatch,
-    ReconstructionInferer,
-)
+from lldm3d.diffusion.batches import DiffusionBatch, EncodedBatch, ReconstructionBatch
+from lldm3d.diffusion.noise import DDPM, RectifiedFlow
+from lldm3d.training.inferers import AutocastInferer, ReconstructionInferer
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from lldm3d.engines import History
 from lldm3d.errors import UserError
+from lldm3d.training.handlers import History
 
 
 def run(losses: list[float], epoch_length: int) -> dict:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from lldm3d.engines import Meter
+from lldm3d.training.handlers import Meter
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system does not tell the peak")

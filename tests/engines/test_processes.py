@@ -10,9 +10,10 @@ import torch.distributed as dist
 from monai.networks.nets import VQVAE
 from torch import nn
 
-from lldm3d.engines import AmortizedUpdate, ReconstructionBatch, amortized, average_gradients
-from lldm3d.engines.codebook import revive
-from lldm3d.networks.ha_gan import Discriminator, Encoder, Generator
+from lldm3d.codec.training import revive
+from lldm3d.diffusion.batches import ReconstructionBatch
+from lldm3d.methods import ha_gan
+from lldm3d.methods.ha_gan import AmortizedUpdate, Discriminator, Encoder, Generator, average_gradients
 
 FORK = multiprocessing.get_context("fork")
 SIZE, WIDTHS = [16, 16, 16], {"latent_size": 4, "channels": 8, "groups": 2}
@@ -40,7 +41,7 @@ def step_of_ha_gan(rank: int, world: int) -> dict:
     """The weights after two steps of two cases in all, with latents that follow from the case."""
     torch.manual_seed(0)
     images, latents = torch.rand(2, 1, *SIZE), torch.randn(2, WIDTHS["latent_size"])
-    amortized.torch = SimpleNamespace(**{**vars(torch), "randn": lambda *_, **__: latents[rank::world]})
+    ha_gan.torch = SimpleNamespace(**{**vars(torch), "randn": lambda *_, **__: latents[rank::world]})
     generator, encoder = Generator(SIZE, **WIDTHS), Encoder(SIZE, **WIDTHS)
     judges = nn.ModuleDict({"high": Discriminator([4, 8]), "low": Discriminator([4])})
     optimizers = [torch.optim.SGD(network.parameters(), lr=0.01) for network in (generator, encoder, judges)]

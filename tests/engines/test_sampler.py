@@ -1,4 +1,4 @@
-from lldm3d.engines import EpochSampler
+from lldm3d.training.state import EpochSampler
 
 
 def test_each_epoch_has_its_own_order_that_repeats():

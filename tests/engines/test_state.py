@@ -7,8 +7,8 @@ from monai.data import CacheDataset, DataLoader
 from monai.engines import SupervisedTrainer
 from monai.transforms import RandGaussianNoised
 
-from lldm3d.engines import EpochSampler, TrainingState
 from lldm3d.errors import UserError
+from lldm3d.training.state import EpochSampler, TrainingState
 
 
 class Killed(Exception):

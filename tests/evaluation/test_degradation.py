@@ -6,7 +6,7 @@ from benchmarks import degradation
 from monai.inferers import SimpleInferer
 from torch import nn
 
-from lldm3d.evaluation.network import Layers, Segmenter
+from lldm3d.evaluation.features import Layers, Segmenter
 
 from .toys import LEVELS, write_dataset
 
@@ -35,7 +35,7 @@ def result(tmp_path_factory) -> dict:
     shares = (0, 0.5, 1)
     steps = {"blur": (0, 1, 3), "noise": (0, 0.1, 0.4), "exchanged labels": shares, "repetition": (1, 2, 4)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lldm3d.evaluation.diversity.PAIRS", 6)
+        patch.setattr("lldm3d.evaluation.similarity.PAIRS", 6)
         patch.setattr(degradation, "load_segmenter", lambda *arguments: network)
         patch.setattr(degradation, "STEPS", {**steps, "training cases": shares})
         return degradation.degrade(folder, "stage")

@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from lldm3d.errors import UserError
-from lldm3d.evaluation import evaluate
+from lldm3d.evaluation.evaluate import evaluate
 from lldm3d.files import load_nifti, read_json, save_nifti, sha256
 
 from .test_medicalnet import published
@@ -31,7 +31,7 @@ def judged(work: Path, name: str, seeds=NEW, change=None) -> dict:
     """The metrics of a synthetic data set; its figures are drawn once, for `good`."""
     write_dataset(work / name, seeds, change)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lldm3d.evaluation.diversity.PAIRS", 6)
+        patch.setattr("lldm3d.evaluation.similarity.PAIRS", 6)
         if name != "good":
             patch.setattr("lldm3d.evaluation.figures.write", lambda *arguments: None)
         evaluate(work / "dataset", work / name, work / f"{name}_evaluation", work / "stage", cache_dir=work / "cache")
@@ -160,7 +160,7 @@ def test_images_of_real_labels_are_compared_with_the_real_images(work, good):
 
 
 def test_medicalnet_is_a_second_pair_of_eyes(work, tmp_path, monkeypatch):
-    monkeypatch.setattr("lldm3d.evaluation.diversity.PAIRS", 6)
+    monkeypatch.setattr("lldm3d.evaluation.similarity.PAIRS", 6)
     monkeypatch.setattr("lldm3d.evaluation.figures.write", lambda *arguments: None)
     published(10, tmp_path / "resnet_10.pth")
     noise = np.random.default_rng(0)
@@ -189,7 +189,7 @@ for path in Path(sys.argv[1]).iterdir():
 
 
 def test_a_segmenter_of_the_users_own_is_a_command(work, tmp_path, monkeypatch):
-    monkeypatch.setattr("lldm3d.evaluation.diversity.PAIRS", 6)
+    monkeypatch.setattr("lldm3d.evaluation.similarity.PAIRS", 6)
     monkeypatch.setattr("lldm3d.evaluation.figures.write", lambda *arguments: None)
     write_dataset(work / "commanded", NEW)
     program = tmp_path / "segment.py"
@@ -209,7 +209,7 @@ def test_a_segmenter_of_the_users_own_is_a_command(work, tmp_path, monkeypatch):
 
 
 def test_without_held_out_cases_the_reason_is_given(work, tmp_path, monkeypatch):
-    monkeypatch.setattr("lldm3d.evaluation.diversity.PAIRS", 6)
+    monkeypatch.setattr("lldm3d.evaluation.similarity.PAIRS", 6)
     write_dataset(tmp_path / "dataset", {"training": list(range(6))})
     evaluate(tmp_path / "dataset", work / "good", tmp_path / "out", work / "stage")  # figures too: empty sides
     rows = read_json(tmp_path / "out" / "metrics.json")["rows"]

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from lldm3d.evaluation.labels import shape_rows
-from lldm3d.evaluation.records import Record
-from lldm3d.evaluation.survey import Survey
+from lldm3d.evaluation.records import Record, Survey
 
 
 def side(number: int, seed: int, volume: float = 10.0, spread: float = 1.0) -> Survey:

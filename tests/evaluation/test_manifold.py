@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from prdc import compute_prdc
 
-from lldm3d.evaluation.manifold import MEASURES, coverage, density, distances, precision, recall
+from lldm3d.evaluation.distances import MEASURES, coverage, density, pairwise_distances, precision, recall
 
 
 def normal(n: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -34,5 +34,5 @@ def test_few_repeated_cases_keep_precision_and_lose_coverage():
 
 def test_distances_are_those_of_pairs():
     a, b = normal(5, 0), normal(7, 1)
-    np.testing.assert_allclose(distances(a, b), np.linalg.norm(a[:, None] - b[None], axis=2))
-    assert not np.isnan(distances(a, a)).any()
+    np.testing.assert_allclose(pairwise_distances(a, b), np.linalg.norm(a[:, None] - b[None], axis=2))
+    assert not np.isnan(pairwise_distances(a, a)).any()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from lldm3d.evaluation.matching import COARSE, coarse, nearest
+from lldm3d.evaluation.copies import COARSE, coarse, nearest_images
 from lldm3d.files import load_nifti
 
 SIZE, CPU = (24, 20, 18), torch.device("cpu")
@@ -33,8 +33,8 @@ def stack(images) -> np.ndarray:
 def test_a_copy_is_nearest_to_what_it_was_made_of(name):
     rng, images = np.random.default_rng(0), [blob(seed) for seed in range(6)]
     copies = [COPIES[name](image, rng) for image in images]
-    distances, index = nearest(stack(copies), stack(images), SIZE, CPU, "copies")
-    others, _ = nearest(stack(blob(seed) for seed in range(10, 16)), stack(images), SIZE, CPU, "others")
+    distances, index = nearest_images(stack(copies), stack(images), SIZE, CPU, "copies")
+    others, _ = nearest_images(stack(blob(seed) for seed in range(10, 16)), stack(images), SIZE, CPU, "others")
     assert index.tolist() == list(range(6))
     assert distances.max() < others.min() / 2
     if name in ("exact", "mirrored"):
@@ -55,11 +55,13 @@ def test_on_real_scans_copies_are_found_and_held_out_cases_are_not(real_data):
     listed = json.loads((folder / "dataset.json").read_text())["training"]
     images = [middle(load_nifti(folder / case["image"])[0], size) for case in listed]
     training, held_out = images[:140], images[140:]
-    real, _ = nearest(stack(held_out), stack(training), size, CPU, "held out")
+    real, _ = nearest_images(stack(held_out), stack(training), size, CPU, "held out")
     false = [distance < np.delete(real, index).min() / 2 for index, distance in enumerate(real)]
     assert np.mean(false) <= 0.01
     for name, change in COPIES.items():
-        distances, index = nearest(stack(change(image, rng) for image in training), stack(training), size, CPU, name)
+        distances, index = nearest_images(
+            stack(change(image, rng) for image in training), stack(training), size, CPU, name
+        )
         found = (distances < real.min() / 2) & (index == np.arange(len(training)))
         assert found.mean() >= (1 if name == "exact" else 0.95), name
 

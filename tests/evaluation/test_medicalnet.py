@@ -6,7 +6,7 @@ import torch
 from monai.networks.nets import resnet
 
 from lldm3d.errors import UserError
-from lldm3d.evaluation.medicalnet import load_medicalnet
+from lldm3d.evaluation.pretrained import load_medicalnet
 
 
 def published(depth: int, path) -> torch.nn.Module:

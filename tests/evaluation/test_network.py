@@ -6,7 +6,7 @@ from monai.networks.nets import SegResNet, UNet
 
 from lldm3d.bundle import bundle_path
 from lldm3d.errors import UserError
-from lldm3d.evaluation.network import Layers, find_layers, load_segmenter
+from lldm3d.evaluation.features import Layers, find_layers, load_segmenter
 
 from .toys import CLASSES, SIZE, scan, write_segmenter
 

@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 from lldm3d.errors import UserError
-from lldm3d.evaluation.comparison import compare
 from lldm3d.evaluation.distances import fid
-from lldm3d.evaluation.radimagenet import load_radimagenet, plane_means
-from lldm3d.evaluation.rows import LOWER, Row
+from lldm3d.evaluation.metrics import LOWER, Row, compare
+from lldm3d.evaluation.pretrained import load_radimagenet, plane_means
 
 
 class Bottleneck(nn.Module):

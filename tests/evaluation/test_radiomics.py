@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lldm3d.errors import UserError
-from lldm3d.evaluation.radiomics import Radiomics
+from lldm3d.evaluation.pretrained import Radiomics
 
 from .toys import scan
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from lldm3d.data.dataset import load_cases, load_schema
-from lldm3d.evaluation.network import load_segmenter
-from lldm3d.evaluation.records import Cache, Observer
+from lldm3d.evaluation.features import load_segmenter
+from lldm3d.evaluation.observer import Cache, Observer
 from lldm3d.files import load_nifti, save_nifti
 
 from .toys import write_dataset, write_segmenter

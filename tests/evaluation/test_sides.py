@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lldm3d.errors import UserError
-from lldm3d.evaluation import evaluate
-from lldm3d.evaluation.sides import open_sides
+from lldm3d.evaluation.evaluate import evaluate
+from lldm3d.evaluation.scans import open_sides
 from lldm3d.files import read_json, save_nifti
 
 from .test_medicalnet import published
@@ -29,7 +29,7 @@ def write_folder(folder: Path, seeds: range, labels: bool = False, scale: float 
 
 @pytest.fixture(autouse=True)
 def few_pairs(monkeypatch):
-    monkeypatch.setattr("lldm3d.evaluation.diversity.PAIRS", 4)
+    monkeypatch.setattr("lldm3d.evaluation.similarity.PAIRS", 4)
 
 
 def test_any_two_folders_of_scans(tmp_path):

@@ -15,7 +15,7 @@ from tests.conftest import CLASS_NAMES, write_dataset
 
 from lldm3d.bundle import bundle_path
 from lldm3d.errors import UserError
-from lldm3d.export import export
+from lldm3d.export.write import export
 from lldm3d.files import read_json, write_json
 
 NO_NNUNET = "nnU-Net is not installed; pip install -c constraints.txt -e '.[nnunet]'"

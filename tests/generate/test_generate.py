@@ -12,12 +12,12 @@ from monai.bundle import ConfigParser
 from monai.networks.nets import AutoencoderKL, ControlNet, DiffusionModelUNet
 
 from lldm3d.bundle import bundle_path
-from lldm3d.codec import save_codec
-from lldm3d.diffusion import DDPM
+from lldm3d.codec.codec import save_codec
+from lldm3d.diffusion.noise import DDPM
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, sha256, write_json
-from lldm3d.generate import generate
-from lldm3d.networks import save_network
+from lldm3d.pairs.generate import generate
+from lldm3d.training.checkpoints import save_network
 
 NAMES = ["background", "liver", "portal vein"]
 SIZES = {
@@ -135,7 +135,7 @@ def test_an_image_for_a_label_of_the_users_own_keeps_its_affine(workdir, tmp_pat
     ],
 )
 def test_a_label_that_does_not_fit_is_refused(workdir, tmp_path, change, message):
-    from lldm3d.generate.cases import CaseDataset
+    from lldm3d.pairs.cases import CaseDataset
 
     volume = np.zeros(change.get("shape", (16, 16, 16)), np.uint8)
     volume[2:4, 2:4] = change.get("value", 1)
@@ -156,7 +156,7 @@ def test_a_missing_checkpoint_and_a_strange_folder_are_refused(workdir, tmp_path
 
 
 def test_a_model_of_other_latents_is_refused(workdir, tmp_path):
-    from lldm3d.generate import load_system
+    from lldm3d.pairs.sampling import load_system
 
     image = torch.load(workdir / "autoencoder_image/codec.pt", weights_only=True)
     image["latent_mean"] += 1
@@ -196,7 +196,7 @@ def test_options_of_the_sampler_are_checked_first(workdir, tmp_path):
 
 def test_the_number_of_steps_reaches_the_ddpm_as_well(workdir, tmp_path, monkeypatch):
     given = {}
-    monkeypatch.setattr("lldm3d.generate.run.run_bundle", lambda overrides, *_: given.update(overrides))
+    monkeypatch.setattr("lldm3d.pairs.generate.run_inference", lambda overrides, *_: given.update(overrides))
     with pytest.raises(UserError, match="lacks"):  # nothing is drawn
         generate(str(workdir), str(tmp_path / "out"), num_inference_steps=7, overlays=("ddpm.yaml",))
     configs = bundle_path("controlnet") / "configs"

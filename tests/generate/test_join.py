@@ -11,7 +11,7 @@ from lldm3d.data.dataset import load_cases
 from lldm3d.data.regimes import regime_cases
 from lldm3d.errors import UserError
 from lldm3d.files import write_json
-from lldm3d.generate import join
+from lldm3d.pairs.generate import join
 
 
 @pytest.fixture

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 from benchmarks.pairs import untrained
 
-from lldm3d.diffusion import RectifiedFlow
+from lldm3d.diffusion.noise import RectifiedFlow
 from lldm3d.errors import UserError
-from lldm3d.generate import CaseDataset
-from lldm3d.generate.memory import GB, estimate, fit_memory
+from lldm3d.pairs.cases import CaseDataset
+from lldm3d.pairs.memory import GB, estimate, fit_memory
 
 ROOT = Path(__file__).parents[2]  # where `benchmarks` lies
 SCRIPT = """
 import sys
 import torch
 from benchmarks.pairs import batch, untrained
-from lldm3d.diffusion import RectifiedFlow
-from lldm3d.engines.meter import peak_memory
-from lldm3d.generate.memory import estimate, weights
+from lldm3d.diffusion.noise import RectifiedFlow
+from lldm3d.training.handlers import peak_memory
+from lldm3d.pairs.memory import estimate, weights
 torch.set_num_threads(1)
 generation = untrained("demo", (96, 96, 64), RectifiedFlow(1), "cpu")
 generation.in_slabs = sys.argv[1] == "slabs"

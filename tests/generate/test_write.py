@@ -4,7 +4,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from lldm3d.generate import CaseWriter
+from lldm3d.pairs.writer import CaseWriter
 
 
 def pairs(number):

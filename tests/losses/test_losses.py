@@ -4,9 +4,14 @@ import pytest
 import torch
 from monai.networks.nets import resnet10
 
+from lldm3d.codec.losses import (
+    AutoencoderLoss,
+    ImageReconstructionLoss,
+    LabelReconstructionLoss,
+    kl_divergence,
+    perceptual_loss,
+)
 from lldm3d.errors import UserError
-from lldm3d.losses import AutoencoderLoss, ImageReconstructionLoss, LabelReconstructionLoss, perceptual_loss
-from lldm3d.losses.autoencoder import kl_divergence
 
 
 def test_kl_is_zero_for_the_standard_normal_and_known_elsewhere():
@@ -22,7 +27,7 @@ def test_autoencoder_loss_adds_its_terms():
 
 
 def test_spectral_term_needs_no_weights_and_says_so_once(caplog):
-    with caplog.at_level(logging.INFO, "lldm3d.losses"):
+    with caplog.at_level(logging.INFO, "lldm3d.codec.losses"):
         term = perceptual_loss(None)
     assert len(caplog.records) == 1 and "spectral" in caplog.text
     image = torch.rand(1, 1, 8, 8, 8)

@@ -4,9 +4,10 @@ import pytest
 import yaml
 
 from lldm3d.bundle import bundle_path
-from lldm3d.chain.configs import BUNDLES
 from lldm3d.errors import UserError
-from lldm3d.methods import load_method, method_names, registry
+from lldm3d.methods import registry
+from lldm3d.methods.registry import load_method, method_names
+from lldm3d.pipeline.configs import BUNDLES
 
 CONTENT = {
     "title": "A method",

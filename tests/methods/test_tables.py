@@ -4,10 +4,8 @@ from statistics import stdev
 
 import pytest
 
-from lldm3d.methods import load_method
-from lldm3d.methods.registry import Method
-from lldm3d.methods.results import Measure, Result, cells, leads
-from lldm3d.methods.tables import caption, latex, markdown
+from lldm3d.methods.registry import Method, load_method
+from lldm3d.report.comparison import Measure, Result, caption, cells, latex, leads, markdown
 
 FID, RECALL = Measure("FID", "", "lower"), Measure("recall", "", "higher")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from monai.networks.nets import ControlNet, DiffusionModelUNet
 
-from lldm3d.networks import checkpointed
+from lldm3d.diffusion.networks import checkpointed
 
 SIZES = {
     "spatial_dims": 3, "in_channels": 2, "channels": [8, 8], "attention_levels": [False, True], "num_res_blocks": 1,

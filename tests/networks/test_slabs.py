@@ -5,8 +5,8 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import AutoencoderKL
 
-from lldm3d.generate.memory import LiveBytes
-from lldm3d.networks.slabs import decode_in_slabs
+from lldm3d.codec.tiled_decoding import decode_in_slabs
+from lldm3d.pairs.memory import LiveBytes
 
 BUILD = partial(
     AutoencoderKL, spatial_dims=3, in_channels=1, out_channels=2, channels=[16, 32], num_res_blocks=1,

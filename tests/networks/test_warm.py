@@ -3,7 +3,7 @@ import torch
 
 from lldm3d.errors import UserError
 from lldm3d.files import save_checkpoint
-from lldm3d.networks import warm_start
+from lldm3d.training.checkpoints import warm_start
 
 
 @pytest.mark.parametrize("key", ["model", "autoencoder"])

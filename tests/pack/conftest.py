@@ -9,10 +9,10 @@ import yaml
 from monai.bundle import ConfigParser
 
 from lldm3d.bundle import bundle_names, bundle_path
-from lldm3d.codec import save_codec
+from lldm3d.codec.codec import save_codec
+from lldm3d.codec.latents import encode
 from lldm3d.files import save_checkpoint
-from lldm3d.latents import encode
-from lldm3d.networks import save_network
+from lldm3d.training.checkpoints import save_network
 
 CLASS_NAMES = ["background", "liver", "portal vein"]
 STAGES = {

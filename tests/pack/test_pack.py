@@ -22,8 +22,8 @@ from monai.transforms import SaveImaged
 
 from lldm3d.bundle import bundle_names
 from lldm3d.errors import UserError
+from lldm3d.export.package import pack
 from lldm3d.files import load_checkpoint, read_json, save_checkpoint
-from lldm3d.pack import pack
 
 from .conftest import CLASS_NAMES, SEGMENTERS, STAGES
 

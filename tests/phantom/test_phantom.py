@@ -5,13 +5,14 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from benchmarks import phantom_figure as figure
 from scipy import ndimage
 
 from lldm3d.errors import UserError
-from lldm3d.phantom import figure, write
 from lldm3d.phantom.case import HCC, HEPATIC, LIVER, PORTAL, make_case
-from lldm3d.phantom.paint import NEIGHBOURS
+from lldm3d.phantom.painting import NEIGHBOURS
 from lldm3d.phantom.patient import draw_patient
+from lldm3d.phantom.write import write
 
 SIZE, SPACING = (48, 48, 32), (5.0, 5.0, 6.0)
 GRIDS = [(SIZE, SPACING), ((64, 64, 48), (4.0, 4.0, 4.0)), ((40, 32, 24), (3.0, 4.0, 7.0)), ((72, 56, 40), (5, 5, 6))]

@@ -9,11 +9,11 @@ import yaml
 
 from lldm3d.bundle import bundle_path
 from lldm3d.errors import UserError
-from lldm3d.evaluation import evaluate
-from lldm3d.evaluation.rows import number
+from lldm3d.evaluation.evaluate import evaluate
+from lldm3d.evaluation.metrics import number
 from lldm3d.files import write_json
-from lldm3d.report import report
-from lldm3d.segmentation import HEADER
+from lldm3d.report.write import report
+from lldm3d.study.scores import HEADER
 
 from ..evaluation.toys import write_dataset, write_segmenter
 

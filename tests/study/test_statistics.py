@@ -7,8 +7,7 @@ import pytest
 from scipy.stats import wilcoxon
 
 from lldm3d.errors import UserError
-from lldm3d.segmentation import HEADER
-from lldm3d.study.results import read_scores
+from lldm3d.study.scores import HEADER, read_scores
 from lldm3d.study.statistics import Line, holm, lines
 
 EMPTY = dict.fromkeys(HEADER, "")

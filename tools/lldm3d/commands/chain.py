@@ -47,7 +47,7 @@ def run(
         "gpus": gpus,
     }
     options |= {"executor": executor, "jobs": jobs}
-    call("lldm3d.chain.run", "run", {"workdir": workdir, "profile": profile, "data": source or None, **options})
+    call("lldm3d.pipeline.run", "run", {"workdir": workdir, "profile": profile, "data": source or None, **options})
 
 
 def absolute(source: str | dict) -> str | dict:
@@ -88,14 +88,14 @@ def study(
     if "seeds" in grid:
         grid["seeds"] = [int(seed) if seed.isdigit() else seed for seed in grid["seeds"]]
     options = {"dry_run": dry_run, "cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
-    call("lldm3d.chain.study", "study", {"workdir": workdir, "profile": profile, "grid": grid, **options})
+    call("lldm3d.pipeline.study", "study", {"workdir": workdir, "profile": profile, "grid": grid, **options})
 
 
 def stage(workdir: str, name: str) -> None:
     """Run one stage of a work directory by hand: a name that `lldm3d run --dry_run` lists."""
-    call("lldm3d.chain.stage", "stage", locals())
+    call("lldm3d.pipeline.stage", "stage", locals())
 
 
 def report(workdir: str, overwrite: bool = True) -> None:
     """Write the report of a work directory: report/report.html and report/tables.csv."""
-    call("lldm3d.report", "report", locals())
+    call("lldm3d.report.write", "report", locals())

@@ -25,7 +25,7 @@ def phantom(
         thinnest_vessel: radius in mm below which twigs are left out; 0 draws all that the voxels can hold.
         overwrite: replace an existing data set.
     """
-    call("lldm3d.phantom", "write", locals())
+    call("lldm3d.phantom.write", "write", locals())
 
 
 def prepare(
@@ -117,4 +117,4 @@ def encode(
         seed: of the augmentation.
         overwrite: replace existing latents.
     """
-    call("lldm3d.latents", "encode", locals())
+    call("lldm3d.codec.latents", "encode", locals())

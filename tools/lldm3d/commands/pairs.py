@@ -40,7 +40,7 @@ def generate(
         first: the first of the n pairs, so that several calls share a large number (docs/scaling.md).
         processes: on this machine, that share the pairs, each with a GPU of its own if there are any.
     """
-    call("lldm3d.generate", "generate", locals())
+    call("lldm3d.pairs.generate", "generate", locals())
 
 
 def join(parts: str, output_dir: str, overwrite: bool = False) -> None:
@@ -51,7 +51,7 @@ def join(parts: str, output_dir: str, overwrite: bool = False) -> None:
         output_dir: folder for dataset.json and manifest.json.
         overwrite: replace them.
     """
-    call("lldm3d.generate", "join", locals())
+    call("lldm3d.pairs.generate", "join", locals())
 
 
 def evaluate(
@@ -82,4 +82,4 @@ def evaluate(
         cache_dir: where findings of each case are kept, for all evaluations of the same data; default: in output_dir.
         overwrite: replace results that are there.
     """
-    call("lldm3d.evaluation", "evaluate", locals())
+    call("lldm3d.evaluation.evaluate", "evaluate", locals())

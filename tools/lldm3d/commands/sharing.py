@@ -24,7 +24,7 @@ def pack(
         url: address at which the zips will lie, for model_info.json.
         overwrite: replace zips of the same version.
     """
-    call("lldm3d.pack", "pack", locals())
+    call("lldm3d.export.package", "pack", locals())
 
 
 def export(
@@ -50,4 +50,4 @@ def export(
         seed: of the choice of patients and pairs.
         overwrite: replace an earlier export.
     """
-    call("lldm3d.export", "export", locals())
+    call("lldm3d.export.write", "export", locals())

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from lldm3d.data.tasks import checked_tasks
+from lldm3d.data.dataset import checked_tasks
 from lldm3d.errors import UserError
 
 MAX_VALUE = 65535  # of a label file, so that a lookup table stays small

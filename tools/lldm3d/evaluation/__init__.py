@@ -1,5 +1,1 @@
 """Judging synthetic scans: fidelity, diversity, label statistics, alignment, copies."""
-
-from lldm3d.evaluation.evaluate import evaluate
-
-__all__ = ["evaluate"]

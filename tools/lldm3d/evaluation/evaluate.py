@@ -7,24 +7,19 @@ from lldm3d import __version__
 from lldm3d.data.dataset import Schema
 from lldm3d.errors import Refused, UserError
 from lldm3d.evaluation import figures
-from lldm3d.evaluation.alignment import alignment_rows
+from lldm3d.evaluation.alignment import alignment_rows, check_command, external_rows
 from lldm3d.evaluation.copies import Nearest, copied_share, copy_rows, nearest_neighbours, worst
-from lldm3d.evaluation.diversity import diversity_rows
-from lldm3d.evaluation.external import check_command, external_rows
-from lldm3d.evaluation.fidelity import fidelity_rows
+from lldm3d.evaluation.distances import fidelity_rows, manifold_rows
+from lldm3d.evaluation.features import load_segmenter
 from lldm3d.evaluation.labels import label_rows, write_statistics
-from lldm3d.evaluation.manifold import manifold_rows
-from lldm3d.evaluation.medicalnet import load_medicalnet
-from lldm3d.evaluation.network import load_segmenter
-from lldm3d.evaluation.paired import paired_rows
-from lldm3d.evaluation.processes import device, place, wait_for_all
-from lldm3d.evaluation.radimagenet import load_radimagenet, plane_means
-from lldm3d.evaluation.radiomics import Radiomics
-from lldm3d.evaluation.records import Cache, Observer, Record
-from lldm3d.evaluation.rows import HIGHER, Row, write_csv
-from lldm3d.evaluation.sides import open_sides
-from lldm3d.evaluation.survey import Survey, look_once, survey
+from lldm3d.evaluation.metrics import HIGHER, Row, write_csv
+from lldm3d.evaluation.observer import Cache, Observer, look_once, survey
+from lldm3d.evaluation.pretrained import Radiomics, load_medicalnet, load_radimagenet, plane_means
+from lldm3d.evaluation.records import Record, Survey
+from lldm3d.evaluation.scans import open_sides
+from lldm3d.evaluation.similarity import diversity_rows, paired_rows
 from lldm3d.files import write_json
+from lldm3d.processes import device, place, wait_for_all
 
 FORMAT = 3  # of metrics.json: raised when a key or the name of a metric changes
 SCORED, BLURRED = ("test", "synthetic"), ("training",)  # sides

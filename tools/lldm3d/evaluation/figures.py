@@ -6,20 +6,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lldm3d import plots
 from lldm3d.data.dataset import Schema
-from lldm3d.evaluation import pictures
 from lldm3d.evaluation.copies import Nearest, scaled_features
-from lldm3d.evaluation.records import Observer, Record
-from lldm3d.evaluation.rows import Row
+from lldm3d.evaluation.features import Space
+from lldm3d.evaluation.labels import UNITS
+from lldm3d.evaluation.metrics import Row
+from lldm3d.evaluation.observer import Observer
+from lldm3d.evaluation.records import Record, Survey
 from lldm3d.evaluation.scans import case_name, read
-from lldm3d.evaluation.shapes import UNITS
-from lldm3d.evaluation.spaces import Space
-from lldm3d.evaluation.survey import Survey
 
 SIDES = {  # side: (words, colour, marker)
-    "training": ("real, training", pictures.REAL, "o"),
-    "test": ("real, test", pictures.HELD_OUT, "s"),
-    "synthetic": ("synthetic", pictures.SYNTHETIC, "^"),
+    "training": ("real, training", plots.REAL, "o"),
+    "test": ("real, test", plots.HELD_OUT, "s"),
+    "synthetic": ("synthetic", plots.SYNTHETIC, "^"),
 }
 TITLES = {"features": "feature space (standard deviations)", "image": "image space (1 - correlation)"}
 PAIRS_SHOWN = 4
@@ -49,7 +49,7 @@ def write(
     if sides["synthetic"].scores:
         drawn |= {"alignment": alignment(rows), "cases": cases(sides["synthetic"], schema)}
     for name, figure in drawn.items():
-        pictures.save(figure, folder / f"{name}.png")
+        plots.save(figure, folder / f"{name}.png")
 
 
 def light(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
@@ -70,9 +70,9 @@ def fidelity(rows: list[Row]) -> Figure:
     for axes, ours in zip(grid.flat, found, strict=False):
         blurred = next(row for row in distances if row.name == ours.name and row.between.startswith("blur"))
         bars = {
-            "real (floor)": (ours.floor, None, pictures.REAL),
-            "synthetic": (ours.value, ours.interval, pictures.SYNTHETIC),
-            "real, blurred": (blurred.value, blurred.interval, pictures.GREY),
+            "real (floor)": (ours.floor, None, plots.REAL),
+            "synthetic": (ours.value, ours.interval, plots.SYNTHETIC),
+            "real, blurred": (blurred.value, blurred.interval, plots.GREY),
         }
         for at, (value, interval, colour) in enumerate(bars.values()):
             axes.barh(-at, value or 0, 0.62, color=colour)
@@ -107,17 +107,17 @@ def cases(synthetic: Survey, schema: Schema) -> Figure:
     scored = [pair for pair in zip(synthetic.cases, synthetic.records, strict=True) if pair[1].scores["dice"]]
     order = sorted(scored, key=lambda pair: mean_dice(pair[1]))
     chosen = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
-    figure, grid = pictures.dark(len(pictures.PLANES), 2 * len(chosen), 9.6, 5.2)
+    figure, grid = plots.dark(len(plots.PLANES), 2 * len(chosen), 9.6, 5.2)
     for column, (words, (case, record)) in enumerate(chosen.items()):
         scan = read(case, schema)
         grid[0, 2 * column].set_title(f"{words}: {case_name(case)}", color="white", fontsize=7.5)
         grid[0, 2 * column + 1].set_title(f"mean Dice {mean_dice(record):.2f}", color="white", fontsize=7.5)
-        for row, (plane, axis) in zip(grid, pictures.PLANES.items(), strict=True):
-            index = pictures.best_slice(scan.label, axis)
+        for row, (plane, axis) in zip(grid, plots.PLANES.items(), strict=True):
+            index = plots.best_slice(scan.label, axis)
             for axes in row[2 * column : 2 * column + 2]:
-                pictures.show(axes, scan.image, schema.spacing, plane, index)
-            pictures.outline(row[2 * column + 1], scan.label, plane, index)
-    pictures.legend(figure, schema.class_names, loc="outside lower center", fontsize=8)
+                plots.show(axes, scan.image, schema.spacing, plane, index)
+            plots.outline(row[2 * column + 1], scan.label, plane, index)
+    plots.legend(figure, schema.class_names, loc="outside lower center", fontsize=8)
     return figure
 
 
@@ -169,8 +169,8 @@ def alignment(rows: list[Row]) -> Figure:
         real, ours = (
             [value or 0 for value in values] for values in ([r.floor for r in found], [r.value for r in found])
         )
-        axes.bar(at - 0.19, real, 0.36, color=pictures.HELD_OUT, label="real test images")
-        axes.bar(at + 0.19, ours, 0.36, color=pictures.SYNTHETIC, label="synthetic images")
+        axes.bar(at - 0.19, real, 0.36, color=plots.HELD_OUT, label="real test images")
+        axes.bar(at + 0.19, ours, 0.36, color=plots.SYNTHETIC, label="synthetic images")
         for x, row in zip(at, found, strict=True):
             if row.interval:
                 axes.vlines(x + 0.19, *row.interval, color="black", lw=1.2)
@@ -191,7 +191,7 @@ def nearest_distances(spaces: list[Nearest]) -> Figure:
             item.held_out,
             bins,
             weights=shares(item.held_out),
-            color=pictures.HELD_OUT,
+            color=plots.HELD_OUT,
             alpha=0.55,
             label="real, held out",
         )
@@ -199,7 +199,7 @@ def nearest_distances(spaces: list[Nearest]) -> Figure:
             item.synthetic,
             bins,
             weights=shares(item.synthetic),
-            color=pictures.SYNTHETIC,
+            color=plots.SYNTHETIC,
             alpha=0.55,
             label="synthetic",
         )
@@ -221,15 +221,15 @@ def nearest_pairs(nearest: list[dict], sides: dict[str, Survey], schema: Schema)
     """The synthetic cases nearest to training cases in each space, above those training cases."""
     chosen = [entry for space in TITLES for entry in of_space(nearest, space)[:PAIRS_SHOWN]]
     labels = {case["image"]: case for side in ("synthetic", "training") for case in sides[side].cases}
-    figure, grid = pictures.dark(2, len(chosen), 1.4 * len(chosen), 4.1)
+    figure, grid = plots.dark(2, len(chosen), 1.4 * len(chosen), 4.1)
     for column, entry in zip(grid.T, chosen, strict=True):
         scans = [read(labels[entry[key]], schema) for key in ("image", "nearest_image")]
-        index = pictures.best_slice(scans[0].foreground, pictures.PLANES["axial"])  # of both, to be compared
+        index = plots.best_slice(scans[0].foreground, plots.PLANES["axial"])  # of both, to be compared
         for axes, scan in zip(column, scans, strict=True):
-            pictures.show(axes, scan.image, schema.spacing, "axial", index)
+            plots.show(axes, scan.image, schema.spacing, "axial", index)
         near = entry["threshold"] is not None and entry["distance"] < entry["threshold"]
         words = f"{entry['case']}\n{entry['space']}: {entry['distance']:.3g}"
-        column[0].set_title(words, color=pictures.COLOURS[0] if near else "white", fontsize=6.5)
+        column[0].set_title(words, color=plots.COLOURS[0] if near else "white", fontsize=6.5)
         column[1].set_title(f"nearest real:\n{entry['nearest']}", color="white", fontsize=6.5)
     return figure
 

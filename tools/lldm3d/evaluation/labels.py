@@ -1,4 +1,4 @@
-"""Label statistics of both sides: Wasserstein distances with their floors, and anatomical rules."""
+"""Label statistics: volumes, counts and lengths of each class, their distances with floors, and rules of anatomy."""
 
 import csv
 from collections.abc import Sequence
@@ -6,16 +6,139 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import minimum_spanning_tree
+from scipy.spatial import ConvexHull, QhullError, cKDTree
+from scipy.spatial.distance import pdist, squareform
+from skimage.measure import euler_number
+from skimage.measure import label as components
+from skimage.morphology import skeletonize
 
 from lldm3d.data.dataset import Schema
-from lldm3d.evaluation.comparison import bootstrap, compare
-from lldm3d.evaluation.distances import wasserstein
-from lldm3d.evaluation.manifold import NEIGHBOURS, precision, recall
-from lldm3d.evaluation.rows import HIGHER, LOWER, Row
+from lldm3d.evaluation.distances import NEIGHBOURS, precision, recall, wasserstein
+from lldm3d.evaluation.metrics import HIGHER, LOWER, Row, bootstrap, compare
+from lldm3d.evaluation.records import Statistics, Survey
 from lldm3d.evaluation.scans import case_name
-from lldm3d.evaluation.shapes import UNITS
-from lldm3d.evaluation.survey import Survey
 from lldm3d.files import whole
+
+UNITS = {
+    "volume": "ml",
+    "components": "",
+    "Euler number": "",
+    "skeleton length": "mm",
+    "continuity": "",
+    "lesion count": "",
+    "lesion long axis": "mm",
+    "held share": "",
+    "enclosed share": "",
+}
+
+
+def label_statistics(label: np.ndarray, schema: Schema) -> Statistics:
+    """All statistics of a label map [X, Y, Z]: {(statistic, class): values}, an empty array where none is defined.
+
+    Counts and volumes are 0 where the class is absent. Components are 26-connected. The Euler number is that of
+    components and cavities, less that of tunnels: a solid piece has 1, a loop of a vessel 0.
+    """
+    found: Statistics = {}
+    for value, name in list(enumerate(schema.class_names))[1:]:
+        mask = label == value
+        parts, count = components(mask, return_num=True, connectivity=3)
+        found["volume", name] = np.array([mask.sum() * np.prod(schema.spacing) / 1000])
+        found["lesion count" if name in schema.lesions else "components", name] = np.array([float(count)])
+        found["Euler number", name] = np.array([float(euler_number(mask, connectivity=3))])
+        if name in schema.tubular:
+            skeleton = skeletonize(mask) if mask.any() else mask
+            found["skeleton length", name] = np.array([skeleton_length(skeleton, schema.spacing)])
+            found["continuity", name] = continuity(skeleton, parts)
+        if name in schema.lesions:
+            boxes = ndimage.find_objects(parts)
+            axes = [long_axis(parts[box] == part, schema.spacing) for part, box in enumerate(boxes, start=1)]
+            found["lesion long axis", name] = np.array(axes)
+        if name in schema.inside:
+            allowed = np.isin(label, surrounding(name, schema))
+            found["held share", name], found["enclosed share", name] = containment(parts, count, allowed)
+    return found
+
+
+def surrounding(name: str, schema: Schema) -> list[int]:
+    """The label values that class `name` may touch inside its parent: the parent, and what else lies inside it.
+
+    The label map is exclusive: a tumour that touches a vessel inside the liver has no liver voxel between them.
+    """
+    parent = schema.inside[name]
+    family = [parent, *(other for other, its in schema.inside.items() if its == parent and other != name)]
+    return [schema.class_names.index(member) for member in family]
+
+
+def containment(parts: np.ndarray, count: int, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two shares in [0, 1], each in an array of one value, or none where the class is absent.
+
+    held: of the components, those whose border touches `allowed`; enclosed: of the voxels of all borders, those in
+    `allowed`. The border of a component is what one dilation (6 neighbours) adds to it.
+    """
+    if not count:
+        return np.empty(0), np.empty(0)
+    shares, sizes = [], []
+    for index, box in enumerate(ndimage.find_objects(parts), start=1):
+        box = tuple(slice(max(axis.start - 1, 0), axis.stop + 1) for axis in box)
+        part = parts[box] == index
+        border = ndimage.binary_dilation(part) & (parts[box] == 0)
+        shares.append(allowed[box][border].mean() if border.any() else 0.0)
+        sizes.append(border.sum())
+    enclosed = np.average(shares, weights=sizes) if sum(sizes) else 0.0
+    return np.array([np.mean(np.array(shares) > 0)]), np.array([enclosed])
+
+
+def continuity(skeleton: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Share of the centre lines' voxels that lie in one component, the one with most of them: [1], or [0] without any.
+
+    A vessel that is cut in the middle has 0.5, one with a crumb torn off nearly 1.
+    """
+    if not skeleton.any():
+        return np.empty(0)
+    return np.array([np.bincount(parts[skeleton]).max() / skeleton.sum()])
+
+
+def skeleton_length(skeleton: np.ndarray, spacing: tuple[float, float, float]) -> float:
+    """Length in mm of centre lines [X, Y, Z].
+
+    The skeleton's voxels are joined by a minimum spanning forest over their 26 neighbours, so that the little
+    triangles at branchings do not count twice. A closed loop loses one step.
+    """
+    voxels = np.argwhere(skeleton)
+    if len(voxels) < 2:
+        return 0.0
+    pairs = cKDTree(voxels).query_pairs(1.8, output_type="ndarray")  # sqrt(3) = 1.73: the 26 neighbours
+    if not len(pairs):
+        return 0.0
+    steps = np.linalg.norm((voxels[pairs[:, 0]] - voxels[pairs[:, 1]]) * spacing, axis=1)
+    graph = coo_matrix((steps, (pairs[:, 0], pairs[:, 1])), shape=(len(voxels),) * 2)
+    return float(minimum_spanning_tree(graph).sum())
+
+
+def long_axis(mask: np.ndarray, spacing: tuple[float, float, float]) -> float:
+    """Largest diameter in mm of a mask [X, Y, Z]: between the centres of its two farthest voxels, plus one voxel."""
+    points = np.argwhere(mask & ~ndimage.binary_erosion(mask)) * np.asarray(spacing)
+    try:
+        points = points[ConvexHull(points).vertices]
+    except (QhullError, ValueError):
+        pass  # flat or tiny: few points anyway
+    if len(points) < 2:
+        return float(max(spacing))
+    distances = squareform(pdist(points))
+    first, last = np.unravel_index(distances.argmax(), distances.shape)
+    direction = np.abs(points[first] - points[last]) / distances.max()
+    return float(distances.max() + 1 / (direction / spacing).max())
+
+
+def is_one_organ(label: np.ndarray, parent: str, schema: Schema) -> bool:
+    """Whether class `parent`, with all that lies inside it, is one component."""
+    family = [parent, *(name for name, its in schema.inside.items() if its == parent)]
+    mask = np.isin(label, [schema.class_names.index(name) for name in family])
+    return components(mask, return_num=True, connectivity=3)[1] == 1
+
 
 RULES = ("held share", "enclosed share")  # shares in [0, 1] that anatomy wants high
 

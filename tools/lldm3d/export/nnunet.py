@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lldm3d.data.dataset import Task
 from lldm3d.data.sources import stem
-from lldm3d.data.tasks import Task
 from lldm3d.errors import UserError
 from lldm3d.files import load_nifti, save_nifti, write_json
 

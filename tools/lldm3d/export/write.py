@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from lldm3d.data.dataset import SPLITS, load_schema
-from lldm3d.data.folder import require_free, whole_folder
-from lldm3d.data.tasks import ALL
+from lldm3d.data.dataset import ALL, SPLITS, load_schema
 from lldm3d.errors import UserError
 from lldm3d.export.auto3dseg import write_auto3dseg
 from lldm3d.export.nnunet import check_name, write_nnunet
-from lldm3d.files import write_json
-from lldm3d.segmentation import data_list
+from lldm3d.files import require_free, whole_folder, write_json
+from lldm3d.study.scores import data_list
 
 FORMATS = ("decathlon", "nnunet", "auto3dseg")
 

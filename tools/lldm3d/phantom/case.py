@@ -2,12 +2,9 @@
 
 import numpy as np
 
-from lldm3d.phantom.anatomy import INF, MIDLINE
-from lldm3d.phantom.geometry import ellipsoid, union
-from lldm3d.phantom.intensity import draw_signals, scan
-from lldm3d.phantom.lesions import Lesion
-from lldm3d.phantom.paint import Grid, coverage, largest_component, paint_trees
-from lldm3d.phantom.patient import Patient, draw_patient
+from lldm3d.phantom.anatomy import INF, MIDLINE, ellipsoid, union
+from lldm3d.phantom.painting import Grid, coverage, draw_signals, largest_component, paint_trees, scan
+from lldm3d.phantom.patient import Lesion, Patient, draw_patient
 
 CLASS_NAMES = ("background", "liver", "portal vein", "hepatic vein", "HCC")
 LIVER, PORTAL, HEPATIC, HCC = range(1, 5)

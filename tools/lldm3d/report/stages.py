@@ -9,10 +9,9 @@ from pathlib import Path
 import yaml
 from matplotlib.figure import Figure
 
-from lldm3d import __version__
+from lldm3d import __version__, plots
 from lldm3d.bundle import bundles_dir
 from lldm3d.errors import UserError
-from lldm3d.evaluation import pictures
 from lldm3d.evaluation.figures import light
 from lldm3d.files import read_json
 
@@ -112,7 +111,7 @@ def loss_curves(metrics: dict[str, dict]) -> Figure | None:
         last = max(len(values) for values in found.values())
         for name, values in found.items():
             epochs = [last * (k + 1) / len(values) for k in range(len(values))]
-            shade = pictures.SYNTHETIC if name.startswith("val") else pictures.REAL
+            shade = plots.SYNTHETIC if name.startswith("val") else plots.REAL
             words = "held-out cases" if name.startswith("val") else "training"
             axes.plot(epochs, values, color=shade, label=words, lw=1.6, marker="o" if len(values) < 3 else None)
         values = [value for curve in found.values() for value in curve]

@@ -1,8 +1,8 @@
 """The report in short: four questions, each with an answer and the number behind it."""
 
-from lldm3d.data.tasks import ALL
+from lldm3d.data.dataset import ALL
 from lldm3d.evaluation.alignment import WANTED_RATIO
-from lldm3d.evaluation.rows import number
+from lldm3d.evaluation.metrics import number
 from lldm3d.study.statistics import Line, of_task
 
 FEW = 5  # test cases below which a bootstrap interval means nothing

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from lldm3d import plots
 from lldm3d.data.dataset import Schema
-from lldm3d.evaluation import pictures
 from lldm3d.evaluation.scans import case_name, read
 
 PAIRS_SHOWN, LABELS_SHOWN = 4, 8
@@ -22,7 +22,7 @@ def pairs(real: list[dict], synthetic: list[dict], schema: Schema) -> Figure:
     widths = [size[1], size[0], size[0]]  # of sagittal, coronal and axial slices
     heights = max(size[2], size[1])
     height = 2 * rows * heights * WIDTH / (2.15 * sum(widths)) + 0.22 * rows + 0.6
-    figure, grid = pictures.dark(2 * rows, 7, WIDTH, min(height, 24), width_ratios=[*widths, 0.12 * size[0], *widths])
+    figure, grid = plots.dark(2 * rows, 7, WIDTH, min(height, 24), width_ratios=[*widths, 0.12 * size[0], *widths])
     for row in range(rows):
         for offset, cases in ((0, real), (4, synthetic)):
             if row < len(cases):
@@ -31,19 +31,19 @@ def pairs(real: list[dict], synthetic: list[dict], schema: Schema) -> Figure:
         axes.set_axis_off()
     grid[0, 1].set_title(f"REAL\n{case_title(real, 0)}", color="white", fontsize=9)
     grid[0, 5].set_title(f"SYNTHETIC\n{case_title(synthetic, 0)}", color="white", fontsize=9)
-    pictures.legend(figure, schema.class_names, loc="outside lower center", fontsize=9)
+    plots.legend(figure, schema.class_names, loc="outside lower center", fontsize=9)
     return figure
 
 
 def draw_pair(grid: np.ndarray, case: dict, schema: Schema) -> None:
     """Fill axes [2, 3]: the plain slices above, the same with outlines below."""
     scan = read(case, schema)
-    for column, (plane, axis) in zip(grid.T, pictures.PLANES.items(), strict=True):
-        index = pictures.best_slice(scan.label, axis)
+    for column, (plane, axis) in zip(grid.T, plots.PLANES.items(), strict=True):
+        index = plots.best_slice(scan.label, axis)
         for axes in column:
-            pictures.show(axes, scan.image, schema.spacing, plane, index)
-            pictures.letters(axes, plane)
-        pictures.outline(column[1], scan.label, plane, index)
+            plots.show(axes, scan.image, schema.spacing, plane, index)
+            plots.letters(axes, plane)
+        plots.outline(column[1], scan.label, plane, index)
     grid[0, 1].set_title(case_name(case), color="white", fontsize=8)
 
 
@@ -58,14 +58,14 @@ def labels(real: list[dict], synthetic: list[dict], schema: Schema) -> Figure:
     columns = max(map(len, shown))
     size = np.array([axis.stop - axis.start for axis in box]) * schema.spacing
     height = 2 * min(WIDTH / columns * size[2] / size[0], 4) + 0.9
-    figure, grid = pictures.dark(2, columns, WIDTH, height)
+    figure, grid = plots.dark(2, columns, WIDTH, height)
     for axes in grid.flat:
         axes.set_axis_off()
     for row, words, side in zip(grid, ("real", "synthetic"), shown, strict=True):
         for axes, label in zip(row, side, strict=False):
-            pictures.see_through(axes, label[box], schema.spacing, "coronal")
+            plots.see_through(axes, label[box], schema.spacing, "coronal")
             axes.set_title(words, color="white", fontsize=7.5)
-    pictures.legend(figure, schema.class_names, loc="outside lower center", fontsize=9)
+    plots.legend(figure, schema.class_names, loc="outside lower center", fontsize=9)
     return figure
 
 

@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lldm3d.evaluation import pictures
+from lldm3d import plots
 from lldm3d.evaluation.figures import light
 from lldm3d.study.statistics import Line, of_task, order
 
-COLOURS = (pictures.REAL, pictures.SYNTHETIC, pictures.HELD_OUT, "#CC79A7", "#E69F00", "#56B4E9", pictures.GREY)
+COLOURS = (plots.REAL, plots.SYNTHETIC, plots.HELD_OUT, "#CC79A7", "#E69F00", "#56B4E9", plots.GREY)
 
 
 def figure(found: Sequence[Line]) -> Figure:

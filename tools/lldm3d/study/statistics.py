@@ -8,8 +8,8 @@ from scipy.stats import wilcoxon
 
 from lldm3d.agreement import METRICS
 from lldm3d.data.regimes import parse_regime
-from lldm3d.evaluation.comparison import bootstrap
-from lldm3d.study.results import MEAN, Results, Score, grouped
+from lldm3d.evaluation.metrics import bootstrap
+from lldm3d.study.scores import MEAN, Results, Score, grouped
 
 LEVEL = 0.05  # of the corrected p below which a gain is called one
 

@@ -1,1 +1,0 @@
-"""The chain from labelled scans to the report: a Snakemake workflow whose rules are the stages."""

@@ -1,0 +1,129 @@
+"""The codec: an autoencoder with the statistics of its latents. Nothing else scales latents."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from monai.networks.nets import AutoencoderKL
+from torch import nn
+from tqdm import tqdm
+
+from lldm3d.codec.tiled_decoding import decode_in_slabs
+from lldm3d.data.labels import one_hot
+from lldm3d.errors import UserError
+from lldm3d.files import load_checkpoint, save_checkpoint
+from lldm3d.training.checkpoints import plain
+
+
+class Codec(nn.Module):
+    """Volumes to latents of mean 0 and standard deviation 1, and back.
+
+    Args:
+        autoencoder: trained `AutoencoderKL`.
+        kind: "image" ([B, 1, X, Y, Z] in [0, 1]) or "label" (class indices [B, 1, X, Y, Z], one-hot inside).
+        class_names: with background; for images as well, since the codec belongs to a data set.
+        latent_mean: [C], over all voxels of the training set's latents.
+        latent_std: [C].
+    """
+
+    def __init__(
+        self,
+        autoencoder: AutoencoderKL,
+        kind: str,
+        class_names: Sequence[str],
+        latent_mean: torch.Tensor,
+        latent_std: torch.Tensor,
+    ) -> None:
+        super().__init__()
+        self.autoencoder, self.kind, self.class_names = autoencoder, kind, list(class_names)
+        self.register_buffer("latent_mean", latent_mean.view(1, -1, 1, 1, 1))
+        self.register_buffer("latent_std", latent_std.view(1, -1, 1, 1, 1))
+
+    @property
+    def stride(self) -> int:
+        """Voxels for each latent voxel, along each axis."""
+        return 2 ** (len(self.autoencoder.encoder.channels) - 1)
+
+    @torch.no_grad()
+    def encode(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and sigma of the latent, each [B, C, X/stride, Y/stride, Z/stride]; draw as mean + sigma × noise."""
+        if self.kind == "label":
+            volume = one_hot(volume, len(self.class_names))
+        mean, sigma = self.autoencoder.encode(volume)
+        return (mean - self.latent_mean) / self.latent_std, sigma / self.latent_std
+
+    @torch.no_grad()
+    def decode(self, latent: torch.Tensor, in_slabs: bool = False) -> torch.Tensor:
+        """An image in [0, 1], or class indices (uint8), [B, 1, X, Y, Z]; in slabs the same with less memory."""
+        latent = latent * self.latent_std + self.latent_mean
+        decoded = decode_in_slabs(self.autoencoder, latent) if in_slabs else self.autoencoder.decode(latent)
+        if self.kind == "label":
+            return decoded.argmax(1, keepdim=True).to(torch.uint8)
+        return decoded.float().clamp(0, 1)
+
+
+def save_codec(
+    path: str,
+    autoencoder: nn.Module,
+    architecture: partial,
+    kind: str,
+    class_names: Sequence[str],
+    volumes: Iterable[torch.Tensor],
+    device: torch.device | str,
+) -> Codec:
+    """Measure the latents of the training set and save `codec.pt`.
+
+    Args:
+        path: file to write.
+        autoencoder: trained network (a DistributedDataParallel is unwrapped).
+        architecture: `functools.partial` of AutoencoderKL with its arguments.
+        kind: "image" or "label".
+        class_names: with background.
+        volumes: training volumes [B, 1, X, Y, Z].
+        device: where to encode.
+    """
+    autoencoder = getattr(autoencoder, "module", autoencoder).to(device).eval()
+    channels = architecture.keywords["latent_channels"]
+    codec = Codec(autoencoder, kind, class_names, torch.zeros(channels), torch.ones(channels)).to(device)
+    codec.latent_mean, codec.latent_std = latent_statistics(codec, volumes, device)
+    content = {
+        "autoencoder": autoencoder.state_dict(),
+        "network": {name: plain(value) for name, value in architecture.keywords.items()},
+        "kind": kind,
+        "class_names": list(class_names),
+        "latent_mean": codec.latent_mean.flatten().cpu(),
+        "latent_std": codec.latent_std.flatten().cpu(),
+    }
+    save_checkpoint(path, content)
+    return codec
+
+
+def latent_statistics(
+    codec: Codec, volumes: Iterable[torch.Tensor], device: torch.device | str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each latent channel, [1, C, 1, 1, 1], over draws of all volumes."""
+    count, total, squares = 0, 0.0, 0.0
+    for volume in tqdm(volumes, desc=f"{codec.kind} latent statistics", mininterval=1):
+        mean, sigma = (item.double() for item in codec.encode(torch.as_tensor(volume).to(device)))
+        total = total + mean.sum((0, 2, 3, 4))
+        squares = squares + (mean.square() + sigma.square()).sum((0, 2, 3, 4))
+        count += mean[:, 0].numel()
+    mean = total / count
+    std = (squares / count - mean.square()).sqrt()
+    return mean.float().view(1, -1, 1, 1, 1), std.float().view(1, -1, 1, 1, 1)
+
+
+def load_codec(path: str | Path, kind: str) -> Codec:
+    """The codec of `kind` in evaluation mode.
+
+    Raises:
+        UserError: where the file is missing, unreadable, or a codec of the other kind.
+    """
+    checkpoint = load_checkpoint(path, made_by=f"autoencoder_{kind}")
+    if checkpoint.get("kind") != kind:
+        raise UserError(f"{path}: is a codec of kind {checkpoint.get('kind')!r}, but {kind!r} is needed here")
+    autoencoder = AutoencoderKL(**checkpoint["network"])
+    autoencoder.load_state_dict(checkpoint["autoencoder"])
+    statistics = checkpoint["latent_mean"], checkpoint["latent_std"]
+    return Codec(autoencoder, kind, checkpoint["class_names"], *statistics).eval()

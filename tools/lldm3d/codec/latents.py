@@ -1,0 +1,196 @@
+"""The cached latents: mean and sigma of every case, computed once and drawn afresh in each step."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.networks.nets import AutoencoderKL
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandAffined, ToTensord
+from monai.utils import convert_to_tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from lldm3d.codec.codec import Codec, load_codec
+from lldm3d.data.dataset import SPLITS, Schema, load_cases, load_schema
+from lldm3d.errors import UserError
+from lldm3d.files import read_json, sha256, whole_folder, write_json
+
+TENSORS = ("image_mean", "image_sigma", "label_mean", "label_sigma", "label")  # one file of each split holds each
+
+
+def read_case(case: dict) -> dict[str, torch.Tensor]:
+    """Image and label of a prepared case, each [1, X, Y, Z] float32."""
+    keys = ("image", "label")
+    read = Compose(
+        [LoadImaged(keys), EnsureChannelFirstd(keys, channel_dim="no_channel"), ToTensord(keys, track_meta=False)]
+    )
+    volumes = read(case)
+    return {key: volumes[key].float() for key in keys}
+
+
+def augment(degrees: float, scale: float, shift: float) -> RandAffined:
+    """A small random rotation (degrees), scaling (fraction) and shift (voxels); anatomy stays anatomy, so no flips."""
+    angle = degrees / 180 * torch.pi
+    return RandAffined(
+        keys=("image", "label"),
+        prob=1.0,
+        rotate_range=(angle,) * 3,
+        scale_range=(scale,) * 3,
+        translate_range=(shift,) * 3,
+        mode=("bilinear", "nearest"),
+        padding_mode="reflection",  # where "border" would draw streaks along the edges of a crop
+    )
+
+
+@torch.no_grad()
+def encode_case(volumes: dict[str, torch.Tensor], codecs: dict[str, Codec]) -> dict[str, torch.Tensor]:
+    """Mean and sigma of image and label, float32 [C, x, y, z], and the label itself, uint8 [1, X, Y, Z]."""
+    volumes = {key: convert_to_tensor(volume, track_meta=False) for key, volume in volumes.items()}
+    entry: dict[str, torch.Tensor] = {"label": volumes["label"].to(torch.uint8)}
+    for kind, codec in codecs.items():
+        mean, sigma = codec.encode(volumes[kind][None].to(codec.latent_mean.device))
+        entry[f"{kind}_mean"], entry[f"{kind}_sigma"] = mean[0].cpu(), sigma[0].cpu()
+    return entry
+
+
+@torch.no_grad()
+def first_batch_scale(autoencoder: AutoencoderKL, volumes: Iterable[torch.Tensor], device: torch.device | str) -> float:
+    """The stock recipe's scale of latents: one over the standard deviation of those of a batch, all channels together.
+
+    Args:
+        autoencoder: trained, on the device.
+        volumes: images [1, X, Y, Z] of the batch.
+    """
+    noise = torch.Generator().manual_seed(0)  # a resumed training must find the same scale
+    codes = [autoencoder.encode(volume[None].to(device)) for volume in volumes]
+    drawn = [mean + sigma * torch.randn(mean.shape, generator=noise).to(device) for mean, sigma in codes]
+    return 1 / torch.cat(drawn).std().item()
+
+
+def encode(
+    dataset_dir: str,
+    image_codec: str,
+    label_codec: str,
+    output_dir: str,
+    views: int = 1,
+    degrees: float = 5.0,
+    scale: float = 0.05,
+    shift: float = 2.0,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Encode every case of a prepared data set: `<output_dir>/<split>/<tensor>.npy` and `latents.json`.
+
+    Args:
+        dataset_dir: prepared data set.
+        image_codec: `codec.pt` of the image autoencoder.
+        label_codec: `codec.pt` of the label autoencoder.
+        output_dir: folder to make, whole or not at all.
+        views: entries for each training case; the first is the case itself, the others are augmented.
+        degrees, scale, shift: ranges of the augmentation (degrees, fraction, voxels).
+        seed: seed of the augmentation.
+        overwrite: replace an existing folder.
+
+    Raises:
+        UserError: when the codecs belong to other classes, or `output_dir` exists.
+    """
+    target = Path(output_dir)
+    if target.exists() and not overwrite:
+        raise UserError(f"{target}: exists; choose another --output_dir or pass --overwrite")
+    paths = {"image": image_codec, "label": label_codec}
+    schema = load_schema(dataset_dir)
+    codecs = load_codecs(paths, schema, dataset_dir)
+    transform = augment(degrees, scale, shift)
+    with whole_folder(target) as folder:
+        for split in SPLITS:
+            cases, entries = load_cases(dataset_dir, split), views if split == "training" else 1
+            (folder / split).mkdir()
+            seeds = range(seed, seed + 1000 * len(cases), 1000)
+            volumes = (view for pair in zip(cases, seeds, strict=True) for view in views_of(*pair, entries, transform))
+            encoded = (encode_case(item, codecs) for item in tqdm(volumes, f"latents of {split}", mininterval=1))
+            write_split(folder / split, encoded, len(cases) * entries)
+        description = {
+            "class_names": list(schema.class_names),
+            "latent_shape": {kind: list(mapped(folder / f"training/{kind}_mean.npy").shape[1:]) for kind in codecs},
+            "spacing": list(schema.spacing),
+            "roi_size": list(schema.roi_size),
+            "codecs": {kind: sha256(path) for kind, path in paths.items()},
+            "views": views,
+        }
+        write_json(folder / "latents.json", description)
+
+
+def write_split(folder: Path, entries: Iterator[dict[str, torch.Tensor]], count: int) -> None:
+    """Write `count` entries, one after another, into a file for each of their tensors: `<name>.npy` [count, ...]."""
+    files: dict[str, np.memmap] = {}
+    for index, entry in enumerate(entries):
+        for name, tensor in entry.items():
+            if name not in files:
+                dtype, shape = tensor.numpy().dtype, (count, *tensor.shape)
+                files[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+            files[name][index] = tensor
+
+
+def mapped(path: Path) -> np.memmap:
+    """The array of a file, not read but mapped: pages come from the disk when they are used, and processes share them.
+
+    Raises:
+        UserError: where there is no such file.
+    """
+    if not path.is_file():
+        folder, split = path.parents[1], path.parent
+        earlier = " (those there are of an earlier version)" if any(split.glob("*.pt")) else ""
+        raise UserError(
+            f"{folder}: has no latents {path.name} of the split {split.name!r}{earlier}; make them with "
+            f"`lldm3d encode`, or in a chain delete {folder / 'latents.json'} and run it again"
+        )
+    return np.load(path, mmap_mode="c")  # copy on write: torch takes no array that is read-only
+
+
+def load_codecs(paths: dict[str, str], schema: Schema, dataset_dir: str) -> dict[str, Codec]:
+    """The codec of each kind, on the GPU if there is one. Raises UserError where it belongs to other classes."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    codecs = {kind: load_codec(path, kind).to(device) for kind, path in paths.items()}
+    class_names = list(schema.class_names)
+    for kind, codec in codecs.items():
+        if codec.class_names != class_names:
+            raise UserError(
+                f"{paths[kind]}: was trained on the classes {codec.class_names}, but {dataset_dir} has "
+                f"{class_names}; train the {kind} autoencoder on this data set"
+            )
+    return codecs
+
+
+def views_of(case: dict, seed: int, views: int, transform: RandAffined) -> Iterator[dict[str, torch.Tensor]]:
+    """The case as it is, then `views` - 1 augmented copies of it; the file is read once."""
+    volumes = read_case(case)
+    yield volumes
+    for view in range(1, views):
+        yield transform.set_random_state(seed + view)(dict(volumes))
+
+
+class LatentDataset(Dataset):
+    """The cached latents of one split, mapped from their files: they fill no memory, and none is read before a step.
+
+    An item has the tensors `keys` and its "index". Means and sigmas are [C, x, y, z], "label" is [1, X, Y, Z], and the
+    entries of a case lie side by side.
+
+    Args:
+        dataset_dir: folder made by `lldm3d encode`.
+        split: "training", "validation" or "test".
+        keys: what is read, of `TENSORS`; the label at full size is most of it.
+
+    Raises:
+        UserError: where the folder holds no such latents.
+    """
+
+    def __init__(self, dataset_dir: str, split: str, keys: Sequence[str] = TENSORS) -> None:
+        read_json(Path(dataset_dir) / "latents.json")
+        self.arrays = {key: mapped(Path(dataset_dir, split, f"{key}.npy")) for key in keys}
+
+    def __len__(self) -> int:
+        return min(len(array) for array in self.arrays.values())
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
+        return {**{key: torch.from_numpy(array[index]) for key, array in self.arrays.items()}, "index": index}

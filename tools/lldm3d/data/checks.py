@@ -1,0 +1,142 @@
+"""Finding every faulty case of a data set before any long work starts."""
+
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from lldm3d.data.dataset import load_schema
+from lldm3d.data.label_map import MAX_VALUE, LabelMap, load_label_map
+from lldm3d.data.sources import Case, open_source
+from lldm3d.data.volumes import bounding_box, load_volume, spacing_of
+from lldm3d.errors import UserError
+from lldm3d.processes import in_processes
+
+
+@dataclass
+class Survey:
+    """What one reading of a case tells: size (voxels), spacing (mm) in RAS orientation, values and box of the label."""
+
+    faults: list[str]
+    size: tuple[int, ...] = ()
+    spacing: tuple[float, ...] = ()
+    values: tuple[int, ...] = ()
+    labelled: tuple[int, ...] = (0, 0, 0)
+    range: tuple[float, float] = (0.0, 1.0)  # of the image
+
+
+def check(dataset_dir: str | Path) -> list[str]:
+    """All faults of a Decathlon, nnU-Net raw or prepared data set, each naming its file; empty when there are none.
+
+    Raises UserError where the folder holds no data set at all.
+    """
+    source = open_source(data=dataset_dir)
+    label_map = load_label_map(None, source.about, source.path)
+    surveys = survey_all(source.cases, label_map)
+    faults = [fault for survey in surveys for fault in survey.faults]
+    faults += split_faults(source.cases) if source.about.get("split_by") != "case" else []
+    return faults + (prepared_faults(source.path, source.cases, surveys) if "roi_size" in source.about else [])
+
+
+def survey_all(cases: list[Case], label_map: LabelMap, channel: int | None = None) -> list[Survey]:
+    """Read and check every case."""
+    return list(in_processes(partial(survey, label_map=label_map, channel=channel), cases, "checking"))
+
+
+def survey(case: Case, label_map: LabelMap, channel: int | None = None) -> Survey:
+    """Read one case and list its faults."""
+    found = Survey(faults=[])
+    image = _load(case.image, found.faults, channel)
+    label = _load(case.label, found.faults)
+    if image:
+        found.range = image[0].min(), image[0].max()
+        found.faults += image_faults(case.image, image[0], found.range)
+        found.size, found.spacing = image[0].shape, spacing_of(image[1])
+    if label:
+        found.values = label_values(case.label, label[0], found.faults)
+        found.faults += label_faults(case.label, found.values, label_map)
+        if label_map.named.intersection(found.values):
+            low, high = bounding_box(label_map.apply(label[0]) > 0)
+            found.labelled = tuple((high - low).tolist())
+    if image and label:
+        found.faults += pair_faults(case, image, label)
+    return found
+
+
+def _load(path: Path, faults: list[str], channel: int | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+    try:
+        return load_volume(path, channel)
+    except UserError as error:
+        faults.append(str(error))
+        return None
+
+
+def image_faults(path: Path, image: np.ndarray, extremes: tuple[float, float]) -> list[str]:
+    """NaN, infinite or constant values."""
+    low, high = extremes
+    if not np.isfinite(extremes).all():
+        wrong = image.size - np.count_nonzero(np.isfinite(image))
+        return [f"{path}: {wrong} voxels are NaN or infinite; all must be finite"]
+    return [f"{path}: every voxel is {low}; a constant image cannot be scaled"] if low == high else []
+
+
+def label_values(path: Path, label: np.ndarray, faults: list[str]) -> tuple[int, ...]:
+    """The values of a label in order; a fault and no values where they are not whole numbers from 0 to MAX_VALUE."""
+    whole = label.min() >= 0 and label.max() <= MAX_VALUE  # false where a value is NaN
+    if not whole or (label.dtype.kind == "f" and (label % 1).any()):
+        examples = np.unique(label[~((label >= 0) & (label <= MAX_VALUE) & (label % 1 == 0))])[:5].tolist()
+        faults.append(f"{path}: label values {examples} are not whole numbers from 0 to {MAX_VALUE}")
+        return ()
+    return tuple(int(value) for value in np.flatnonzero(np.bincount(label.astype(np.int64).ravel(order="K"))))
+
+
+def label_faults(path: Path, values: tuple[int, ...], label_map: LabelMap) -> list[str]:
+    """Values outside the label map, and labels without any class."""
+    if unknown := label_map.unknown(values):
+        allowed = {name: list(group) for name, group in label_map.classes.items()}
+        return [f"{path}: the label values {unknown} are not in the label map {allowed}"]
+    if values and not label_map.named.intersection(values):
+        return [f"{path}: the label is empty: values {list(values)}, the classes are {sorted(label_map.named)}"]
+    return []
+
+
+def pair_faults(case: Case, image: tuple, label: tuple) -> list[str]:
+    """Image and label must have one shape and lie in one place, to a tenth of a voxel at each corner."""
+    if image[0].shape != label[0].shape:
+        return [f"{case.label}: label shape {label[0].shape} differs from image shape {image[0].shape} of {case.image}"]
+    corners = np.array(list(product(*[(0, size - 1) for size in image[0].shape])))
+    apart = nib.affines.apply_affine(image[1], corners) - nib.affines.apply_affine(label[1], corners)
+    distance, allowed = np.linalg.norm(apart, axis=1).max(), 0.1 * min(spacing_of(image[1]))
+    if distance <= allowed:
+        return []
+    return [
+        f"{case.label}: the affine differs from that of {case.image}: corners lie {distance:.2f} mm apart, "
+        f"allowed are {allowed:.2f} mm"
+    ]
+
+
+def split_faults(cases: list[Case]) -> list[str]:
+    """Patients with cases in more than one split."""
+    splits: dict[str, set[str]] = {}
+    for case in cases:
+        splits.setdefault(case.patient, set()).add(case.split)
+    return [
+        f"patient {patient}: in the splits {', '.join(sorted(names))}; a patient may be in one only"
+        for patient, names in splits.items()
+        if len(names) > 1
+    ]
+
+
+def prepared_faults(dataset_dir: Path, cases: list[Case], surveys: list[Survey]) -> list[str]:
+    """Volumes of a prepared data set whose size is not roi_size or whose image leaves [0, 1]."""
+    roi_size, faults = load_schema(dataset_dir).roi_size, []
+    for case, found in zip(cases, surveys, strict=True):
+        if found.size and found.size != roi_size:
+            faults.append(f"{case.image}: the shape {found.size} is not the roi_size {roi_size} of dataset.json")
+        low, high = found.range
+        if low < 0 or high > 1:
+            faults.append(f"{case.image}: values from {low:g} to {high:g}; [0, 1] is allowed")
+    return faults

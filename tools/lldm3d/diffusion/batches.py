@@ -1,0 +1,130 @@
+"""What of a batch goes into the network: `prepare_batch` callables for MONAI's supervised engines."""
+
+from collections.abc import Callable
+
+import torch
+
+from lldm3d.data.labels import one_hot
+
+
+class ReconstructionBatch:
+    """The input is its own target; label maps [B, 1, X, Y, Z] become one-hot [B, K, X, Y, Z] first.
+
+    Args:
+        key: "image" or "label".
+        num_classes: K, with background (labels only).
+    """
+
+    def __init__(self, key: str, num_classes: int | None = None) -> None:
+        self.key, self.num_classes = key, num_classes
+
+    def __call__(self, batch: dict, device=None, non_blocking: bool = False, **_) -> tuple[torch.Tensor, torch.Tensor]:
+        volume = batch[self.key].to(device, non_blocking=non_blocking)
+        if self.num_classes is not None:
+            volume = one_hot(volume, self.num_classes)
+        return volume, volume
+
+
+class DiffusionBatch:
+    """Draws a latent, its noise and its time, and gives the noisy latent and what the network shall answer.
+
+    MONAI's `LatentDiffusionPrepareBatch` encodes in every step, cannot draw from a cached mean and sigma, and knows
+    no rectified flow.
+
+    Args:
+        noise_scheduler: `RectifiedFlow` or `DDPM`.
+        kind: "image" or "label", whose latents are learnt.
+        num_classes: K with background; given, the one-hot label map is the condition of a ControlNet.
+        condition: "label" (full-resolution one-hot) or "label_latent" (the paper's eq. 6).
+        label_dropout: share of cases whose condition is set to zero in training, for guidance (Ho & Salimans 2022).
+        seed: given, noise and times depend on the case alone (validation), so that losses can be compared.
+    """
+
+    def __init__(
+        self,
+        noise_scheduler,
+        kind: str,
+        num_classes: int | None = None,
+        condition: str = "label",
+        label_dropout: float = 0.0,
+        seed: int | None = None,
+    ) -> None:
+        if condition not in ("label", "label_latent"):
+            raise ValueError(f"condition must be 'label' or 'label_latent', got {condition!r}")
+        self.noise_scheduler, self.kind, self.num_classes = noise_scheduler, kind, num_classes
+        self.condition, self.label_dropout, self.seed = condition, label_dropout, seed
+
+    def __call__(self, batch: dict, device=None, non_blocking: bool = False, **_) -> tuple:
+        generators = generators_of(batch, self.seed)
+        batch = {key: value.to(device, non_blocking=non_blocking) for key, value in batch.items()}
+        latent = draw_latent(batch, self.kind, generators)
+        noise = normal_noise(latent, generators)
+        timesteps = draw_times(self.noise_scheduler, len(latent), generators).to(device, non_blocking=non_blocking)
+        noisy, target = self.noise_scheduler.corrupt(latent, noise, timesteps)
+        arguments = {"timesteps": timesteps}
+        if self.num_classes is not None:
+            arguments["condition"] = self.draw_condition(batch, generators)
+        return noisy, target, (), arguments
+
+    def draw_condition(self, batch: dict, generators: list[torch.Generator] | None) -> torch.Tensor:
+        """The condition [B, K or C, ...], zero where it is dropped."""
+        if self.condition == "label":
+            condition = one_hot(batch["label"], self.num_classes)
+        else:
+            condition = draw_latent(batch, "label", generators)
+        if self.seed is None and self.label_dropout > 0:
+            kept = torch.rand(len(condition), device=condition.device) >= self.label_dropout
+            condition = condition * kept.view(-1, *[1] * (condition.ndim - 1))
+        return condition
+
+
+class EncodedBatch:
+    """Encodes the images of a batch, and gives them with noise and what the network shall answer.
+
+    For diffusion on voxels, or on latents that are encoded in each step. MONAI's `DiffusionPrepareBatch` draws times
+    and noise of validation from the global generator, so that losses cannot be compared.
+
+    Args:
+        noise_scheduler: `DDPM`.
+        encode: from images [B, 1, X, Y, Z] in [0, 1] to what is diffused, [B, C, x, y, z].
+        seed: given, noise and times depend on the case alone (validation), so that losses can be compared.
+    """
+
+    def __init__(
+        self, noise_scheduler, encode: Callable[[torch.Tensor], torch.Tensor], seed: int | None = None
+    ) -> None:
+        self.noise_scheduler, self.encode, self.seed = noise_scheduler, encode, seed
+
+    def __call__(self, batch: dict, device=None, non_blocking: bool = False, **_) -> tuple:
+        with torch.no_grad():
+            latent = self.encode(batch["image"].to(device, non_blocking=non_blocking))
+        generators = generators_of(batch, self.seed)
+        noise = normal_noise(latent, generators)
+        timesteps = draw_times(self.noise_scheduler, len(latent), generators).to(device, non_blocking=non_blocking)
+        noisy, target = self.noise_scheduler.corrupt(latent, noise, timesteps)
+        return noisy, target, (), {"timesteps": timesteps}
+
+
+def generators_of(batch: dict, seed: int | None) -> list[torch.Generator] | None:
+    """A generator for each case of the batch, by its "index"; None without a seed."""
+    return None if seed is None else [torch.Generator().manual_seed(seed + index) for index in batch["index"].tolist()]
+
+
+def draw_times(noise_scheduler, num: int, generators: list[torch.Generator] | None) -> torch.Tensor:
+    """Times [num] of the noise scheduler, on the CPU."""
+    if generators is None:
+        return noise_scheduler.draw_timesteps(num)
+    return torch.cat([noise_scheduler.draw_timesteps(1, generator) for generator in generators])
+
+
+def draw_latent(batch: dict, kind: str, generators: list[torch.Generator] | None) -> torch.Tensor:
+    """A fresh draw from the cached Gaussian of each latent [B, C, x, y, z], std 1 over the training set."""
+    mean, sigma = batch[f"{kind}_mean"], batch[f"{kind}_sigma"]
+    return mean + sigma * normal_noise(mean, generators)
+
+
+def normal_noise(like: torch.Tensor, generators: list[torch.Generator] | None) -> torch.Tensor:
+    """Noise like a tensor [B, ...]: drawn on its device, or for each case by its own generator of the CPU."""
+    if generators is None:
+        return torch.randn_like(like)
+    return torch.stack([torch.randn(like.shape[1:], generator=item) for item in generators]).to(like.device)

@@ -1,0 +1,274 @@
+"""`lldm3d pack`: trained bundles as zips that travel alone, for the MONAI Model Zoo or a colleague."""
+
+import hashlib
+import re
+import shutil
+import tempfile
+import zipfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import yaml
+from monai.bundle import ConfigParser
+
+from lldm3d.bundle import bundle_names, bundle_path
+from lldm3d.errors import UserError
+from lldm3d.export.package_configs import check_weights, latent_stride, write_configs, write_metadata, write_weights
+from lldm3d.files import load_checkpoint, read_json, sha256, whole, write_json
+from lldm3d.pipeline.configs import INFERENCE, bundle_and_configs, load_configs
+
+SECTION = """
+## This copy
+
+Holds trained weights, and their settings are the defaults of its configs. Data of your own, prepared in the same way,
+go into the folder `dataset` (or `latents`) beside `configs`. Python packages that it needs beside MONAI:
+`required_packages_version` in `configs/metadata.json`.
+
+| file | SHA-256 of the checkpoint |
+|---|---|
+"""
+
+
+def readme_section(checkpoints: dict[str, Path], names: dict[str, str], remark: str) -> str:
+    """Markdown for the end of the README of a bundle with weights; `names` are those of the files in `models/`."""
+    rows = "".join(f"| `models/{names[key]}` | `{sha256(path)}` |\n" for key, path in checkpoints.items())
+    return SECTION + rows + (f"\n{remark}\n" if remark else "")
+
+
+def copies_remark(work: Path) -> str:
+    """How near the synthetic cases of a chain come to its patients: what to know before its models are shared."""
+    metrics = work / "evaluation/metrics.json"
+    rows = read_json(metrics)["rows"] if metrics.is_file() else []
+    found = next((row for row in rows if row["name"] == "share of near copies" and row["value"] is not None), None)
+    if found is None:
+        return (
+            "**Copies of patients: not measured.** Models learnt from few patients can repeat them: before you "
+            "share them, run `lldm3d evaluate --max_copies` on pairs drawn with them."
+        )
+    return (
+        f"**Copies of patients:** of {found['n']} pairs drawn with these models, {found['value']:.1%} lie nearer to a "
+        "training case than half the distance of any held-out case (`lldm3d evaluate`)."
+    )
+
+
+OWN = ("_dir", "_path", "bundle_root")  # ids of paths on the machine that trained; they do not travel
+SAMPLING = ("num_inference_steps", "solver", "time_shift", "guidance_scale")
+
+
+@dataclass(frozen=True)
+class Cargo:
+    """One zip."""
+
+    name: str  # of its folder, and in the Model Zoo
+    bundle: Path
+    checkpoints: dict[str, Path] = field(default_factory=dict)  # id of the path in inference.yaml: file
+    settings: dict = field(default_factory=dict)  # ids of the configs: values
+    remark: str = ""  # on its weights, for its README
+
+
+def untrained(name: str | None) -> list[Cargo]:
+    """The bundle of this name, or all, without weights."""
+    return [Cargo(Path(bundle).name, bundle_path(bundle)) for bundle in ([name] if name else bundle_names())]
+
+
+def trained(name: str, weights: str | Path) -> Cargo:
+    """A bundle with the weights of one training; its settings are those of the `overrides.yaml` beside them, if any.
+
+    Raises UserError where a file that the bundle's inference needs does not exist.
+    """
+    weights, bundle = Path(weights).resolve(), bundle_path(name)
+    return cargo(Path(name).name, bundle, {**read_paths(bundle, weights.parents[1]), "ckpt_path": weights})
+
+
+def chain(work: Path, stages: tuple[str, ...] | None) -> list[Cargo]:
+    """What the work directory trained: each generative bundle, and the segmentations of the first seed.
+
+    Args:
+        stages: only these stages; the start of a name stands for all that begin so, of any seed.
+
+    Raises:
+        UserError: where a stage that is asked for does not exist, or nothing is trained yet.
+    """
+    found = {**generative(work), **segmentations(work)}
+    if not found:
+        raise UserError(f"{work}: holds no trained stage; give the work directory of `lldm3d run`")
+    for stage in stages or ():
+        if not any(begins(name, stage) for name in found):
+            raise UserError(f"--stages {stage}: no trained stage of {work} begins so; there are {', '.join(found)}")
+    if stages:
+        return [item for name, item in found.items() if any(begins(name, stage) for stage in stages)]
+    first = min((name.rsplit("seed_")[1] for name in found if "seed_" in name), key=int, default="")
+    return [item for name, item in found.items() if "seed_" not in name or name.endswith(f"/seed_{first}")]
+
+
+def begins(name: str, stage: str) -> bool:
+    return f"{name}/".startswith(stage.rstrip("/") + "/")
+
+
+def generative(work: Path) -> dict[str, Cargo]:
+    """Stage: cargo, for each bundle whose inference reads its checkpoints from a work directory that has them."""
+    found = {}
+    for name in bundle_names():
+        paths = read_paths(bundle_path(name), work)
+        if paths and all(map(Path.is_file, paths.values())):
+            stage = paths["ckpt_path"].parent.name
+            made = cargo(Path(name).name, bundle_path(name), paths, copies_remark(work))
+            found[stage] = replace(made, settings={**overlaid(work, stage), **made.settings, **sampling(work)})
+    return found
+
+
+def overlaid(work: Path, stage: str) -> dict:
+    """What the overlays of the chain's profile, such as ddpm.yaml, say of a training stage."""
+    run = yaml.safe_load((work / "run.yaml").read_text())
+    bundle, configs = bundle_and_configs(stage, run["settings"][stage])
+    return load_configs(bundle_path(bundle), configs[1:])
+
+
+def sampling(work: Path) -> dict:
+    """How the chain drew its pairs."""
+    overrides = work / "synthetic/overrides.yaml"
+    settings = yaml.safe_load(overrides.read_text()) if overrides.is_file() else {}
+    return {key: settings[key] for key in SAMPLING if key in settings}
+
+
+def segmentations(work: Path) -> dict[str, Cargo]:
+    """Stage: cargo, for each `segment/<network>/.../seed_<k>` with weights; the zip is named after the stage."""
+    found = {}
+    for weights in sorted(work.glob("segment/*/**/seed_*/model.pt")):
+        stage = weights.parent.relative_to(work).as_posix()
+        network = stage.split("/")[1]
+        name = re.sub(r"[^\w.]+", "_", stage.removeprefix("segment/"))
+        found[stage] = cargo(name, bundle_path(network), {"ckpt_path": weights})
+    return found
+
+
+def read_paths(bundle: Path, work: Path) -> dict[str, Path]:
+    """The checkpoints that `inference.yaml` looks for in a work directory; none where it knows no `work_dir`."""
+    parser = ConfigParser()
+    parser.read_config(bundle / INFERENCE)
+    if "work_dir" not in parser:
+        return {}
+    parser["work_dir"] = str(work)
+    return {name: Path(parser.get_parsed_content(name)) for name in parser.get() if name.endswith("_path")}
+
+
+def cargo(name: str, bundle: Path, checkpoints: dict[str, Path], remark: str = "") -> Cargo:
+    """With the settings in the `overrides.yaml` beside the weights. Raises UserError where a checkpoint is missing."""
+    for path in checkpoints.values():
+        if not path.is_file():
+            raise UserError(f"{path}: no such checkpoint, but the inference of {bundle.name} reads it; train it first")
+    overrides = checkpoints["ckpt_path"].with_name("overrides.yaml")
+    settings = yaml.safe_load(overrides.read_text()) if overrides.is_file() else {}
+    kept = {key: value for key, value in settings.items() if not key.endswith(OWN)}
+    return Cargo(name, bundle, checkpoints, kept, remark)
+
+
+PACKAGE = Path(__file__).parents[1]
+ZOO = "https://github.com/Project-MONAI/model-zoo/releases/download/hosting_storage_v1"
+LEFT = shutil.ignore_patterns("__pycache__", "models", "eval")  # what running a bundle leaves in its folder
+NO_WEIGHTS = "No weights come with this bundle: train it on your own data."
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time of a zip; with it the same content has the same checksum
+
+
+def pack(
+    output_dir: str,
+    workdir: str | None = None,
+    stages: tuple[str, ...] | str | None = None,
+    bundle: str | None = None,
+    weights: str | None = None,
+    url: str = ZOO,
+    overwrite: bool = False,
+) -> None:
+    """Write `<name>_v<version>.zip` of each bundle, and its entry in `model_info.json` (as in the Model Zoo).
+
+    A zip holds configs (YAML, and JSON twins for `monai.bundle.load`), docs, licence, weights, and a copy of this
+    package where the configs use it. What the weights were trained with is the default of its configs.
+
+    Args:
+        output_dir: folder for the zips.
+        workdir: a chain's work directory: pack what it trained.
+        stages: stages of it, or how their names begin; default: the generative ones, and the segmentations of the
+            first seed.
+        bundle: instead, this bundle; default: all, without weights.
+        weights: its weights; settings are read from an `overrides.yaml` beside them.
+        url: address at which the zips will lie, for model_info.json.
+        overwrite: replace zips of the same version.
+
+    Raises:
+        UserError: where options contradict each other, a checkpoint is missing or does not fit, or a zip is there.
+    """
+    stages = (stages,) if isinstance(stages, str) else stages
+    output, info = Path(output_dir), Path(output_dir) / "model_info.json"
+    index = read_json(info) if info.is_file() else {}
+    for cargo in load(workdir, stages, bundle, weights):
+        path = write_zip(cargo, output, overwrite)
+        index[path.stem] = {"checksum": sha1(path), "source": f"{url.rstrip('/')}/{path.name}"}
+        write_json(info, index)
+        print(path)
+    if workdir:
+        print(copies_remark(Path(workdir)))
+
+
+def load(workdir: str | None, stages: tuple | None, bundle: str | None, weights: str | None) -> list[Cargo]:
+    """What to pack. Raises UserError where the options contradict each other."""
+    if workdir and (bundle or weights):
+        raise UserError("--workdir packs what it trained: leave out --bundle and --weights, and choose with --stages")
+    if stages and not workdir:
+        raise UserError("--stages names stages of a chain: give its --workdir too")
+    if weights and not bundle:
+        raise UserError(f"--weights {weights}: give the --bundle that trained them too")
+    if workdir:
+        return chain(Path(workdir).resolve(), stages)
+    return [trained(bundle, weights)] if weights else untrained(bundle)
+
+
+def write_zip(cargo: Cargo, output: Path, overwrite: bool) -> Path:
+    """Build the folder of the bundle, check it, and zip it. Raises UserError where the zip exists or does not fit."""
+    version = read_json(cargo.bundle / "configs/metadata.json")["version"]
+    path = output / f"{cargo.name}_v{version}.zip"
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists; choose another --output_dir or give --overwrite")
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output, prefix=".partial-") as temporary:
+        folder = Path(temporary) / cargo.name
+        build(cargo, folder)
+        with whole(path) as partial:
+            compress(folder, partial)
+    return path
+
+
+def build(cargo: Cargo, folder: Path) -> None:
+    """The bundle as it is unpacked."""
+    shutil.copytree(cargo.bundle, folder, ignore=LEFT)
+    classes = yaml.safe_load((folder / "configs/inference.yaml").read_text()).get("class_names", [])
+    names, checkpoint = {}, {}
+    if source := cargo.checkpoints.get("ckpt_path"):
+        names, checkpoint = write_weights(folder, cargo.checkpoints), load_checkpoint(source, made_by=cargo.name)
+    write_configs(folder, cargo.settings, names, checkpoint.get("network", {}))
+    if source:
+        write_metadata(folder, cargo.settings, classes, latent_stride(checkpoint))
+        check_weights(folder, source)
+        readme = folder / "docs/README.md"
+        text = readme.read_text().replace(NO_WEIGHTS, "")
+        readme.write_text(text + readme_section(cargo.checkpoints, names, cargo.remark))
+    if any("lldm3d." in config.read_text() for config in folder.glob("configs/*.yaml")):
+        shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "bundles"))
+
+
+def compress(folder: Path, path: Path) -> None:
+    """Zip `folder` as the one folder of the archive; the same content gives the same bytes."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(item for item in folder.rglob("*") if item.is_file()):
+            entry = zipfile.ZipInfo(file.relative_to(folder.parent).as_posix(), EPOCH)
+            entry.compress_type = (
+                zipfile.ZIP_STORED if file.suffix == ".pt" else zipfile.ZIP_DEFLATED
+            )  # 7 % for weights
+            entry.external_attr = 0o644 << 16
+            with open(file, "rb") as source, archive.open(entry, "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+
+
+def sha1(path: Path) -> str:
+    """The checksum of the Model Zoo's model_info.json."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha1").hexdigest()

@@ -1,0 +1,1 @@
+"""Drawing new labels and images that fit them."""

@@ -1,0 +1,254 @@
+"""From a case's number to its label and image, by trained networks that were checked against each other."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ignite.engine import Engine
+from torch import nn
+
+from lldm3d.codec.codec import Codec, load_codec
+from lldm3d.data.labels import one_hot
+from lldm3d.diffusion.guidance import guided
+from lldm3d.diffusion.networks import ControlledDiffusion
+from lldm3d.errors import UserError
+from lldm3d.files import sha256
+from lldm3d.training.checkpoints import load_network
+from lldm3d.training.inferers import AutocastInferer
+
+
+def case_noise(seed: int, index: int, kind: str, shape: list[int]) -> torch.Tensor:
+    """The noise [C, x, y, z] of case `index`: the same whatever the batch, the number of cases or the device."""
+    number = np.random.SeedSequence([seed, index, ("label", "image").index(kind)]).generate_state(1, np.uint64)[0]
+    return torch.randn(shape, generator=torch.Generator().manual_seed(int(number) % 2**63))
+
+
+class LatentSampler:
+    """Draws latents of one kind and decodes them.
+
+    Args:
+        codec: its decoder and latent scale.
+        network: called with (x, timesteps) or (x, timesteps, condition).
+        noise_scheduler: `RectifiedFlow` or `DDPM`, as in training.
+        latent_shape: [C, x, y, z].
+        seed: seed of all cases.
+        guidance_scale: guidance on the label; 1 for none.
+        autocast: bfloat16, in sampling and decoding (docs/sampling.md has what that changes).
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        network: torch.nn.Module,
+        noise_scheduler,
+        latent_shape: list[int],
+        seed: int = 0,
+        guidance_scale: float = 1.0,
+        autocast: bool = True,
+    ) -> None:
+        self.codec, self.network, self.noise_scheduler = codec, network, noise_scheduler
+        self.latent_shape, self.seed, self.guidance_scale = list(latent_shape), seed, guidance_scale
+        self.device = codec.latent_mean.device
+        self.inferer = AutocastInferer(self.device, autocast)
+
+    def call(self, x: torch.Tensor, timesteps: torch.Tensor, *condition: torch.Tensor) -> torch.Tensor:
+        return self.inferer(x, self.network, timesteps, *condition)
+
+    def predictor(self, condition: torch.Tensor | None) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """The network as a function of (x, timesteps)."""
+        return self.call if condition is None else guided(self.call, condition, self.guidance_scale)
+
+    @torch.no_grad()
+    def draw(self, indices: list[int], condition: torch.Tensor | None = None) -> torch.Tensor:
+        """Latents [B, C, x, y, z] of these cases; the spatial size follows the condition where it is a label."""
+        shape = self.latent_shape
+        if condition is not None and condition.shape[2:] != torch.Size(shape[1:]):
+            shape = [shape[0], *(math.ceil(size / self.codec.stride) for size in condition.shape[2:])]
+        noise = torch.stack([case_noise(self.seed, index, self.codec.kind, shape) for index in indices])
+        if self.device.type == "cuda":  # else the copy would wait for all that the GPU was given before
+            noise = noise.pin_memory().to(self.device, non_blocking=True)
+        return self.noise_scheduler.sample(self.predictor(condition), noise)
+
+    def decode(self, latent: torch.Tensor, in_slabs: bool = False) -> torch.Tensor:
+        """Volumes [B, 1, X, Y, Z], case by case: one alone fills a GPU, and more would take more memory."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.inferer.enabled):
+            return torch.cat([self.codec.decode(case, in_slabs) for case in latent.split(1)])
+
+
+class Generation:
+    """The update of a generating engine: labels (drawn, or given with the batch), then images on them.
+
+    Args:
+        label: sampler of labels; None where labels come with the batch or none are wanted.
+        image: sampler of images; None for labels alone.
+        condition: what guides the image: "label" (one-hot), "label_latent", or None for images without a label.
+
+    `in_slabs`, False at first, lets the volumes be decoded slab by slab.
+    """
+
+    def __init__(
+        self, label: LatentSampler | None = None, image: LatentSampler | None = None, condition: str | None = None
+    ) -> None:
+        self.label, self.image, self.condition, self.in_slabs = label, image, condition, False
+
+    @torch.no_grad()
+    def __call__(self, engine: Engine, batch: dict) -> dict:
+        indices = batch["index"].tolist()
+        output = {key: batch[key] for key in ("name", "affine", "source_affine")}
+        latent = None
+        if "label" in batch:
+            output["label"] = batch["label"].to(engine.state.device)
+        elif self.label is not None:
+            latent = self.label.draw(indices)
+            output["label"] = self.label.decode(latent, self.in_slabs)
+        if self.image is not None:
+            drawn = self.image.draw(indices, self.guide(output, latent))
+            output["image"] = self.image.decode(drawn, self.in_slabs)
+        return output
+
+    def guide(self, output: dict, latent: torch.Tensor | None) -> torch.Tensor | None:
+        """The condition of the image sampler [B, K or C, ...]."""
+        if self.condition is None:
+            return None
+        if self.condition == "label":
+            return one_hot(output["label"], len(self.image.codec.class_names))
+        return latent if latent is not None else self.label.codec.encode(output["label"])[0]
+
+
+class ImageGeneration:
+    """The update of an engine that draws images, for batches of `CaseDataset`.
+
+    Args:
+        draw: from the noise [B, *shape] of the cases, and a generator for each, to images [B, 1, X, Y, Z] in [0, 1].
+        shape: of a case's noise.
+        seed: of all cases; the noise of a case follows from it and the case's number alone.
+        device: where they are drawn.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[torch.Tensor, list[torch.Generator]], torch.Tensor],
+        shape: list[int],
+        seed: int,
+        device: torch.device | str,
+    ) -> None:
+        self.draw, self.shape, self.seed, self.device = draw, list(shape), seed, device
+
+    @torch.no_grad()
+    def __call__(self, engine: Engine, batch: dict) -> dict:
+        indices = batch["index"].tolist()
+        noise = torch.stack([case_noise(self.seed, index, "image", self.shape) for index in indices]).to(self.device)
+        generators = [torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + index) for index in indices]
+        image = self.draw(noise, generators).clamp(0, 1)
+        return {**{key: batch[key] for key in ("name", "affine", "source_affine")}, "image": image}
+
+
+class DiffusionDraw:
+    """Draws by a diffusion process, and decodes what it gives.
+
+    Args:
+        network: called with (x, timesteps).
+        noise_scheduler: `DDPM`, as in training.
+        decode: from what the process gives of one case [1, C, x, y, z] to an image in [0, 1].
+        device: of the network.
+        autocast: bfloat16.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        noise_scheduler,
+        decode: Callable[[torch.Tensor], torch.Tensor],
+        device: torch.device | str,
+        autocast: bool = True,
+    ) -> None:
+        self.network, self.noise_scheduler, self.decode = network, noise_scheduler, decode
+        self.inferer = AutocastInferer(device, autocast)
+
+    def predict(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return self.inferer(x, self.network, timesteps)
+
+    def __call__(self, noise: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+        drawn = self.noise_scheduler.sample(self.predict, noise, generators)
+        return torch.cat([self.inferer(case, self.decode) for case in drawn.split(1)])
+
+
+@dataclass(frozen=True)
+class System:
+    """Codecs and networks that belong together; parts that were not asked for are None."""
+
+    codecs: dict[str, Codec]
+    label_ldm: nn.Module | None
+    image_ldm: nn.Module | None
+    controlled: ControlledDiffusion | None
+    class_names: list[str]
+    latent_shape: dict[str, list[int]]
+    spacing: list[float]
+    condition: str | None
+    multiple: int
+
+
+def load_system(
+    device: torch.device | str,
+    noise_scheduler: str,
+    image_codec_path: str | None = None,
+    label_codec_path: str | None = None,
+    label_ldm_path: str | None = None,
+    image_ldm_path: str | None = None,
+    controlnet_path: str | None = None,
+) -> System:
+    """Load the networks of the given paths and check that they were trained on each other.
+
+    Args:
+        device: where they shall run.
+        noise_scheduler: name of the process that will sample them, "rectified_flow" or "ddpm".
+        image_codec_path, label_codec_path: `codec.pt` files.
+        label_ldm_path, image_ldm_path, controlnet_path: `model.pt` files.
+
+    Raises:
+        UserError: naming the file that does not fit and the stage to run again.
+    """
+    codec_paths = {"image": image_codec_path, "label": label_codec_path}
+    codec_paths = {kind: path for kind, path in codec_paths.items() if path}
+    codecs = {kind: load_codec(path, kind).to(device) for kind, path in codec_paths.items()}
+    hashes = {kind: sha256(path) for kind, path in codec_paths.items()}
+    paths = {"label_ldm": label_ldm_path, "image_ldm": image_ldm_path, "controlnet": controlnet_path}
+    networks, checkpoints = {}, {}
+    for stage, path in paths.items():
+        if path:
+            network, checkpoints[stage] = load_network(path, stage)
+            networks[stage] = network.to(device)
+            check_checkpoint(path, stage, checkpoints[stage], hashes, noise_scheduler)
+    controlled = None
+    if "controlnet" in networks:
+        controlled = ControlledDiffusion(networks["image_ldm"], networks["controlnet"], initialise=False).eval()
+    first = next(iter(checkpoints.values()))
+    levels = max(len(checkpoint["network"]["channels"]) for checkpoint in checkpoints.values())
+    return System(
+        codecs=codecs,
+        label_ldm=networks.get("label_ldm"),
+        image_ldm=networks.get("image_ldm"),
+        controlled=controlled,
+        class_names=first["class_names"],
+        latent_shape=first["latent_shape"],
+        spacing=first["spacing"],
+        condition=checkpoints.get("controlnet", {}).get("condition"),
+        multiple=max(codec.stride for codec in codecs.values()) * 2 ** (levels - 1),
+    )
+
+
+def check_checkpoint(path: str, stage: str, checkpoint: dict, hashes: dict[str, str], noise_scheduler: str) -> None:
+    """Raise UserError where a model was trained on other codecs or by another process than it will be sampled with."""
+    for kind, digest in hashes.items():
+        if checkpoint["codecs"][kind] != digest:
+            raise UserError(
+                f"{path}: was trained on the latents of another {kind} codec ({checkpoint['codecs'][kind][:12]}, this "
+                f"one is {digest[:12]}); run the stages 'latents' and {stage!r} again"
+            )
+    if checkpoint["noise_scheduler"] != noise_scheduler:
+        raise UserError(
+            f"{path}: was trained as {checkpoint['noise_scheduler']!r} but would be sampled as {noise_scheduler!r}; "
+            "use the same noise_scheduler overlay for training and inference"
+        )

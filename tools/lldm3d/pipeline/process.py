@@ -1,0 +1,107 @@
+"""Run a child process whose output reaches the terminal and a log, and which never outlives its parent."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from lldm3d.processes import tied_to_me
+
+# Blocks under 32 MiB are kept when freed, up to 1 GiB in all. By default glibc gives them back to the system in each
+# training step and takes them again page by page: a fifth of the time of a small network on a CPU (docs/loading.md).
+KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
+
+
+class ChildError(Exception):
+    """A child process failed for a reason of its own: exit status 1."""
+
+
+def source_environment() -> dict[str, str]:
+    """This environment, with the package's folder on PYTHONPATH: it may be a relative path there, or not installed."""
+    source = str(Path(__file__).resolve().parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
+
+
+def run_logged(command: list[str], cwd: Path, log: Path, environment: dict[str, str]) -> None:
+    """Run `command` in the folder `cwd`; its output goes to the terminal as it comes, and line by line to `log`.
+
+    Raises:
+        ChildError: with the log's path and the reason when the command fails.
+        SystemExit: when it was ended by SIGTERM: the cluster, or whoever did that, means this process as well.
+    """
+    shown = f"$ cd {quoted(str(cwd))} && {' '.join(map(quoted, command))}"
+    print(shown, flush=True)
+    environment = {**KEPT_MEMORY, **source_environment(), **environment, "PYTHONUNBUFFERED": "1"}
+    with open(log, "ab") as file:
+        file.write(f"{shown}\n".encode())
+        file.flush()
+        child = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=tied_to_me(signal.SIGTERM),
+        )
+        try:
+            tee(child.stdout.fileno(), file)
+            status = child.wait()
+        finally:
+            stop(child)
+    if status == -signal.SIGTERM:
+        sys.exit(f"{log}: the command in it was ended from outside (SIGTERM)")
+    if status:
+        raise ChildError(f"{log}: the command in it failed with status {status}:\n{reason(log)}")
+
+
+def quoted(word: str) -> str:
+    """`word` for a shell, in double quotes where that reads better: MONAI's lists of files hold single ones."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
+
+
+def tee(source: int, log) -> None:
+    """Copy the file descriptor `source` to the terminal at once, and to `log` by lines without what was drawn over."""
+    line = b""
+    while chunk := os.read(source, 65536):
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+        *whole, line = (line + chunk).split(b"\n")
+        log.writelines(redrawn(text) + b"\n" for text in whole)
+        log.flush()
+        line = redrawn(line)
+    log.write(line)
+
+
+def redrawn(line: bytes) -> bytes:
+    """What a terminal shows of a line that a progress bar draws again and again (each time after a carriage return)."""
+    return line.rstrip(b"\r").rsplit(b"\r", 1)[-1]
+
+
+def stop(child: subprocess.Popen, patience: float = 10) -> None:
+    """End a child that still runs: SIGTERM, and SIGKILL after `patience` seconds."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(patience)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def reason(log: Path) -> str:
+    """The exceptions of the last traceback in a log, cause first; without one, the last lines."""
+    text = log.read_text(errors="replace").rpartition("\n$ cd ")[2]
+    return "\n".join(re.findall(r"^[\w.]+(?:Error|Exception)\b.*", text, re.MULTILINE)) or tail(log)
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log file."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def raise_on_sigterm() -> None:
+    """Turn SIGTERM into SystemExit, so that `finally` blocks run and the child is stopped before this process ends."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

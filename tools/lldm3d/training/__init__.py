@@ -1,0 +1,1 @@
+"""What ignite and MONAI lack: the full state of a training, its average weights, curves and checkpoints."""
