@@ -8,7 +8,7 @@ from scipy.stats import wilcoxon
 
 from lldm3d.errors import UserError
 from lldm3d.study.scores import HEADER, read_scores
-from lldm3d.study.statistics import Line, holm, lines
+from lldm3d.study.statistics import Line, lines
 
 EMPTY = dict.fromkeys(HEADER, "")
 
@@ -101,12 +101,6 @@ def test_the_correction_counts_all_gains_of_a_metric(tmp_path):
         write(tmp_path, regime, 0, {"case": "a", "dice": dice}, {"case": "b", "dice": dice}, network="seg_vnet")
     gains = {item.network: item.gains["R+S"] for item in lines(read_scores(tmp_path))}
     assert gains["seg_unet"].p_holm == pytest.approx(2 * alone.p) and gains["seg_vnet"].p_holm == 1
-
-
-def test_holm_s_correction_on_a_published_example():
-    """Aickin and Gensler (1996), table 1: 0.01 0.02 0.03 0.04 0.05 become 0.05 0.08 0.09 0.09 0.09."""
-    assert holm([0.03, 0.01, 0.05, 0.02, 0.04]) == pytest.approx([0.09, 0.05, 0.09, 0.08, 0.09])
-    assert holm([]) == [] and holm([0.6, 0.7]) == [1, 1]
 
 
 def test_a_lower_distance_is_better(tmp_path):

@@ -8,7 +8,7 @@ from scipy.stats import wilcoxon
 
 from lldm3d.agreement import METRICS
 from lldm3d.data.regimes import parse_regime
-from lldm3d.evaluation.metrics import bootstrap
+from lldm3d.statistics import bootstrap_interval, holm_corrected
 from lldm3d.study.scores import MEAN, Results, Score, grouped
 
 LEVEL = 0.05  # of the corrected p below which a gain is called one
@@ -113,7 +113,7 @@ def gain(reference: str, real: Results, other: Results) -> Gain | None:
     return Gain(
         reference,
         absolute=float(difference.mean()),
-        interval=bootstrap(np.mean, difference),
+        interval=bootstrap_interval(np.mean, difference),
         relative=float(100 * difference.mean() / before.mean()) if before.mean() > 0 else None,
         p=float(wilcoxon(difference).pvalue) if difference.any() else 1.0,
         patients=len(patients),
@@ -135,17 +135,10 @@ def averaged(seeds: Sequence[dict[str, float]]) -> dict[str, float]:
 def corrected(found: list[Line]) -> list[Line]:
     """The lines of one metric with `p_holm` over all of their gains."""
     places = [(index, regime) for index, item in enumerate(found) for regime in item.gains]
-    adjusted = dict(zip(places, holm([found[index].gains[regime].p for index, regime in places]), strict=True))
+    adjusted = dict(
+        zip(places, holm_corrected([found[index].gains[regime].p for index, regime in places]), strict=True)
+    )
     return [
         replace(item, gains={regime: replace(old, p_holm=adjusted[i, regime]) for regime, old in item.gains.items()})
         for i, item in enumerate(found)
     ]
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (1979): the k-th smallest of m values times m - k + 1, never falling, at most 1."""
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = highest
-    return adjusted
