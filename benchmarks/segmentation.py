@@ -7,7 +7,7 @@ an epoch is left out, and so is the first reading of each volume (benchmarks/dat
 the same network, loss, optimizer, autocast and batch, which lies ready in memory. The two take turns step by step, so
 other work on the machine meets both alike; each is the median of the steps, `overhead` that of the pairs. `processor`
 is in seconds of the process itself, `wall` of the clock; `workers` are processes beside the trainer that draw and crop.
-The chain starts its trainings with the environment of `lldm3d.pipeline.process.KEPT_MEMORY`; here both have it, or
+The chain starts its trainings with the environment of `lldm3d.children.KEPT_MEMORY`; here both have it, or
 neither, as it was when this was called. Prints JSON.
 """
 
@@ -26,8 +26,8 @@ from monai.bundle import ConfigParser
 
 from benchmarks.data import touch
 from benchmarks.machine import describe
+from lldm3d.children import KEPT_MEMORY
 from lldm3d.data.dataset import load_schema
-from lldm3d.pipeline.process import KEPT_MEMORY
 from lldm3d.pipeline.profile import load_profile
 from lldm3d.pipeline.study_cost import WARM_UP, parsed, wait
 from lldm3d.pipeline.training import crop

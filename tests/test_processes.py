@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from lldm3d import processes
+from lldm3d.children import tied_to_me
 from lldm3d.errors import UserError
-from lldm3d.processes import tied_to_me
 
 INTERRUPTED = """
 import os, sys, time

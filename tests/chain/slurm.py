@@ -12,8 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lldm3d.pipeline.process import stop
-from lldm3d.processes import tied_to_me
+from lldm3d.children import stop, tied_to_me
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CONF = """

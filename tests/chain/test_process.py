@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from lldm3d.pipeline.process import ChildError, quoted, run_logged
+from lldm3d.children import quoted, run_logged
+from lldm3d.errors import ChildError
 
 CHILD = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
 PARENT = f"""
 import sys
 from pathlib import Path
-from lldm3d.pipeline.process import raise_on_sigterm, run_logged
+from lldm3d.children import raise_on_sigterm, run_logged
 raise_on_sigterm()
 run_logged([sys.executable, "-c", {CHILD!r}], Path(sys.argv[1]), Path(sys.argv[1]) / "log.txt", {{}})
 """

@@ -10,8 +10,7 @@ from lldm3d.commands.chain import report, run, stage, study
 from lldm3d.commands.data import check, encode, phantom, prepare, tasks
 from lldm3d.commands.pairs import evaluate, generate, join
 from lldm3d.commands.sharing import export, pack
-from lldm3d.errors import Refused, UserError
-from lldm3d.pipeline.process import ChildError
+from lldm3d.errors import ChildError, Refused, UserError
 
 STATUSES = {ChildError: 1, UserError: 2, Refused: 3}  # exit statuses
 COMMANDS = (run, study, stage, tasks, phantom, prepare, check, encode, generate, join, evaluate, report, pack, export)

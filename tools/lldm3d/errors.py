@@ -15,6 +15,10 @@ class Refused(Exception):
     """The work is done and written, but passes a limit that the user set. The command line exits with status 3."""
 
 
+class ChildError(Exception):
+    """A child process failed for a reason of its own. The command line exits with status 1."""
+
+
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """The nearest of the allowed names as the beginning of a sentence; nothing when none is near."""
     close = difflib.get_close_matches(str(name), list(allowed), n=1)

@@ -1,9 +1,7 @@
-"""Work on many cases at once, child processes that end with their parent, and the device of each process."""
+"""Work on many cases at once, and the device and place of each process that torchrun started."""
 
-import ctypes
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +13,7 @@ import torch.distributed as dist
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from lldm3d.children import tied_to_me
 from lldm3d.errors import UserError
 
 
@@ -49,32 +48,6 @@ def _begin(tie: Callable[[], None]) -> None:
     tie()
     torch.set_num_threads(1)
     threadpool_limits(1)  # numpy's
-
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-def end_with_parent(number: int = signal.SIGTERM) -> None:
-    """Have the kernel send the signal `number` to this process when its parent dies (on Linux; nothing elsewhere)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-
-
-def tied_to_me(number: int) -> Callable[[], None]:
-    """A `preexec_fn` that ties the child to this process, also when this one dies before the child is ready.
-
-    A child that is to be interrupted heeds it even where this process was started in the background to ignore it.
-    """
-    parent = os.getpid()
-
-    def tie() -> None:
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-        end_with_parent(number)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return tie
 
 
 PATIENCE = timedelta(days=1)  # of the processes that are done first

@@ -13,9 +13,9 @@ import subprocess
 from collections.abc import Collection
 from pathlib import Path
 
+from lldm3d.children import tail
 from lldm3d.errors import UserError
 from lldm3d.pipeline.limits import measured_limits
-from lldm3d.pipeline.process import tail
 
 EXECUTORS = ("slurm",)
 # how Snakemake logs a job that Slurm ended; all of its lines but the first are indented

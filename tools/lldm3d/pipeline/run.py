@@ -10,16 +10,16 @@ from pathlib import Path
 
 import yaml
 
-from lldm3d.errors import UserError
+from lldm3d.children import source_environment, tail, tied_to_me
+from lldm3d.errors import ChildError, UserError
 from lldm3d.files import read_json, whole
 from lldm3d.locks import locked, visible_gpus
 from lldm3d.pipeline.cluster import check_executor, ended_by_slurm, refuse_left_over, refused_by_slurm, slurm_options
 from lldm3d.pipeline.configs import BUNDLES, processes_of
 from lldm3d.pipeline.plan import GIVEN, all_stages, check_methods, check_stage, rules
-from lldm3d.pipeline.process import ChildError, source_environment, tail
 from lldm3d.pipeline.profile import BUILT_IN, load_profile, read_yaml
 from lldm3d.pipeline.stage import FAILURES, IN_WORKFLOW
-from lldm3d.processes import tied_to_me, usable_cores
+from lldm3d.processes import usable_cores
 
 SNAKEFILE = Path(__file__).parent / "Snakefile"
 

@@ -5,18 +5,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lldm3d.children import end_with_parent, raise_on_sigterm
 from lldm3d.data.dataset import load_cases, load_schema
 from lldm3d.data.regimes import parse_regime
-from lldm3d.errors import UserError
+from lldm3d.errors import ChildError, UserError
 from lldm3d.files import write_json
 from lldm3d.pipeline import checks
 from lldm3d.pipeline.method import comparison, method
 from lldm3d.pipeline.plan import all_stages, check_stage, segmenter_stage
-from lldm3d.pipeline.process import ChildError, raise_on_sigterm
 from lldm3d.pipeline.profile import read_yaml
 from lldm3d.pipeline.segment import segment
 from lldm3d.pipeline.training import train
-from lldm3d.processes import end_with_parent
 
 IN_WORKFLOW = "LLDM3D_WORKFLOW"  # set by the workflow for its jobs
 FAILURES = ".failures"  # folder in which each stage that failed leaves its message

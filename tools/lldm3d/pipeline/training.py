@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from lldm3d.bundle import bundle_command, bundle_path
+from lldm3d.children import run_logged
 from lldm3d.data.dataset import Schema, load_schema
 from lldm3d.errors import UserError
 from lldm3d.files import whole
@@ -15,7 +16,6 @@ from lldm3d.pipeline import checks
 from lldm3d.pipeline.configs import MULTI_GPU, bundle_and_configs, load_configs, overrides_of, processes_of, undefined
 from lldm3d.pipeline.origin import relative, same_origin
 from lldm3d.pipeline.pace import steps_in
-from lldm3d.pipeline.process import run_logged
 
 TRUSTED = "ignore:parsing config_file"  # MONAI warns of configs from strangers; these are the user's own
 

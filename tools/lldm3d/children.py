@@ -1,27 +1,49 @@
-"""Run a child process whose output reaches the terminal and a log, and which never outlives its parent."""
+"""Child processes: their output reaches the terminal and a log, and none outlives its parent, however that ends."""
 
+import ctypes
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from lldm3d.processes import tied_to_me
+from lldm3d.errors import ChildError
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Blocks under 32 MiB are kept when freed, up to 1 GiB in all. By default glibc gives them back to the system in each
 # training step and takes them again page by page: a fifth of the time of a small network on a CPU (docs/loading.md).
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 
-class ChildError(Exception):
-    """A child process failed for a reason of its own: exit status 1."""
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """Have the kernel send the signal `number` to this process when its parent dies (on Linux; nothing elsewhere)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+
+
+def tied_to_me(number: int) -> Callable[[], None]:
+    """A `preexec_fn` that ties the child to this process, also when this one dies before the child is ready.
+
+    A child that is to be interrupted heeds it even where this process was started in the background to ignore it.
+    """
+    parent = os.getpid()
+
+    def tie() -> None:
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        end_with_parent(number)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return tie
 
 
 def source_environment() -> dict[str, str]:
     """This environment, with the package's folder on PYTHONPATH: it may be a relative path there, or not installed."""
-    source = str(Path(__file__).resolve().parents[2])
+    source = str(Path(__file__).resolve().parents[1])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
 
 
