@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from lldm3d.data.checks import check
+from lldm3d.data.checks import faults_of
+from lldm3d.data.sources import open_source
 from lldm3d.errors import UserError
 
 from .raw import save, volumes, write_decathlon
@@ -36,7 +37,7 @@ def test_every_faulty_case_is_named_at_once(tmp_path):
         "3D is needed",
         "[0.5] are not whole numbers",
     ]
-    faults = check(raw)
+    faults = faults_of(open_source(raw))
     assert len(faults) == len(expected)
     for number, (fault, text) in enumerate(zip(faults, expected, strict=True)):
         assert text in fault and f"case_{number}" in fault
@@ -48,18 +49,21 @@ def test_a_patient_in_two_splits_is_a_fault(tmp_path):
     content["validation"] = content["training"][1:2]
     content["training"] = content["training"][:1] + content["training"][2:]
     (raw / "dataset.json").write_text(json.dumps(content))
-    assert check(raw) == ["patient anna: in the splits training, validation; a patient may be in one only"]
+    assert faults_of(open_source(raw)) == [
+        "patient anna: in the splits training, validation; a patient may be in one only"
+    ]
 
 
 def test_a_prepared_data_set_is_checked_for_size_and_range(tiny_dataset, tmp_path):
-    assert check(tiny_dataset) == []
+    assert faults_of(open_source(tiny_dataset)) == []
     content = json.loads((tiny_dataset / "dataset.json").read_text())
     for entry in content["training"][:2]:
         for key in ("image", "label"):
             entry[key] = str((tiny_dataset / entry[key]).resolve())
     content["training"], content["validation"], content["test"] = content["training"][:2], [], []
     (tmp_path / "dataset.json").write_text(json.dumps(content | {"roi_size": [32, 16, 16]}))
-    assert all("roi_size" in fault for fault in check(tmp_path)) and len(check(tmp_path)) == 2
+    faults = faults_of(open_source(tmp_path))
+    assert len(faults) == 2 and all("roi_size" in fault for fault in faults)
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"training": []}', '{"training": [{"label": "a.nii"}]}'])
@@ -67,4 +71,4 @@ def test_a_folder_without_a_data_set_is_told(tmp_path, content):
     if content:
         (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(UserError, match=str(tmp_path)):
-        check(tmp_path)
+        faults_of(open_source(tmp_path))

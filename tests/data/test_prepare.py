@@ -8,9 +8,10 @@ from monai.data import load_decathlon_datalist
 
 from lldm3d import processes
 from lldm3d.data import case_preparation
-from lldm3d.data.checks import check
+from lldm3d.data.checks import faults_of
 from lldm3d.data.dataset import SPLITS, load_cases, load_schema
 from lldm3d.data.prepare import prepare
+from lldm3d.data.sources import open_source
 from lldm3d.errors import UserError
 
 from .raw import load, save, volumes, write_decathlon
@@ -40,7 +41,7 @@ def test_a_decathlon_folder_becomes_a_data_set_that_monai_and_the_chain_read(tmp
         assert image.min() == 0 and image.max() == 1
         assert np.bincount(label.ravel())[1:].tolist() == np.bincount(volumes()[1].ravel())[1:].tolist()
         assert image[label == 1].mean() < image[label == 2].mean(), "image and label fit no more"
-    assert check(tmp_path / "out") == []
+    assert faults_of(open_source(tmp_path / "out")) == []
 
 
 def test_nnunet_folder(tmp_path):
@@ -216,7 +217,7 @@ def test_a_failure_in_the_middle_leaves_no_folder_and_the_old_one_whole(tmp_path
         with pytest.raises(OSError, match="disk full"):
             prepare(tmp_path / name, data=raw, seed=1, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
-    assert (tmp_path / "out/dataset.json").read_text() == before and check(tmp_path / "out") == []
+    assert (tmp_path / "out/dataset.json").read_text() == before and faults_of(open_source(tmp_path / "out")) == []
 
 
 def test_a_case_that_cannot_be_scaled_is_told_and_leaves_no_folder(tmp_path):
@@ -292,7 +293,7 @@ def test_hippocampus_gets_the_size_that_most_scans_fill(tmp_path, real_data):
     schema = load_schema(tmp_path / "out")
     assert schema.roi_size == (32, 48, 32) and schema.class_names[1:] == ("Anterior", "Posterior")
     assert [len(load_cases(tmp_path / "out", split)) for split in SPLITS] == [140, 20, 40]
-    assert check(tmp_path / "out") == []
+    assert faults_of(open_source(tmp_path / "out")) == []
 
 
 def test_liver_mr_maps_vessels_out_of_49_classes(tmp_path, real_data):
@@ -301,6 +302,6 @@ def test_liver_mr_maps_vessels_out_of_49_classes(tmp_path, real_data):
     files = {"images": folder / "abdomen_mr.nii.gz", "labels": folder / "abdomen_mr_seg.nii.gz"}
     crops = {"roi_size": (32, 32, 16), "crops": 10, "center": "portal vein", "split_by": "case"}
     prepare(tmp_path / "out", **files, label_map=label_map, **crops)
-    assert len(all_cases(tmp_path / "out")) == 10 and check(tmp_path / "out") == []
+    assert len(all_cases(tmp_path / "out")) == 10 and faults_of(open_source(tmp_path / "out")) == []
     prepare(tmp_path / "coarse", **files, label_map=label_map, spacing=(6, 6, 6), **crops)
     assert all((load(case["label"]) == 2).any() for case in all_cases(tmp_path / "coarse"))

@@ -89,13 +89,3 @@ def study(
         grid["seeds"] = [int(seed) if seed.isdigit() else seed for seed in grid["seeds"]]
     options = {"dry_run": dry_run, "cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
     call("lldm3d.pipeline.study", "study", {"workdir": workdir, "profile": profile, "grid": grid, **options})
-
-
-def stage(workdir: str, name: str) -> None:
-    """Run one stage of a work directory by hand: a name that `lldm3d run --dry_run` lists."""
-    call("lldm3d.pipeline.stage", "stage", locals())
-
-
-def report(workdir: str, overwrite: bool = True) -> None:
-    """Write the report of a work directory: report/report.html and report/tables.csv."""
-    call("lldm3d.report.write", "report", locals())

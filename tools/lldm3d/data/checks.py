@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
-from lldm3d.data.dataset import Case, load_schema
+from lldm3d.data.dataset import load_schema
 from lldm3d.data.label_map import MAX_VALUE, LabelMap, load_label_map
-from lldm3d.data.sources import open_source
-from lldm3d.data.volumes import bounding_box, corners_apart, load_volume, spacing_of
+from lldm3d.data.sources import Case, Source, open_source
+from lldm3d.data.volumes import bounding_box, load_volume, spacing_of
 from lldm3d.errors import UserError
 from lldm3d.processes import in_processes
 
@@ -26,14 +28,37 @@ class Survey:
     range: tuple[float, float] = (0.0, 1.0)  # of the image
 
 
-def check(dataset_dir: str | Path) -> list[str]:
-    """All faults of a Decathlon, nnU-Net raw or prepared data set, each naming its file; empty when there are none.
+def check(
+    data: str | Path | None = None,
+    images: str | Path | None = None,
+    labels: str | Path | None = None,
+    label_map: str | Path | dict | None = None,
+    channel: int | None = None,
+    patient_pattern: str | None = None,
+) -> None:
+    """Print that the data have no faults, or all faults, one on each line (exit status 2).
 
-    Raises UserError where the folder holds no data set at all.
+    Args:
+        data: a Decathlon, nnU-Net raw or prepared folder; or instead
+        images: a folder of NIfTI images (or one file), with
+        labels: a folder of labels with the same names (or one file).
+        label_map: YAML file or mapping of class names to values of the data; default: the labels of dataset.json.
+        channel: which channel of images that have several, from 0.
+        patient_pattern: regular expression that finds the patient in a case's name, if dataset.json names none.
+
+    Raises:
+        UserError: with all faults, or where there is no data set at all.
     """
-    source = open_source(data=dataset_dir)
-    label_map = load_label_map(None, source.about, source.path)
-    surveys = survey_all(source.cases, label_map)
+    source = open_source(data, images, labels, channel, patient_pattern)
+    if faults := faults_of(source, label_map, channel):
+        raise UserError(f"{source.path}: {len(faults)} faults\n" + "\n".join(faults))
+    print(f"{source.path}: {len(source.cases)} cases without faults")
+
+
+def faults_of(source: Source, label_map: str | Path | dict | None = None, channel: int | None = None) -> list[str]:
+    """All faults of a Decathlon, nnU-Net raw or prepared data set, each naming its file; empty when there are none."""
+    mapping = load_label_map(label_map, source.about, source.path)
+    surveys = survey_all(source.cases, mapping, channel)
     faults = [fault for survey in surveys for fault in survey.faults]
     faults += split_faults(source.cases) if source.about.get("split_by") != "case" else []
     return faults + (prepared_faults(source.path, source.cases, surveys) if "roi_size" in source.about else [])
@@ -105,7 +130,9 @@ def pair_faults(case: Case, image: tuple, label: tuple) -> list[str]:
     """Image and label must have one shape and lie in one place, to a tenth of a voxel at each corner."""
     if image[0].shape != label[0].shape:
         return [f"{case.label}: label shape {label[0].shape} differs from image shape {image[0].shape} of {case.image}"]
-    distance, allowed = corners_apart(image[0].shape, image[1], label[1]), 0.1 * min(spacing_of(image[1]))
+    corners = np.array(list(product(*[(0, size - 1) for size in image[0].shape])))
+    apart = nib.affines.apply_affine(image[1], corners) - nib.affines.apply_affine(label[1], corners)
+    distance, allowed = np.linalg.norm(apart, axis=1).max(), 0.1 * min(spacing_of(image[1]))
     if distance <= allowed:
         return []
     return [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lldm3d.data.dataset import Case, load_cases, load_schema
+from lldm3d.data.dataset import load_cases, load_schema
 from lldm3d.errors import UserError
 
 NUMBER = r"[0-9]+(?:\.[0-9]+)?"
@@ -61,8 +61,8 @@ def parse_regime(name: str) -> Regime:
     return regime
 
 
-def regime_cases(real_dir: str | Path, synthetic_dir: str | Path | None, regime: str, seed: int) -> list[Case]:
-    """The training cases of a regime.
+def regime_cases(real_dir: str | Path, synthetic_dir: str | Path | None, regime: str, seed: int) -> list[dict]:
+    """The training cases of a regime as dicts with the absolute paths "image" and "label", and "patient".
 
     A share of the real patients is drawn by `seed`; smaller shares lie within larger ones, and are the same with and
     without synthetic pairs. The synthetic pairs are drawn by `seed` from all that there are, smaller ratios within
@@ -83,7 +83,7 @@ def regime_cases(real_dir: str | Path, synthetic_dir: str | Path | None, regime:
     return cases
 
 
-def some_patients(cases: list[Case], share: float, seed: int) -> list[Case]:
+def some_patients(cases: list[dict], share: float, seed: int) -> list[dict]:
     """The cases of the first `share` of the patients in an order drawn by `seed`; of one patient at least, if any."""
     patients = drawn(sorted({case["patient"] for case in cases}), seed)
     kept = set(patients[: max(1, round(share * len(patients)))] if share else [])
@@ -95,7 +95,7 @@ def drawn(items: list, seed: int) -> list:
     return [items[index] for index in np.random.default_rng(seed).permutation(len(items))]
 
 
-def synthetic_pairs(real_dir: str | Path, synthetic_dir: str | Path | None, regime: str, number: int) -> list[Case]:
+def synthetic_pairs(real_dir: str | Path, synthetic_dir: str | Path | None, regime: str, number: int) -> list[dict]:
     """All synthetic pairs, after checking that they fit the real cases and are `number` at least."""
     if synthetic_dir is None:
         raise UserError(f"the regime {regime} needs synthetic pairs; give their folder, as `lldm3d generate` makes it")

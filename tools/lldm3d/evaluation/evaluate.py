@@ -53,7 +53,7 @@ def evaluate(
         radiomics: also compare radiomic features.
         segmenter_command: a further segmenter for the alignment: a command with `{images}` and `{labels}` in it.
         max_copies: largest share of near copies that the data may hold.
-        cache_dir: default: `cache` in `output_dir`.
+        cache_dir: where findings of each case are kept for further evaluations; default: `cache` in `output_dir`.
         overwrite: replace an evaluation that is there.
 
     Raises:

@@ -19,19 +19,29 @@ FOLDERS = ("imagesTr", "labelsTr")
 
 def write(
     output_dir: str | Path,
-    num_cases: int,
-    size: tuple[int, int, int],
-    spacing: tuple[float, float, float],
+    num_cases: int = 32,
+    size: tuple[int, int, int] = (48, 48, 32),
+    spacing: tuple[float, float, float] = (5.0, 5.0, 6.0),
     seed: int = 0,
     thinnest_vessel: float = 0,
     overwrite: bool = False,
 ) -> None:
-    """Write `num_cases` pairs of image and label, of `size` (voxels) and `spacing` (mm), and dataset.json.
+    """Write a raw data set of simulated liver MR in Decathlon layout: pairs of image and label, and dataset.json.
 
-    Twigs of a radius below `thinnest_vessel` (mm) are left out of both, main branches never are: a phantom of the
-    vessels that readers outline. Apart from these options case i depends on `seed` and i alone. dataset.json is written
-    last. Raises UserError for bad arguments, and where `output_dir` holds something and `overwrite` is false;
-    `overwrite` removes an earlier phantom from it.
+    Case i depends on the seed, i, size, spacing and thinnest_vessel alone. dataset.json is written last.
+
+    Args:
+        output_dir: the new folder.
+        num_cases: number of cases.
+        size: voxels of each case.
+        spacing: mm.
+        seed: of all random numbers.
+        thinnest_vessel: radius in mm below which twigs are left out of image and label, as readers outline vessels;
+            main branches stay; 0 draws all that the voxels can hold.
+        overwrite: replace an earlier phantom.
+
+    Raises:
+        UserError: for bad arguments, or a folder that holds something.
     """
     size, spacing = _checked(num_cases, size, spacing, seed)
     if not _is_length(thinnest_vessel):

@@ -22,7 +22,11 @@ FAILURES = ".failures"  # folder in which each stage that failed leaves its mess
 
 
 def stage(workdir: str, name: str) -> None:
-    """Run the stage `name` of the work directory with the settings in its `run.yaml`.
+    """Run one stage of a work directory by hand, with the settings in its `run.yaml`.
+
+    Args:
+        workdir: a work directory that `lldm3d run` began.
+        name: of the stage, as `lldm3d run --dry_run` lists it.
 
     Raises UserError when an input is missing or does not fit, or when the gate fails; ChildError when a training fails.
     """

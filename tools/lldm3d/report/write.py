@@ -108,6 +108,10 @@ def report(workdir: str | Path, overwrite: bool = True) -> None:
 
     What the work directory lacks is named in the report.
 
+    Args:
+        workdir: folder of all results.
+        overwrite: replace an earlier report.
+
     Raises:
         UserError: where `workdir` is no folder, the data set or a table in it is broken, or a report must not be
             overwritten.

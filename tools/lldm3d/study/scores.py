@@ -32,9 +32,8 @@ def data_list(real_dir: str | Path, synthetic_dir: str | Path | None, regime: st
     """
     training = regime_cases(real_dir, synthetic_dir, regime, seed)
     lists = {"training": training, **{split: load_cases(real_dir, split) for split in SPLITS[1:]}}
-    entries = {split: [case.as_dict() for case in cases] for split, cases in lists.items()}
     about = read_json(Path(real_dir) / "dataset.json")
-    return about | {"numTraining": len(training), "numTest": len(lists["test"]), **entries}
+    return about | {"numTraining": len(training), "numTest": len(lists["test"]), **lists}
 
 
 def write_case_metrics(dataset_dir: str | Path, predictions_dir: str | Path, task: Task, path: str | Path) -> None:
