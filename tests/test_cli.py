@@ -155,7 +155,8 @@ def test_help_tells_each_option_in_plain_words(lldm3d, name):
 def test_help_tells_defaults(lldm3d, command):
     command(scan)
     out = lldm3d("try", "--help")[1]
-    assert "usage: lldm3d try --folder PATH [OPTIONS]" in out and "--folder PATH             of the scans, as 2024. N" in out
+    assert "usage: lldm3d try --folder PATH [OPTIONS]" in out
+    assert "--folder PATH             of the scans, as 2024. Needed." in out
     assert "--size NUMBERS            voxels; default: 1,1,1." in out and "--fast                    or slow." in out
 
 
