@@ -9,17 +9,17 @@ from monai.data import load_decathlon_datalist
 
 from lldm3d.data.dataset import build_task, load_cases, load_schema
 from lldm3d.errors import UserError
-from lldm3d.study.scores import write_case_metrics, write_data_list
+from lldm3d.files import read_json
+from lldm3d.study.scores import data_list, write_case_metrics, write_data_lists
 
 
 @pytest.fixture
 def predictions(tiny_dataset, tmp_path):
     """For the two test cases: a perfect prediction, and an empty one, of the task that takes vein and liver as one."""
     for number, case in enumerate(load_cases(tiny_dataset, "test")):
-        label = nib.load(case["label"])
+        label = nib.load(case.label)
         found = (label.get_fdata() > 0) * (number == 0)
-        name = case["image"].rsplit("/", 1)[1].replace(".nii.gz", "_pred.nii.gz")
-        nib.save(nib.Nifti1Image(found.astype(np.uint8), label.affine), tmp_path / name)
+        nib.save(nib.Nifti1Image(found.astype(np.uint8), label.affine), tmp_path / f"{case.name}_pred.nii.gz")
     return tmp_path
 
 
@@ -47,10 +47,20 @@ def test_a_prediction_that_is_missing_or_of_another_task_is_told(tiny_dataset, p
 
 
 def test_monai_reads_the_data_list_of_a_stage(tiny_dataset, tiny_synthetic, tmp_path):
-    write_data_list(tiny_dataset, tiny_synthetic, "R+0.5S", 0, tmp_path / "stage" / "dataset.json")
+    write_data_lists(tiny_dataset, tiny_synthetic, "R+0.5S", 0, tmp_path / "stage")
     lists = {split: load_decathlon_datalist(tmp_path / "stage" / "dataset.json", data_list_key=split)
              for split in ("training", "validation", "test")}  # fmt: skip
     assert {split: len(cases) for split, cases in lists.items()} == {"training": 6, "validation": 2, "test": 2}
     images = [case["image"] for cases in lists.values() for case in cases]
     assert sum(str(tiny_synthetic) in image for image in images) == 2 and len(set(images)) == 10
     assert load_schema(tmp_path / "stage") == load_schema(tiny_dataset)
+
+
+def test_two_trainings_have_two_data_lists_that_are_validated_and_tested_alike(tiny_dataset, tiny_synthetic, tmp_path):
+    write_data_lists(tiny_dataset, tiny_synthetic, "0.5S>R", 0, tmp_path)
+    first, last = (read_json(tmp_path / name) for name in ("first/dataset.json", "dataset.json"))
+    assert len(first["training"]) == 2 and all(str(tiny_synthetic) in case["image"] for case in first["training"])
+    assert len(last["training"]) == 4 and all(str(tiny_dataset) in case["image"] for case in last["training"])
+    assert first["validation"] == last["validation"] and first["test"] == last["test"]
+    with pytest.raises(UserError, match="0.5S>R has two trainings, and so no single list; take S and R"):
+        data_list(tiny_dataset, tiny_synthetic, "0.5S>R", 0)

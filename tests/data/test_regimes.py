@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from lldm3d.data.dataset import load_cases
-from lldm3d.data.regimes import Regime, parse_regime, regime_cases
+from lldm3d.data.regimes import Phase, Regime, parse_regime, regime_cases, regime_of_folder
 from lldm3d.errors import UserError
 
 from ..conftest import write_dataset
@@ -22,38 +22,62 @@ def folders(tmp_path_factory):
 
 
 def patients(folders, regime: str, seed: int = 0) -> list[str]:
-    return [case["patient"] for case in regime_cases(*folders, regime, seed)]
+    """The patients of a regime's last training."""
+    return [case.patient for case in regime_cases(*folders, regime, seed)[-1]]
 
 
-@pytest.mark.parametrize(
-    ("name", "regime"),
-    [
-        ("R", Regime(1, 0)),
-        ("S", Regime(0, 1)),
-        ("R+S", Regime(1, 1)),
-        ("R+0.5S", Regime(1, 0.5)),
-        ("0.1R", Regime(0.1, 0)),
-        ("0.25R+2S", Regime(0.25, 2)),
-    ],
-)
-def test_a_name_says_the_share_of_real_patients_and_the_ratio_of_pairs(name, regime):
-    assert parse_regime(name) == regime and regime.name == name
+REGIMES = [
+    ("R", [(1, 0)], None),
+    ("S", [(0, 1)], "R"),
+    ("R+S", [(1, 1)], "R"),
+    ("R+0.5S", [(1, 0.5)], "R"),
+    ("0.1R", [(0.1, 0)], None),
+    ("0.25R+2S", [(0.25, 2)], "0.25R"),
+    ("S>R", [(0, 1), (1, 0)], "R"),
+    ("2S>R", [(0, 2), (1, 0)], "R"),
+    ("0.5S>0.1R", [(0, 0.5), (0.1, 0)], "0.1R"),
+]
 
 
-@pytest.mark.parametrize("name", ["", "2R", "0R", "R+0S", "1R", "0.10R", "R+1S", "S+R", "r", ".5R", "2S", "R/S"])
+@pytest.mark.parametrize(("name", "phases", "reference"), REGIMES)
+def test_a_name_says_the_share_of_real_patients_and_the_ratio_of_pairs(name, phases, reference):
+    regime = parse_regime(name)
+    assert regime == Regime(tuple(Phase(*phase) for phase in phases))
+    assert (regime.name, regime.reference) == (name, reference)
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in REGIMES])
+def test_a_folder_bears_no_sign_that_a_shell_takes_and_leads_back_to_its_regime(name):
+    folder = parse_regime(name).folder
+    assert regime_of_folder(folder).name == name and ">" not in folder
+    assert parse_regime("S>0.1R").folder == "S_then_0.1R"
+
+
+REFUSED = ["", "2R", "0R", "R+0S", "1R", "0.10R", "R+1S", "S+R", "r", ".5R", "2S", "R/S"]
+REFUSED += ["R>S", "S>S", "S>", "1S>R", "0S>R", "S>2R", "S>R+S", "S>R>R"]
+
+
+@pytest.mark.parametrize("name", REFUSED)
 def test_other_names_and_second_spellings_are_refused(name):
     with pytest.raises(UserError, match="regime"):
         parse_regime(name)
 
 
-COUNTS = [("R", 20, 0), ("S", 0, 20), ("R+S", 20, 20), ("R+2S", 20, 40), ("0.1R", 2, 0), ("0.25R+0.5S", 5, 10)]
+COUNTS = [("R", [(20, 0)]), ("S", [(0, 20)]), ("R+S", [(20, 20)]), ("R+2S", [(20, 40)]), ("0.1R", [(2, 0)])]
+COUNTS += [("0.25R+0.5S", [(5, 10)]), ("S>R", [(0, 20), (20, 0)]), ("2S>0.1R", [(0, 40), (2, 0)])]
 
 
-@pytest.mark.parametrize(("regime", "real", "synthetic"), COUNTS)
-def test_numbers_of_cases(folders, regime, real, synthetic):
-    found = patients(folders, regime)
-    assert len(set(found)) == len(found) == real + synthetic
-    assert sum(name.startswith("synthetic") for name in found) == synthetic
+@pytest.mark.parametrize(("regime", "counts"), COUNTS)
+def test_numbers_of_cases(folders, regime, counts):
+    for cases, (real, synthetic) in zip(regime_cases(*folders, regime, 0), counts, strict=True):
+        found = [case.patient for case in cases]
+        assert len(set(found)) == len(found) == real + synthetic
+        assert sum(name.startswith("synthetic") for name in found) == synthetic
+
+
+def test_two_trainings_learn_from_the_cases_that_one_would(folders):
+    first, second = ([case.patient for case in cases] for cases in regime_cases(*folders, "S>0.25R", 1))
+    assert first == patients(folders, "S", seed=1) and second == patients(folders, "0.25R", seed=1)
 
 
 def test_shares_are_nested_and_the_same_with_and_without_synthetic_pairs(folders):
@@ -76,8 +100,9 @@ def test_a_share_is_of_patients_not_of_cases(folders, tmp_path):
 
 
 def test_no_case_of_validation_or_test_is_ever_taken(folders):
-    held_out = {case["image"] for split in ("validation", "test") for case in load_cases(folders[0], split)}
-    assert not held_out & {case["image"] for case in regime_cases(*folders, "R+2S", 0)}
+    held_out = {case.image for split in ("validation", "test") for case in load_cases(folders[0], split)}
+    for regime in ("R+2S", "S>R"):
+        assert not held_out & {case.image for cases in regime_cases(*folders, regime, 0) for case in cases}
 
 
 def test_too_few_pairs_are_told_with_the_number_that_is_needed(folders):

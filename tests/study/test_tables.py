@@ -7,50 +7,87 @@ from dataclasses import replace
 
 import pytest
 
-from lldm3d.study.figure import figure
-from lldm3d.study.statistics import Cell, Gain, Line
-from lldm3d.study.tables import latex, markdown
+from lldm3d.study.figure import study_figure
+from lldm3d.study.stages import REAL, Arm
+from lldm3d.study.statistics import ArmResult, Gain, Line
+from lldm3d.study.tables import gain_table, study_latex, study_markdown
 
 SPACING = (1.0, 1.0, 2.5)
+R, TENTH = Arm("R", REAL), Arm("0.1R", REAL)
+MIXED, TENTH_MIXED, THEN = Arm("R+S", "lldm"), Arm("0.1R+S", "lldm"), Arm("S>R", "cond_ldm-training")
 
 
 @pytest.fixture
 def found() -> list[Line]:
-    real = Cell(0.7334, 0.01, {0: 0.7234, 1: 0.7434}, 144)
-    mixed = Cell(0.8152, None, {0: 0.8152}, 144)
-    clear = Gain("R", 0.0818, (0.07, 0.09), 11.17, 1e-9, 144, {0: 0.09, 1: 0.07}, 1e-7)
-    unclear = Gain("0.1R", -0.002, None, None, 0.4, 1, {0: -0.002}, 0.8)
-    cells = {"R": real, "R+S": mixed, "0.1R": real, "0.1R+S": mixed}
+    real = ArmResult(0.7334, 0.01, {0: 0.7234, 1: 0.7434}, 144)
+    mixed = ArmResult(0.8152, None, {0: 0.8152}, 144)
+    clear = Gain(R, 0.0818, (0.07, 0.09), 11.17, 1e-9, 144, {0: 0.09, 1: 0.07}, 1e-7)
+    unclear = Gain(TENTH, -0.002, None, None, 0.4, 1, {0: -0.002}, 0.8)
+    harm = Gain(R, -0.05, (-0.06, -0.04), -6.8, 1e-9, 144, {0: -0.04, 1: -0.06}, 1e-7)
+    cells = {R: real, MIXED: mixed, THEN: mixed, TENTH: real, TENTH_MIXED: mixed}
+    place = ("hcc", "HCC")
     return [
-        Line("dice", "seg_unet", "hcc", "HCC", cells, {"R+S": clear, "0.1R+S": unclear}),
-        Line("dice", "seg_vnet", "hcc", "HCC", {"R": real}, {}),
-        Line("hd95", "seg_unet", "hcc", "HCC", {"R": Cell(12.345, 1.0, {0: 12.3}, 100)}, {}),
-    ]
+        Line("dice", "steps", "seg_unet", *place, cells, {MIXED: clear, TENTH_MIXED: unclear, THEN: harm}),
+        Line("dice", "steps", "seg_vnet", *place, {R: real}, {}),
+        Line("dice", "convergence", "seg_unet", *place, {R: real, MIXED: mixed}, {MIXED: unclear}),
+        Line("hd95", "steps", "seg_unet", *place, {R: ArmResult(12.345, 1.0, {0: 12.3}, 100), MIXED: mixed},
+             {MIXED: replace(clear, absolute=3.2, interval=(1.0, 4.0))}),
+    ]  # fmt: skip
 
 
 def test_markdown_holds_values_gains_and_stars(found):
-    text = markdown(found, SPACING)
+    text = study_markdown(found, SPACING)
     head, _, row = [line for line in text.splitlines() if line.startswith("|")][:3]
     assert head.count("|") == row.count("|")
-    assert "seg_unet R+S" in head and "seg_vnet R" in head
+    assert "| seg_unet R+S (lldm) |" in head and "| seg_vnet R |" in head
     assert "0.733 ± 0.010" in row and "0.815<br>+0.082 [+0.070, +0.090], +11.2 %*" in row
     assert "<br>−0.002 |" in row
     assert "tolerance of 2.5 mm" in text and "12.35 ± 1.00" in text
 
 
-def test_the_caption_tells_what_scarcity_means_only_where_there_is_such_a_regime(found):
-    assert "another site" in markdown(found, SPACING)
-    assert "another site" not in markdown(found[1:], SPACING)
+def test_a_harm_is_printed_as_harm(found):
+    """Of the Dice and of a distance, for which more is worse, in all tables."""
+    text = study_markdown(found, SPACING)
+    assert (
+        "0.815<br>−0.050 [−0.060, −0.040], −6.8 %* (harm)" in text and "+3.20 [+1.00, +4.00], +11.2 %* (harm)" in text
+    )
+    assert study_latex(found, SPACING).count("* (harm)") == 2
+    table = gain_table(found).query("metric == 'dice' and until == 'steps'").set_index("regime")
+    assert table.loc["S>R", ["gain", "verdict"]].tolist() == [-0.05, "worse"]
+    assert table.loc["R+S", "verdict"] == "better" and table.loc["0.1R+S", "verdict"] == "unclear"
+
+
+def test_how_long_networks_were_trained_is_said_and_stands_in_tables_of_its_own(found):
+    text = study_markdown(found, SPACING)
+    titles = [line for line in text.splitlines() if line.startswith("## ")]
+    assert [title.rsplit("; ")[1] for title in titles] == [
+        *("trained for equal steps", "trained to convergence", "trained for equal steps"),
+    ]
+    assert "S>R takes about half of them on S" in text and "until the loss of the real validation cases" in text
+    assert "convergence" not in study_markdown(found[:2], SPACING)
+
+
+def test_the_caption_says_what_the_generator_saw_only_where_a_regime_is_scarce(found):
+    assert "another site" in study_markdown(found, SPACING)
+    assert "another site" not in study_markdown(found[1:], SPACING)
+
+
+def test_a_table_for_programs_has_a_row_for_each_arm(found):
+    table = gain_table(found)
+    assert len(table) == 10 and table["gain"].notna().sum() == 5
+    row = table[(table["regime"] == "S>R")].iloc[0]
+    assert (row["until"], row["pairs"], row["reference"], row["gain_patients"]) == (
+        *("steps", "cond_ldm-training", "R", 144),
+    )
 
 
 def test_latex_has_as_many_cells_as_columns_and_no_bare_signs(found):
-    text = latex(found, SPACING)
+    text = study_latex(found, SPACING)
     for table in text.split("\\begin{table}")[1:]:
         columns = len(re.search(r"\\begin{tabular}{(l+r+)}", table)[1])
-        rows = re.findall(r"^(?:hcc| &).*&.*\\\\", table, re.MULTILINE)
-        bodies = [row for row in rows if "multicolumn" not in row]
-        assert bodies and all(row.count("&") == columns - 1 for row in bodies)
-    assert not re.search(r"(?<!\\)[_#±−–]", text) and "seg\\_unet" in text
+        rows = re.findall(r"^(?:hcc|Task| ?) ?&.*&.*\\\\$", table, re.MULTILINE)
+        assert len(rows) == 4 and all(row.count("&") == columns - 1 for row in rows)
+    assert not re.search(r"(?<!\\)[_#±−–]", text) and "seg\\_unet" in text and "cond\\_ldm-training" in text
     assert "+11.2\\,\\%" in text
 
 
@@ -60,7 +97,7 @@ def test_latex_has_as_many_cells_as_columns_and_no_bare_signs(found):
 )
 def test_latex_compiles(found, tmp_path):
     odd = [replace(line, class_name="T2 ^ 50 % {a_b} ~ #1 & $x \\\\ y", task="<5 mm") for line in found]
-    text = latex([*found, *odd], SPACING)
+    text = study_latex([*found, *odd], SPACING)
     document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + text + "\\end{document}\n"
     (tmp_path / "table.tex").write_text(document)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
@@ -68,8 +105,9 @@ def test_latex_compiles(found, tmp_path):
     assert done.returncode == 0, done.stdout[-2000:]
 
 
-def test_the_figure_has_a_column_for_each_task_and_a_mark_for_each_gain(found):
-    dice, gains = figure(found).axes
-    assert dice.get_title() == "hcc"
-    assert [label.get_text() for label in gains.get_xticklabels()] == ["R+S", "0.1R+S"]
-    assert [label.get_text() for label in dice.get_xticklabels()] == ["R", "R+S", "0.1R", "0.1R+S"]
+def test_the_figure_has_a_column_for_each_task_and_length_and_names_each_arm(found):
+    dice, converged, gains, _ = study_figure(found).axes
+    assert (dice.get_title(), converged.get_title()) == ("hcc, equal steps", "hcc, to convergence")
+    named = ["R+S\nlldm", "S>R\ncond_ldm-training", "0.1R+S\nlldm"]
+    assert [label.get_text() for label in gains.get_xticklabels()] == named
+    assert [label.get_text() for label in dice.get_xticklabels()] == ["R", *named[:2], "0.1R", named[2]]

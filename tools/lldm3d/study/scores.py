@@ -1,39 +1,56 @@
-"""A segmentation of the study: its data list, the scores of its predictions, and how they are read again."""
+"""A segmentation of the study: its data lists, the scores of its predictions, and how they are read again."""
 
-import csv
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from lldm3d.agreement import METRICS, agreement
 from lldm3d.data.dataset import SPLITS, Task, load_cases, load_schema
 from lldm3d.data.regimes import regime_cases
-from lldm3d.data.sources import stem
 from lldm3d.errors import UserError
 from lldm3d.files import load_nifti, read_json, whole, write_json
+from lldm3d.study.stages import LAYOUT, SegmentStage
 
 HEADER = ["case", "patient", "class", *METRICS]
+SCORES = ["until", "network", "task", "regime", "pairs", "seed", "case", "patient", "class", "metric", "value"]
 
 
-def write_data_list(
-    real_dir: str | Path, synthetic_dir: str | Path | None, regime: str, seed: int, path: str | Path
+def write_data_lists(
+    real_dir: str | Path, pairs_dir: str | Path | None, regime: str, seed: int, folder: str | Path
 ) -> None:
-    """Write `data_list` as dataset.json."""
-    write_json(path, data_list(real_dir, synthetic_dir, regime, seed))
+    """Write the cases of the last (or only) training to `folder`/dataset.json, of one before to `folder`/first/."""
+    *before, last = data_lists(real_dir, pairs_dir, regime, seed)
+    for content in before:
+        write_json(Path(folder) / "first" / "dataset.json", content)
+    write_json(Path(folder) / "dataset.json", last)
 
 
-def data_list(real_dir: str | Path, synthetic_dir: str | Path | None, regime: str, seed: int) -> dict:
-    """The cases of a regime as the content of dataset.json in the prepared layout, with absolute paths.
+def data_lists(real_dir: str | Path, pairs_dir: str | Path | None, regime: str, seed: int) -> list[dict]:
+    """The cases of each training of a regime as the content of dataset.json, with absolute paths.
 
     Training is as the regime says; validation and test are the real ones. Raises UserError as `regime_cases` does.
     """
-    training = regime_cases(real_dir, synthetic_dir, regime, seed)
-    lists = {"training": training, **{split: load_cases(real_dir, split) for split in SPLITS[1:]}}
     about = read_json(Path(real_dir) / "dataset.json")
-    return about | {"numTraining": len(training), "numTest": len(lists["test"]), **lists}
+    held_out = {split: [case.as_dict() for case in load_cases(real_dir, split)] for split in SPLITS[1:]}
+    counts = {"numTest": len(held_out["test"])}
+    return [
+        about | counts | held_out | {"numTraining": len(cases), "training": [case.as_dict() for case in cases]}
+        for cases in regime_cases(real_dir, pairs_dir, regime, seed)
+    ]
+
+
+def data_list(real_dir: str | Path, pairs_dir: str | Path | None, regime: str, seed: int) -> dict:
+    """The one list of a regime, for programs that train once. Raises UserError where it has two."""
+    found = data_lists(real_dir, pairs_dir, regime, seed)
+    if len(found) > 1:
+        first, second = regime.split(">")
+        raise UserError(
+            f"the regime {regime} has two trainings, and so no single list; take {first.lstrip('0123456789.')} and "
+            f"{second}, and start the second training from the weights of the first"
+        )
+    return found[0]
 
 
 def write_case_metrics(dataset_dir: str | Path, predictions_dir: str | Path, task: Task, path: str | Path) -> None:
@@ -48,17 +65,19 @@ def write_case_metrics(dataset_dir: str | Path, predictions_dir: str | Path, tas
     """
     spacing, rows = load_schema(dataset_dir).spacing, []
     for case in load_cases(dataset_dir, "test"):
-        name = stem(Path(case["image"]))
-        pred, truth = read_pair(Path(predictions_dir) / f"{name}_pred.nii.gz", case["label"], task)
+        pred, truth = read_pair(Path(predictions_dir) / f"{case.name}_pred.nii.gz", case.label, task)
         for value, target in list(enumerate(task.class_names))[1:]:
             kinds = {"tubular": target in task.tubular, "lesions": target in task.lesions}
             found = agreement(pred == value, truth == value, spacing, **kinds)
             values = {key: value for key, value in found.items() if math.isfinite(value)}
-            rows.append({"case": name, "patient": case["patient"], "class": target, **values})
-    with whole(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, HEADER, lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+            rows.append({"case": case.name, "patient": case.patient, "class": target, **values})
+    write_table(path, pd.DataFrame(rows, columns=HEADER))
+
+
+def write_table(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV; what is not there stays empty."""
+    with whole(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def read_pair(pred_path: Path, label_path: str, task: Task) -> tuple[np.ndarray, np.ndarray]:
@@ -74,76 +93,24 @@ def read_pair(pred_path: Path, label_path: str, task: Task) -> tuple[np.ndarray,
     return pred, np.asarray(task.targets, np.uint8)[label]
 
 
-MEAN = "mean"  # over the classes of a task
-OF_ALL_CLASSES = ("dice", "nsd")  # metrics that are defined wherever the truth has the class, so that a mean is fair
+def read_scores(work: Path) -> pd.DataFrame:
+    """A row for each value in all W/segment/.../metrics.csv, with the columns `SCORES`; undefined ones are left out.
 
-# seed: patient: value
-Results = dict[int, dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Score:
-    """One value: of a case and class, of one trained network."""
-
-    network: str
-    task: str
-    regime: str
-    seed: int
-    case: str
-    patient: str
-    class_name: str
-    metric: str
-    value: float
-
-
-def read_scores(work: Path) -> list[Score]:
-    """The values in all W/segment/<network>/<task>/<regime>/seed_<k>/metrics.csv; what is not defined is left out.
-
-    Raises UserError where a file is not such a table.
+    Raises UserError where a folder or file is none of a study.
     """
-    files = sorted((work / "segment").glob("*/*/*/seed_*/metrics.csv"))
-    return [score for file in files for score in read_stage(file)]
+    files = sorted((work / "segment").glob(f"{'*/' * LAYOUT.count('/')}metrics.csv"))
+    tables = [read_stage_scores(file) for file in files]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=SCORES)
 
 
-def read_stage(path: Path) -> list[Score]:
-    network, task, regime, seed = path.parts[-5:-1]
-    with open(path, newline="") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != HEADER:
-            raise UserError(f"{path}: has the columns {reader.fieldnames}, they must be {HEADER}; run its stage again")
-        return [
-            Score(network, task, regime, int(seed[5:]), row["case"], row["patient"], row["class"], metric, value)
-            for row in reader
-            for metric in METRICS
-            if (value := parse_number(row[metric])) is not None
-        ]
-
-
-def parse_number(text: str) -> float | None:
-    return float(text) if text else None
-
-
-def grouped(scores: Iterable[Score]) -> dict[tuple[str, str, str, str], dict[str, Results]]:
-    """(metric, network, task, class): regime: seed: patient: mean over the patient's cases.
-
-    Patients, not cases, are what a statistic may take as independent. A task of several classes also has `mean`.
-    """
-    cases: dict[tuple, list[float]] = {}
-    for score in scores:
-        place = (score.metric, score.network, score.task, score.class_name, score.regime, score.seed, score.patient)
-        cases.setdefault(place, []).append(score.value)
-    patients = {place: float(np.mean(values)) for place, values in cases.items()}
-    groups: dict[tuple, dict[str, Results]] = {}
-    for (*line, regime, seed, patient), value in {**patients, **over_classes(patients)}.items():
-        groups.setdefault(tuple(line), {}).setdefault(regime, {}).setdefault(seed, {})[patient] = value
-    return groups
-
-
-def over_classes(patients: dict[tuple, float]) -> dict[tuple, float]:
-    """The mean over the classes that a patient has, for tasks of several classes."""
-    classes = {(task, name) for _, _, task, name, *_ in patients}
-    found: dict[tuple, list[float]] = {}
-    for (metric, network, task, _, *rest), value in patients.items():
-        if metric in OF_ALL_CLASSES and sum(other == task for other, _ in classes) > 1:
-            found.setdefault((metric, network, task, MEAN, *rest), []).append(value)
-    return {place: float(np.mean(values)) for place, values in found.items()}
+def read_stage_scores(path: Path) -> pd.DataFrame:
+    """The same of one metrics.csv."""
+    types = dict.fromkeys(HEADER, str) | dict.fromkeys(METRICS, float)
+    try:  # only of a metric an empty field means that there is none: a class may bear the name NA
+        table = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=dict.fromkeys(METRICS, [""]))
+    except ValueError as error:
+        raise UserError(f"{path}: is no table ({error}); run its stage again") from None
+    if list(table) != HEADER:
+        raise UserError(f"{path}: has the columns {list(table)}, they must be {HEADER}; run its stage again")
+    values = table.melt(HEADER[:3], var_name="metric").dropna(subset="value")
+    return values.assign(**vars(SegmentStage.parse(path.parent)))[SCORES]

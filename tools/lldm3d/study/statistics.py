@@ -1,22 +1,25 @@
-"""What each regime reaches, and what the synthetic pairs add: means, intervals and tests."""
+"""What each regime reaches, and what the synthetic pairs add to it: means, intervals and tests."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from scipy.stats import wilcoxon
 
 from lldm3d.agreement import METRICS
-from lldm3d.data.regimes import parse_regime
 from lldm3d.statistics import bootstrap_interval, holm_corrected
-from lldm3d.study.scores import MEAN, Results, Score, grouped
+from lldm3d.study.stages import UNTIL, Arm
 
 LEVEL = 0.05  # of the corrected p below which a gain is called one
+MEAN = "mean"  # over the classes of a task
+OF_ALL_CLASSES = ("dice", "nsd")  # metrics that are defined wherever the truth has the class, so that a mean is fair
+PLACE = ["metric", "until", "network", "task", "class"]  # of a line
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One regime: the mean over seeds of the mean over patients, and its standard deviation over seeds."""
+class ArmResult:
+    """What one arm reaches: the mean over seeds of the mean over patients, and its standard deviation over seeds."""
 
     mean: float
     std: float | None  # None with a single seed
@@ -26,9 +29,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Gain:
-    """A regime minus its reference, over patients and seeds that both have."""
+    """An arm minus its reference, over patients and seeds that both have."""
 
-    reference: str
+    reference: Arm
     absolute: float
     interval: tuple[float, float] | None  # 95 %: paired bootstrap over patients; None below two
     relative: float | None  # % of the reference
@@ -52,33 +55,54 @@ class Line:
     """One line of the table."""
 
     metric: str
+    until: str
     network: str
     task: str
-    class_name: str  # or `mean`, over the classes
-    cells: dict[str, Cell]  # of each regime
-    gains: dict[str, Gain]  # of the regimes with synthetic pairs whose reference was trained
+    class_name: str  # or `MEAN`, over the classes
+    cells: dict[Arm, ArmResult]
+    gains: dict[Arm, Gain]  # of the arms with synthetic pairs whose reference was trained
 
-    def better(self, regime: str) -> bool:
+    def better(self, arm: Arm) -> bool:
         """Whether the gain goes the right way, down for distances."""
-        return (self.gains[regime].absolute > 0) == METRICS[self.metric].higher_is_better
+        return (self.gains[arm].absolute > 0) == METRICS[self.metric].higher_is_better
+
+    def verdict(self, arm: Arm) -> str:
+        """What the gain of an arm comes to: better, worse or unclear."""
+        return "unclear" if not self.gains[arm].clear else "better" if self.better(arm) else "worse"
 
 
-def lines(scores: Iterable[Score]) -> list[Line]:
-    """All lines: by metric, network, task and class, with `mean` last."""
-    groups = grouped(scores)
-    places = sorted(groups, key=lambda place: (list(METRICS).index(place[0]), *place[1:3], place[3] == MEAN))
-    found = [line(*place, groups[place]) for place in places]
-    return [new for metric in METRICS for new in corrected([old for old in found if old.metric == metric])]
+def lines(scores: pd.DataFrame) -> list[Line]:
+    """All lines of the scores of `read_scores`: by metric, until, network, task and class, with `MEAN` last."""
+    patients = patient_means(scores)
+    found = [line_of(*place, group) for place, group in patients.groupby(PLACE, sort=False)]
+    found.sort(key=lambda line: (UNTIL.index(line.until), line.network, line.task, line.class_name == MEAN))
+    return [new for metric in METRICS for new in corrected([line for line in found if line.metric == metric])]
 
 
-def line(metric: str, network: str, task: str, name: str, regimes: dict[str, Results]) -> Line:
-    ordered = {regime: regimes[regime] for regime in sorted(regimes, key=order)}
-    gains = {}
-    for regime, seeds in ordered.items():
-        reference = parse_regime(regime).reference
-        if reference in ordered and (found := gain(reference, ordered[reference], seeds)):
-            gains[regime] = found
-    return Line(metric, network, task, name, {regime: cell(seeds) for regime, seeds in ordered.items()}, gains)
+def patient_means(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores with one value for each patient, the mean over its cases; tasks of several classes also have `MEAN`.
+
+    Patients, not cases, are what a statistic may take as independent.
+    """
+    keys = [*PLACE, "regime", "pairs", "seed", "patient"]
+    patients = scores.groupby(keys, as_index=False, sort=False)["value"].mean()
+    several = patients.groupby("task")["class"].transform("nunique") > 1
+    of_classes = patients[several & patients["metric"].isin(OF_ALL_CLASSES)].assign(**{"class": MEAN})
+    return pd.concat([patients, of_classes.groupby(keys, as_index=False, sort=False)["value"].mean()])
+
+
+def line_of(metric: str, until: str, network: str, task: str, class_name: str, patients: pd.DataFrame) -> Line:
+    """The line of these patients' values."""
+    found = {Arm(*arm): group.pivot(index="patient", columns="seed", values="value")
+             for arm, group in patients.groupby(["regime", "pairs"])}  # fmt: skip
+    arms = {arm: found[arm] for arm in sorted(found, key=lambda arm: arm.rank)}
+    gains = {arm: gain_over(arm.reference, arms[arm.reference], values) for arm, values in arms.items()
+             if arm.reference in arms}  # fmt: skip
+    return Line(
+        *(metric, until, network, task, class_name),
+        cells={arm: arm_result(values) for arm, values in arms.items()},
+        gains={arm: gain for arm, gain in gains.items() if gain},
+    )
 
 
 def of_task(task: str, found: Iterable[Line]) -> str:
@@ -87,28 +111,22 @@ def of_task(task: str, found: Iterable[Line]) -> str:
     return MEAN if MEAN in names else min(names)
 
 
-def order(regime: str) -> tuple:
-    """R and what adds to it, then S, then smaller and smaller shares of R."""
-    parsed = parse_regime(regime)
-    return 0 < parsed.real < 1, -parsed.real, parsed.synthetic
+def arm_result(values: pd.DataFrame) -> ArmResult:
+    """The result of an arm with these values [patients, seeds]."""
+    means = values.mean()
+    std = round(float(means.std()), 12) if len(means) > 1 else None  # of equal values 0, not 1e-17
+    return ArmResult(float(means.mean()), std, means.to_dict(), len(values))
 
 
-def cell(seeds: Results) -> Cell:
-    means = {seed: float(np.mean(list(values.values()))) for seed, values in sorted(seeds.items())}
-    values = list(means.values())
-    std = round(float(np.std(values, ddof=1)), 12) if len(values) > 1 else None  # of equal values 0, not 1e-17
-    return Cell(float(np.mean(values)), std, means, len(set().union(*seeds.values())))
-
-
-def gain(reference: str, real: Results, other: Results) -> Gain | None:
-    """`other` minus `real`; None where no seed and patient has both."""
-    seeds = sorted(real.keys() & other.keys())
-    own = {seed: paired(real[seed], other[seed]) for seed in seeds}
-    base, changed = averaged([real[seed] for seed in seeds]), averaged([other[seed] for seed in seeds])
-    patients = sorted(base.keys() & changed.keys())
-    if not patients:
+def gain_over(reference: Arm, real: pd.DataFrame, other: pd.DataFrame) -> Gain | None:
+    """`other` minus `real`, both [patients, seeds]; None where no seed and patient has both."""
+    seeds = real.columns.intersection(other.columns)
+    real, other = real[seeds].align(other[seeds], join="inner")
+    of_seeds = (other - real).mean().dropna()
+    complete = real.notna().all(axis=1) & other.notna().all(axis=1)  # each patient's mean over the same seeds
+    before, after = (values[complete].mean(axis=1).to_numpy() for values in (real, other))
+    if not len(before) or seeds.empty:
         return None
-    before, after = (np.array([values[patient] for patient in patients]) for values in (base, changed))
     difference = after - before
     return Gain(
         reference,
@@ -116,29 +134,16 @@ def gain(reference: str, real: Results, other: Results) -> Gain | None:
         interval=bootstrap_interval(np.mean, difference),
         relative=float(100 * difference.mean() / before.mean()) if before.mean() > 0 else None,
         p=float(wilcoxon(difference).pvalue) if difference.any() else 1.0,
-        patients=len(patients),
-        seeds={seed: float(difference.mean()) for seed, difference in own.items() if len(difference)},
+        patients=len(difference),
+        seeds=of_seeds.to_dict(),
     )
-
-
-def paired(real: dict[str, float], other: dict[str, float]) -> np.ndarray:
-    """`other` minus `real` of each patient that both have."""
-    return np.array([other[patient] - real[patient] for patient in sorted(real.keys() & other.keys())])
-
-
-def averaged(seeds: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Each patient's mean over the seeds, where it is defined in all of them."""
-    patients = set.intersection(*(set(values) for values in seeds)) if seeds else set()
-    return {patient: float(np.mean([values[patient] for values in seeds])) for patient in patients}
 
 
 def corrected(found: list[Line]) -> list[Line]:
     """The lines of one metric with `p_holm` over all of their gains."""
-    places = [(index, regime) for index, item in enumerate(found) for regime in item.gains]
-    adjusted = dict(
-        zip(places, holm_corrected([found[index].gains[regime].p for index, regime in places]), strict=True)
-    )
+    places = [(index, arm) for index, item in enumerate(found) for arm in item.gains]
+    adjusted = dict(zip(places, holm_corrected([found[index].gains[arm].p for index, arm in places]), strict=True))
     return [
-        replace(item, gains={regime: replace(old, p_holm=adjusted[i, regime]) for regime, old in item.gains.items()})
+        replace(item, gains={arm: replace(old, p_holm=adjusted[i, arm]) for arm, old in item.gains.items()})
         for i, item in enumerate(found)
     ]

@@ -1,38 +1,54 @@
 """The study's tables: Markdown for reading, LaTeX for a manuscript, CSV for programs."""
 
-import csv
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
+import pandas as pd
+
 from lldm3d import plots
 from lldm3d.agreement import METRICS, tolerance_of
 from lldm3d.data.dataset import load_schema
+from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError
 from lldm3d.files import whole
-from lldm3d.study.figure import figure
-from lldm3d.study.scores import Score, read_scores
+from lldm3d.study.figure import study_figure
+from lldm3d.study.scores import read_scores, write_table
+from lldm3d.study.stages import REAL, Arm
 from lldm3d.study.statistics import LEVEL, Line, lines
 
 DASH = "–"
+STARS = {"better": "*", "worse": "* (harm)", "unclear": ""}
+TRAINED = {"steps": "trained for equal steps", "convergence": "trained to convergence"}
 
 
-def caption(found: Sequence[Line], spacing: Sequence[float]) -> list[str]:
+def study_notes(found: Sequence[Line], spacing: Sequence[float]) -> list[str]:
     """What a reader must know to read the tables, one sentence or two each."""
-    notes = [
-        "Each network was trained for the same number of steps with the same augmentation in every regime, and tested "
-        "on the same real patients.",
+    regimes = [parse_regime(arm.regime) for arm in {arm for line in found for arm in line.cells}]
+    untils, two = {line.until for line in found}, any(len(regime.phases) > 1 for regime in regimes)
+    notes = ["In every regime a network is trained with the same augmentation, and tested on the same real patients."]
+    if "steps" in untils:
+        half = "; S>R takes about half of them on S, the others on R" if two else ""
+        notes.append(f"Trained for equal steps: the same number of steps in every regime{half}.")
+    if "convergence" in untils:
+        each = ", first on S and then on R" if two else ""
+        notes.append(
+            "Trained to convergence: until the loss of the real validation cases had not fallen for a number of "
+            f"validations, or the cap of steps was reached{each}. The steps differ from training to training."
+        )
+    notes += [
         "Values are means over patients, ± standard deviation over seeds. Gains are against the same regime without "
-        "synthetic pairs (S: against R), by patient and averaged over the seeds: absolute, with a 95 % bootstrap "
-        "interval over patients, and in per cent of the reference.",
+        "synthetic pairs (S and S>R: against R), of the same network, task and length of training, by patient and "
+        "averaged over the seeds: absolute, with a 95 % bootstrap interval over patients, and in per cent of the "
+        "reference.",
         f"The star marks p < {LEVEL} in Wilcoxon's signed-rank test over patients, after Holm's correction over all "
-        "gains of the metric (all networks, tasks, classes and regimes), and the same sign in each of two seeds "
-        "or more. Interval and test tell of "
-        "other patients, not of other trainings: for these there are only the seeds.",
+        "gains of the metric (all networks, tasks, classes, regimes, pairs and lengths of training), and the same sign "
+        "in each of two seeds or more; where the synthetic pairs do harm it says so. Interval and test speak of other "
+        "patients, not of other trainings: for these there are only the seeds.",
         f"Surface Dice has a tolerance of {tolerance_of(spacing):g} mm. HD95 leaves out patients in whom nothing of "
         "the class was found.",
     ]
-    if any(regime[0].isdigit() and "S" in regime for line in found for regime in line.cells):
+    if any(0 < regime.real < 1 and regime.synthetic for regime in regimes):
         notes.append(
             "The synthetic pairs come from models that saw all real training patients, also where a network learns "
             "from a share of them (0.1R+S): that asks what another site's synthetic data is worth to a site with few "
@@ -41,121 +57,68 @@ def caption(found: Sequence[Line], spacing: Sequence[float]) -> list[str]:
     return notes
 
 
-def markdown(found: Sequence[Line], spacing: Sequence[float]) -> str:
-    """One table for each metric: rows are tasks and classes, columns networks and regimes."""
-    parts = ["# Study: real (R) and synthetic (S) training data", *caption(found, spacing)]
-    for metric, group in groupby(found, key=lambda line: line.metric):
-        rows, columns = rows_and_columns(list(group))
+def groups_of(found: Sequence[Line]) -> list[tuple[str, list[Line]]]:
+    """The title and the lines of each table: one for each metric and length of training."""
+    tables = []
+    for (metric, until), group in groupby(found, key=lambda line: (line.metric, line.until)):
         about = METRICS[metric]
-        unit = f" ({about.unit})" if about.unit else ""
-        parts.append(f"## {about.title}{unit}, {'higher' if about.higher_is_better else 'lower'} is better")
-        head = ["task", "class", *(f"{network} {regime}" for network, regime in columns)]
+        unit, good = f" ({about.unit})" if about.unit else "", "higher" if about.higher_is_better else "lower"
+        tables.append((f"{about.title}{unit}, {good} is better; {TRAINED[until]}", list(group)))
+    return tables
+
+
+def study_markdown(found: Sequence[Line], spacing: Sequence[float]) -> str:
+    """Rows are tasks and classes, columns networks and arms."""
+    parts = ["# Study: real (R) and synthetic (S) training data", *study_notes(found, spacing)]
+    for title, group in groups_of(found):
+        rows, columns = rows_and_columns(group)
+        head = ["task", "class", *(f"{network} {arm}" for network, arm in columns)]
         body = [
-            [
-                task,
-                name,
-                *(f"{value(by.get(network), regime)}{gained(by.get(network), regime)}" for network, regime in columns),
-            ]
-            for (task, name), by in rows.items()
+            [*place, *(mean_text(by.get(network), arm) + gain_text(by.get(network), arm) for network, arm in columns)]
+            for place, by in rows.items()
         ]
         table = [head, ["---", "---", *["---:"] * len(columns)], *body]
-        parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in table))
+        parts += [f"## {title}", "\n".join(f"| {' | '.join(entries)} |" for entries in table)]
     return "\n\n".join(parts) + "\n"
 
 
-def rows_and_columns(found: Sequence[Line]) -> tuple[dict, list[tuple[str, str]]]:
-    """{(task, class): {network: line}}, and (network, regime) for all of the columns."""
+def rows_and_columns(found: Sequence[Line]) -> tuple[dict, list[tuple[str, Arm]]]:
+    """{(task, class): {network: line}}, and (network, arm) for all of the columns."""
     rows: dict[tuple[str, str], dict[str, Line]] = {}
-    columns: dict[str, dict[str, None]] = {}
+    columns: dict[str, set[Arm]] = {}
     for line in found:
         rows.setdefault((line.task, line.class_name), {})[line.network] = line
-        columns.setdefault(line.network, {}).update(dict.fromkeys(line.cells))
-    return rows, [(network, regime) for network, regimes in columns.items() for regime in regimes]
+        columns.setdefault(line.network, set()).update(line.cells)
+    return rows, [(network, arm) for network, arms in columns.items() for arm in sorted(arms, key=lambda arm: arm.rank)]
 
 
-def digits(line: Line) -> int:
+def decimals(line: Line) -> int:
     return 2 if METRICS[line.metric].unit else 3
 
 
-def value(line: Line | None, regime: str) -> str:
+def mean_text(line: Line | None, arm: Arm) -> str:
     """Mean and standard deviation over seeds."""
-    if line is None or regime not in line.cells:
+    if line is None or arm not in line.cells:
         return DASH
-    cell = line.cells[regime]
-    return f"{cell.mean:.{digits(line)}f}" + (f" ± {cell.std:.{digits(line)}f}" if cell.std is not None else "")
+    cell, width = line.cells[arm], decimals(line)
+    return f"{cell.mean:.{width}f}" + (f" ± {cell.std:.{width}f}" if cell.std is not None else "")
 
 
-def gained(line: Line | None, regime: str) -> str:
-    """The gain for a cell of the Markdown table, on a line of its own."""
-    if line is None or regime not in line.gains:
+def gain_text(line: Line | None, arm: Arm) -> str:
+    """The gain for a Markdown table, on a line of its own."""
+    if line is None or arm not in line.gains:
         return ""
-    gain, width = line.gains[regime], digits(line)
+    gain, width = line.gains[arm], decimals(line)
     interval = f" [{gain.interval[0]:+.{width}f}, {gain.interval[1]:+.{width}f}]" if gain.interval else ""
     relative = f", {gain.relative:+.1f} %" if gain.relative is not None else ""
-    star = "*" if gain.clear else ""
     text = f"{gain.absolute:+.{width}f}{interval}{relative}".replace("-", "−")
-    return f"<br>{text}{star}"
+    return f"<br>{text}{STARS[line.verdict(arm)]}"
 
 
 TEX = str.maketrans(
     {sign: f"\\{sign}" for sign in "_%&#${}"}
-    | {"±": "$\\pm$", "<": "$<$", ">": "$>$", "^": "\\^{}", "~": "\\~{}", "\\": "\\textbackslash{}"}
+    | {"±": "$\\pm$", "<": "$<$", ">": "$>$", "^": "\\^{}", "~": "\\~{}", "\\": "\\textbackslash{}", DASH: "--"}
 )
-
-
-def latex(found: Sequence[Line], spacing: Sequence[float]) -> str:
-    """The same as `table` environments for a preamble with `booktabs`; the gain stands below its value."""
-    tables, notes = [], caption(found, spacing)
-    for metric, group in groupby(found, key=lambda line: line.metric):
-        tables.append(latex_table(metric, list(group), notes))
-        notes = ["Otherwise as in the table before."]
-    return "% needs \\usepackage{booktabs}\n" + "\n\n".join(tables) + "\n"
-
-
-def latex_table(metric: str, found: list[Line], notes: list[str]) -> str:
-    rows, columns = rows_and_columns(found)
-    about, networks = METRICS[metric], list(dict.fromkeys(network for network, _ in columns))
-    counts = [sum(network == name for network, _ in columns) for name in networks]
-    spans = " & ".join(
-        f"\\multicolumn{{{count}}}{{c}}{{{tex(name)}}}" for name, count in zip(networks, counts, strict=True)
-    )
-    starts = [3 + sum(counts[:index]) for index in range(len(counts))]
-    rules = "".join(f"\\cmidrule(lr){{{at}-{at + count - 1}}}" for at, count in zip(starts, counts, strict=True))
-    body = []
-    for (task, name), by in rows.items():
-        cells = [by.get(network) for network, _ in columns]
-        regimes = [regime for _, regime in columns]
-        values = [
-            value(*pair).replace(" ± ", "$\\pm$").replace(DASH, "--") for pair in zip(cells, regimes, strict=True)
-        ]
-        body.append(f"{tex(task)} & {tex(name)} & {' & '.join(values)} \\\\")
-        body.append(f" & & {' & '.join(latex_gain(*pair) for pair in zip(cells, regimes, strict=True))} \\\\")
-    unit = f" ({about.unit})" if about.unit else ""
-    good = "higher" if about.higher_is_better else "lower"
-    return "\n".join(
-        [
-            "\\begin{table}",
-            f"\\caption{{{about.title}{unit}, {good} is better. {tex(' '.join(notes))}}}",
-            f"\\begin{{tabular}}{{ll{'r' * len(columns)}}}",
-            "\\toprule",
-            f" & & {spans} \\\\ {rules}",
-            f"Task & Class & {' & '.join(tex(regime) for _, regime in columns)} \\\\",
-            "\\midrule",
-            *body,
-            "\\bottomrule",
-            "\\end{tabular}",
-            "\\end{table}",
-        ]
-    )
-
-
-def latex_gain(line: Line | None, regime: str) -> str:
-    """The relative gain, as in the paper; the absolute one where there is none."""
-    if line is None or regime not in line.gains:
-        return ""
-    gain = line.gains[regime]
-    text = f"{gain.relative:+.1f}\\,\\%" if gain.relative is not None else f"{gain.absolute:+.{digits(line)}f}"
-    return f"{{\\scriptsize ${text}$}}" + ("*" if gain.clear else "")
 
 
 def tex(text: str) -> str:
@@ -163,53 +126,88 @@ def tex(text: str) -> str:
     return text.translate(TEX)
 
 
-SCORES = ("network", "task", "regime", "seed", "case", "patient", "class", "metric", "value", "unit")
-GAINS = (
-    *("metric", "unit", "network", "task", "class", "regime", "seeds", "patients", "mean", "std", "reference"),
-    *("gain", "gain_low", "gain_high", "gain_percent", "gain_patients", "gain_seeds", "p", "p_holm", "clear"),
-)
+def study_latex(found: Sequence[Line], spacing: Sequence[float]) -> str:
+    """The same as `table` environments for a preamble with `booktabs`; the gain stands below its value."""
+    tables, notes = [], study_notes(found, spacing)
+    for title, group in groups_of(found):
+        tables.append(latex_table(f"{title}. {' '.join(notes)}", group))
+        notes = ["Otherwise as in the table before."]
+    return "% needs \\usepackage{booktabs}\n" + "\n\n".join(tables) + "\n"
 
 
-def write(work: Path) -> None:
+def latex_table(caption: str, found: Sequence[Line]) -> str:
+    rows, columns = rows_and_columns(found)
+    networks = [(network, len(list(group))) for network, group in groupby(columns, key=lambda column: column[0])]
+    spans = [f"\\multicolumn{{{count}}}{{c}}{{{tex(network)}}}" for network, count in networks]
+    ends = [2 + sum(count for _, count in networks[: index + 1]) for index in range(len(networks))]
+    rules = [f"\\cmidrule(lr){{{end - count + 1}-{end}}}" for end, (_, count) in zip(ends, networks, strict=True)]
+    pairs = ["" if arm.pairs == REAL else tex(arm.pairs) for _, arm in columns]
+    body = [
+        row
+        for (task, name), by in rows.items()
+        for row in (
+            [tex(task), tex(name), *(tex(mean_text(by.get(network), arm)) for network, arm in columns)],
+            ["", "", *(latex_gain(by.get(network), arm) for network, arm in columns)],
+        )
+    ]
+    return "\n".join(
+        [
+            "\\begin{table}",
+            f"\\caption{{{tex(caption)}}}",
+            f"\\begin{{tabular}}{{ll{'r' * len(columns)}}}",
+            "\\toprule",
+            f" & & {' & '.join(spans)} \\\\ {''.join(rules)}",
+            f"Task & Class & {' & '.join(tex(arm.regime) for _, arm in columns)} \\\\",
+            f" & & {' & '.join(pairs)} \\\\",
+            "\\midrule",
+            *(f"{' & '.join(row)} \\\\" for row in body),
+            "\\bottomrule",
+            "\\end{tabular}",
+            "\\end{table}",
+        ]
+    )
+
+
+def latex_gain(line: Line | None, arm: Arm) -> str:
+    """The relative gain, as in the paper; the absolute one where there is none."""
+    if line is None or arm not in line.gains:
+        return ""
+    gain = line.gains[arm]
+    text = f"{gain.relative:+.1f}\\,\\%" if gain.relative is not None else f"{gain.absolute:+.{decimals(line)}f}"
+    return f"{{\\scriptsize ${text}${STARS[line.verdict(arm)]}}}"
+
+
+def write_study(work: Path) -> None:
     """Write W/study: `study.csv`, `gains.csv`, `table.md`, `table.tex` and `figure.png`, of all that was trained.
 
     Raises UserError where no segmentation was tested, or a table of one is broken.
     """
     scores, folder = read_scores(work), work / "study"
-    if not scores:
+    if scores.empty:
         raise UserError(f"{work}/segment: no segmentation was tested yet; train them with `lldm3d study`")
     found, spacing = lines(scores), load_schema(work / "dataset").spacing
-    write_rows(folder / "study.csv", SCORES, score_rows(scores))
-    write_rows(folder / "gains.csv", GAINS, gain_rows(found))
-    for name, text in (("table.md", markdown(found, spacing)), ("table.tex", latex(found, spacing))):
+    units = scores["metric"].map(lambda metric: METRICS[metric].unit)
+    write_table(folder / "study.csv", scores.assign(unit=units))
+    write_table(folder / "gains.csv", gain_table(found))
+    for name, text in (("table.md", study_markdown), ("table.tex", study_latex)):
         with whole(folder / name) as temporary:
-            temporary.write_text(text)
-    plots.save(figure(found), folder / "figure.png")
+            temporary.write_text(text(found, spacing))
+    plots.save(study_figure(found), folder / "figure.png")
 
 
-def score_rows(scores: Iterable[Score]) -> Iterable[dict]:
-    for score in scores:
-        yield {**vars(score), "class": score.class_name, "unit": METRICS[score.metric].unit}
-
-
-def gain_rows(found: Iterable[Line]) -> Iterable[dict]:
-    """One row for each regime of each line, with its gain where it has a reference."""
+def gain_table(found: Iterable[Line]) -> pd.DataFrame:
+    """One row for each arm of each line, with its gain where it has a reference."""
+    rows = []
     for line in found:
-        common = {"metric": line.metric, "unit": METRICS[line.metric].unit, "network": line.network, "task": line.task}
-        for regime, cell in line.cells.items():
-            row = {**common, "class": line.class_name, "regime": regime, "mean": cell.mean, "std": cell.std}
-            row |= {"seeds": len(cell.seeds), "patients": cell.patients}
-            if gain := line.gains.get(regime):
-                low, high = gain.interval or (None, None)
-                row |= {"reference": gain.reference, "gain": gain.absolute, "gain_low": low, "gain_high": high}
-                row |= {"gain_percent": gain.relative, "gain_patients": gain.patients, "gain_seeds": len(gain.seeds)}
-                row |= {"p": gain.p, "p_holm": gain.p_holm, "clear": gain.clear}
-            yield row
-
-
-def write_rows(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
-    """Write rows as CSV; what is None or absent stays empty."""
-    with whole(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(columns), extrasaction="ignore", restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        for arm, cell in line.cells.items():
+            row = {"metric": line.metric, "unit": METRICS[line.metric].unit, "until": line.until}
+            row |= {"network": line.network, "task": line.task, "class": line.class_name, **arm._asdict()}
+            row |= {"seeds": len(cell.seeds), "patients": cell.patients, "mean": cell.mean, "std": cell.std}
+            gain = line.gains.get(arm)
+            low, high = (gain.interval if gain else None) or (None, None)
+            row |= {"reference": gain and gain.reference.regime, "gain": gain and gain.absolute}
+            row |= {"gain_low": low, "gain_high": high, "gain_percent": gain and gain.relative}
+            row |= {"gain_patients": gain and gain.patients, "gain_seeds": gain and len(gain.seeds)}
+            row |= {"p": gain and gain.p, "p_holm": gain and gain.p_holm, "verdict": gain and line.verdict(arm)}
+            rows.append(row)
+    return pd.DataFrame(rows).convert_dtypes()  # whole numbers stay whole where some are missing
