@@ -129,7 +129,7 @@ def draw(result: dict[str, dict]) -> Figure:
     return figure
 
 
-def main(workdir: str, figure: str | None = None, stage: str = "segment/seg_resunet/multi/R/seed_0") -> None:
+def main(workdir: str, figure: str | None = None, stage: str = "segment/steps/seg_resunet/multi/R/real/seed_0") -> None:
     result = degrade(workdir, stage)
     if figure:
         save(draw(result), figure)

@@ -197,7 +197,7 @@ def draw_pairs(work: Path, schema: Schema, path: str, number: int = 3) -> None:
 def main(workdir: str, n: int = 24, rounds: int = 3, figures: str = "docs/figures") -> None:
     torch.set_num_threads(1)
     work = Path(workdir)
-    real, segmenter = work / "flow/dataset", work / "flow/segment/seg_resunet/multi/R/seed_0"
+    real, segmenter = work / "flow/dataset", work / "flow/segment/steps/seg_resunet/multi/R/real/seed_0"
     schema, _ = open_sides(real, real)
     observer = open_observer(schema, real, segmenter, None, None, False)
     for setting in SETTINGS:

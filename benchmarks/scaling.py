@@ -20,6 +20,7 @@ from time import process_time
 
 import fire
 import numpy as np
+import pandas as pd
 import psutil
 import torch
 
@@ -36,9 +37,9 @@ from lldm3d.pipeline.cost import network_and_inputs, plain_step, saved_bytes
 from lldm3d.pipeline.profile import load_profile
 from lldm3d.pipeline.run import run
 from lldm3d.pipeline.study_cost import TIMED, WARM_UP, step_seconds
-from lldm3d.study.scores import HEADER, read_scores
+from lldm3d.study.scores import HEADER, read_scores, write_table
+from lldm3d.study.stages import REAL, SegmentStage
 from lldm3d.study.statistics import lines
-from lldm3d.study.tables import write_rows
 
 DRAWN = 12
 CLASSES = ("liver", "portal vein", "hepatic vein", "HCC")
@@ -118,14 +119,15 @@ def entry(index: int) -> dict:
 def write_scores(work: Path, patients: int) -> None:
     """What two regimes of one network with two seeds would score."""
     rng = np.random.default_rng(0)
-    for regime in ("R", "R+S"):
+    for regime, pairs in (("R", REAL), ("R+S", "lldm")):
         for seed in range(2):
             rows = (
                 {"case": f"case_{i}", "patient": f"case_{i}", "class": name, **dict.fromkeys(METRICS, rng.random())}
                 for i in range(patients)
                 for name in CLASSES
             )
-            write_rows(work / f"segment/seg_unet/multi/{regime}/seed_{seed}/metrics.csv", HEADER, rows)
+            stage = SegmentStage("steps", "seg_unet", "multi", regime, pairs, seed)
+            write_table(work / stage.path / "metrics.csv", pd.DataFrame(rows, columns=HEADER))
 
 
 def measured(call: Callable[[Path, int], None], work: Path, number: int) -> dict:

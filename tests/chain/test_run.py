@@ -15,7 +15,7 @@ from lldm3d.pipeline.profile import load_profile
 
 from .conftest import lldm3d, write_profile
 
-RS = [f"segment/seg_resunet/multi/R+S/seed_{seed}" for seed in (0, 1)]
+RS = [f"segment/steps/seg_resunet/multi/R+S/lldm/seed_{seed}" for seed in (0, 1)]
 AFTER_CONTROLNET = ["controlnet", "generate", *RS, "evaluate", "study"]
 
 
@@ -30,8 +30,8 @@ def test_a_dry_run_lists_every_stage_and_keeps_the_work_directory_without_settin
         "image_ldm",
         "controlnet",
         "generate",
-        "segment/seg_resunet/multi/R/seed_0",
-        "segment/seg_resunet/multi/R/seed_1",
+        "segment/steps/seg_resunet/multi/R/real/seed_0",
+        "segment/steps/seg_resunet/multi/R/real/seed_1",
         *RS,
         "evaluate",
         "study",
@@ -67,7 +67,12 @@ def test_what_is_done_is_not_done_again(done, dry_run):
         ({"evaluate": {}, "gates": {"image_psnr": 0}}, []),
         (
             {"segment": {"seeds": [0, 1, 2]}},
-            ["segment/seg_resunet/multi/R/seed_2", "segment/seg_resunet/multi/R+S/seed_2", "study", "report"],
+            [
+                "segment/steps/seg_resunet/multi/R/real/seed_2",
+                "segment/steps/seg_resunet/multi/R+S/lldm/seed_2",
+                "study",
+                "report",
+            ],
         ),
     ],
 )
@@ -79,7 +84,7 @@ def test_a_changed_section_runs_its_stage_and_what_depends_on_it(done, dry_run, 
 def test_a_new_codec_makes_what_depends_on_it_old(done, dry_run):
     (done / "autoencoder_label" / "codec.pt").write_bytes(b"new")
     stages = dry_run(done)
-    assert stages[0] == "latents" and "segment/seg_resunet/multi/R/seed_0" not in stages
+    assert stages[0] == "latents" and "segment/steps/seg_resunet/multi/R/real/seed_0" not in stages
 
 
 def test_other_data_than_the_work_directory_was_made_from_is_refused(done, dry_run, tmp_path):

@@ -32,7 +32,7 @@ SECTIONS = {
     "segment": {"regimes": ["R", "R+0.5S"], "seeds": [0], "overrides": TRAINING},
     "cluster": {"all": {"runtime": 10, "mem_mb": 1000, "threads": 1}},
 }
-STAGES = [f"segment/seg_resunet/multi/{regime}/seed_0" for regime in ("R", "R+0.5S")]
+STAGES = ["segment/steps/seg_resunet/multi/R/real/seed_0", "segment/steps/seg_resunet/multi/R+0.5S/lldm/seed_0"]
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def test_every_training_is_scored_and_compared(done):
 
 
 def test_a_stage_learns_from_its_regime_and_merges_classes(done):
-    stage = done / "segment/seg_resunet/organ/R+0.5S/seed_0"
+    stage = done / "segment/steps/seg_resunet/organ/R+0.5S/lldm/seed_0"
     content = json.loads((stage / "dataset.json").read_text())
     assert [len(content[split]) for split in ("training", "validation", "test")] == [6, 2, 2]
     overrides = yaml.safe_load((stage / "overrides.yaml").read_text())
@@ -79,13 +79,17 @@ def test_a_stage_learns_from_its_regime_and_merges_classes(done):
 def test_a_larger_grid_trains_only_what_is_new(done, listed):
     assert listed(done) == []
     assert listed(done, regimes=["R", "R+0.5S", "0.5R"], seeds=[0]) == [
-        "segment/seg_resunet/organ/0.5R/seed_0",
+        "segment/steps/seg_resunet/organ/0.5R/real/seed_0",
         "study",
     ]
     (done.parent / "more.yaml").write_text("tasks: {vein: {vein: portal vein}}")
     declare_tasks(done / "dataset", done.parent / "more.yaml")
     stages = listed(done, tasks=["organ", "vein"])
-    assert stages == ["segment/seg_resunet/vein/R/seed_0", "segment/seg_resunet/vein/R+0.5S/seed_0", "study"]
+    assert stages == [
+        "segment/steps/seg_resunet/vein/R/real/seed_0",
+        "segment/steps/seg_resunet/vein/R+0.5S/lldm/seed_0",
+        "study",
+    ]
 
 
 def test_the_report_shows_it(done):

@@ -56,8 +56,8 @@ def test_synthetic_pairs_fit_each_other_and_the_real_data(work):
 
 def test_every_regime_has_its_figures_of_each_test_case_and_class(work):
     real = json.loads((work / "dataset" / "dataset.json").read_text())
-    for regime in ("R", "R+S"):
-        stage = work / "segment" / "seg_resunet" / "multi" / regime / "seed_0"
+    for arm in ("R/real", "R+S/lldm"):
+        stage = work / "segment/steps/seg_resunet/multi" / arm / "seed_0"
         with open(stage / "metrics.csv") as file:
             rows = list(csv.DictReader(file))
         assert len(rows) == len(real["test"]) * (len(real["labels"]) - 1)

@@ -14,9 +14,11 @@ from lldm3d.evaluation.metrics import number
 from lldm3d.files import write_json
 from lldm3d.report.write import report
 from lldm3d.study.scores import HEADER
+from lldm3d.study.stages import REAL, SegmentStage
 
 from ..evaluation.toys import write_dataset, write_segmenter
 
+SEGMENTER = SegmentStage("steps", "seg_unet", "multi", "R", REAL, 0).path
 CASES = {"training": [0, 1, 2, 3], "validation": [10, 11], "test": [20, 21]}
 
 
@@ -46,9 +48,10 @@ def work(tmp_path_factory) -> Path:
     work = tmp_path_factory.mktemp("work")
     write_dataset(work / "dataset", CASES)
     write_dataset(work / "synthetic", {"training": [30, 31, 32]})
-    write_segmenter(work / "segment/seg_unet/multi/R/seed_0")
+    write_segmenter(work / SEGMENTER)
     for regime, dice in (("R", 0.7), ("R+S", 0.8)):
-        path = work / "segment/seg_unet/multi" / regime / "seed_0/metrics.csv"
+        stage = SegmentStage("steps", "seg_unet", "multi", regime, "lldm" if "S" in regime else REAL, 0)
+        path = work / stage.path / "metrics.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [f"{case},{case},{name},{dice},3,,,," for case in "abc" for name in ("liver", "vessel", "tumour")]
         path.write_text("\n".join([",".join(HEADER), *rows]) + "\n")
@@ -58,7 +61,7 @@ def work(tmp_path_factory) -> Path:
     (work / "image_ldm/log.txt").write_text(command + "\nepoch 1\n")
     run = {"profile": "demo", "data": None, "settings": {"gates": {"image_psnr": 20, "label_dice": 0.7}}}
     (work / "run.yaml").write_text(yaml.safe_dump(run))
-    evaluate(work / "dataset", work / "synthetic", work / "evaluation", work / "segment/seg_unet/multi/R/seed_0")
+    evaluate(work / "dataset", work / "synthetic", work / "evaluation", work / SEGMENTER)
     report(work)
     return work
 

@@ -134,10 +134,10 @@ def read_overrides(path: Path) -> dict:
 
 
 def bundle_root(folder: Path, overrides: dict) -> Path:
-    """The bundle of a stage: `bundle_root` of its overrides, or <network> of segment/<network>/<task>/...."""
+    """The bundle of a stage: `bundle_root` of its overrides, or <network> of segment/<until>/<network>/...."""
     if "bundle_root" in overrides:
         return Path(overrides["bundle_root"])
-    return bundle_path(folder.resolve().parents[2].name)
+    return bundle_path(folder.resolve().parents[3].name)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

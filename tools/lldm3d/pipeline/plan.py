@@ -6,6 +6,7 @@ import json
 from lldm3d.data.dataset import ALL
 from lldm3d.errors import UserError, did_you_mean
 from lldm3d.methods.registry import OURS, load_method, seed_stage
+from lldm3d.study.stages import REAL, SegmentStage, segment_grid
 
 # the rules of the Snakefile, in order; `segment` stands for one stage for each network, task, regime and seed, `method`
 # and `judge` for one for each method and seed
@@ -34,21 +35,16 @@ GIVEN = {"given": "dataset"}  # as `data` in run.yaml: data set and synthetic pa
 
 
 def segment_stages(settings: dict) -> list[str]:
-    """`segment/<network>/<task>/<regime>/seed_<k>` for all of the grid."""
+    """`segment/<until>/<network>/<task>/<regime>/<pairs>/seed_<k>` for all of the grid."""
     section = settings["segment"]
-    return [
-        f"segment/{network}/{task}/{regime}/seed_{seed}"
-        for network in section["networks"]
-        for task in section["tasks"]
-        for regime in section["regimes"]
-        for seed in section["seeds"]
-    ]
+    networks, tasks, regimes, seeds = (section[key] for key in ("networks", "tasks", "regimes", "seeds"))
+    return [stage.path for stage in segment_grid(["steps"], networks, tasks, regimes, [OURS], seeds)]
 
 
 def segmenter_stage(settings: dict) -> str:
     """The segmentation that the evaluation reads: of all classes and real data, by the first network and seed."""
     section = settings["segment"]
-    return f"segment/{section['networks'][0]}/{ALL}/R/seed_{section['seeds'][0]}"
+    return SegmentStage("steps", section["networks"][0], ALL, "R", REAL, section["seeds"][0]).path
 
 
 def rules(run: dict) -> list[str]:

@@ -124,9 +124,9 @@ def evaluate(work: Path, name: str, settings: dict) -> None:
 
 
 def study(work: Path, name: str, settings: dict) -> None:
-    from lldm3d.study.tables import write
+    from lldm3d.study.tables import write_study
 
-    write(work)
+    write_study(work)
 
 
 def report(work: Path, name: str, settings: dict) -> None:

@@ -42,10 +42,10 @@ def tell_cost(work: Path, plan: dict, stages: list[str]) -> None:
     schema, section = load_schema(work / "dataset"), plan["settings"]["segment"]["overrides"]
     overrides = {"class_names": list(schema.class_names), **section, "roi_size": crop(section, schema)}
     torch.set_num_threads(plan["threads"])
-    voxels, tasks = torch.Size(schema.roi_size).numel(), {stage.split("/")[2] for stage in stages}
+    voxels, tasks = torch.Size(schema.roi_size).numel(), {stage.split("/")[3] for stage in stages}
     predictions = len(load_cases(work / "dataset", "test")) * voxels * ZIPPED
     hours, longest, disk = 0.0, 0.0, len(tasks) * len(learnt_from(work)) * voxels * CACHED
-    for network, count in Counter(stage.split("/")[1] for stage in stages).items():
+    for network, count in Counter(stage.split("/")[2] for stage in stages).items():
         cost = measure(network, overrides)
         longest = max(longest, cost.hours)
         hours, disk = hours + count * cost.hours, disk + count * (4 * COPIES * cost.parameters + predictions)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ from lldm3d.evaluation.scans import read
 from lldm3d.files import whole
 from lldm3d.methods.registry import Method, seed_stage
 from lldm3d.report.comparison import Measure, Result, cells, latex, markdown, methods_of, read_results
-from lldm3d.study.tables import write_rows
+from lldm3d.study.scores import write_table
 
 SHOWN, WIDTH, PLANE = 6, 10.0, "axial"
 
@@ -109,7 +110,7 @@ def write_comparison(work: Path, names: list[str], seeds: list[int], minutes: fl
             temporary.write_text(text(results, methods, minutes))
     plots.save(quality(results, methods), folder / "quality.png")
     plots.save(samples(work, methods, seeds[0]), folder / "figure.png")
-    write_rows(folder / "comparison.csv", COLUMNS, map(csv_line, results))
+    write_table(folder / "comparison.csv", pd.DataFrame(map(csv_line, results), columns=COLUMNS))
 
 
 def csv_line(result: Result) -> dict:

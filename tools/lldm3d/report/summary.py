@@ -3,7 +3,9 @@
 from lldm3d.data.dataset import ALL
 from lldm3d.evaluation.alignment import WANTED_RATIO
 from lldm3d.evaluation.metrics import number
+from lldm3d.study.stages import Arm
 from lldm3d.study.statistics import Line, of_task
+from lldm3d.study.tables import TRAINED
 
 FEW = 5  # test cases below which a bootstrap interval means nothing
 USABLE = 0.3  # Dice on real images below which a network cannot judge a class
@@ -20,22 +22,22 @@ def answer(question: str, words: str, detail: str, tone: str) -> dict:
 
 
 def utility(lines: list[Line]) -> list[dict]:
-    """One answer for each network that was trained on R and R+S, for the task of all classes where it is there."""
+    """One answer for each network and pairs of R and R+S, for the task of all classes where it is there."""
     question = "Does it improve the segmentation?"
     shown = [line for line in lines if line.metric == "dice" and line.class_name == of_task(line.task, lines)]
     shown = [line for line in shown if line.task == ALL] or shown
-    found = [utility_answer(question, line) for line in shown if "R+S" in line.gains]
+    found = [utility_answer(question, line, arm) for line in shown for arm in line.gains if arm.regime == "R+S"]
     return found or [answer(question, "Not measured", "needs segmentation networks trained on R and on R+S", "none")]
 
 
-def utility_answer(question: str, line: Line) -> dict:
-    gain = line.gains["R+S"]
+def utility_answer(question: str, line: Line, arm: Arm) -> dict:
+    gain = line.gains[arm]
     few = gain.patients < FEW
-    tone = "open" if few or not gain.clear else "good" if line.better("R+S") else "bad"
+    tone = "open" if few or not gain.clear else "good" if line.better(arm) else "bad"
     words = {"open": "No clear difference", "good": "Yes", "bad": "No, it harms"}[tone]
     words = "Too few test cases to tell" if few else words
     interval = f" [{number(gain.interval[0], True)}, {number(gain.interval[1], True)}]" if gain.interval else ""
-    detail = f"{line.class_name} Dice {number(gain.absolute, True)}{interval} for R+S over R"
+    detail = f"{line.class_name} Dice {number(gain.absolute, True)}{interval} for {arm} over R, {TRAINED[line.until]}"
     numbers = f"{gain.patients} test patients, {len(gain.seeds)} seed{'s' if len(gain.seeds) > 1 else ''}"
     return answer(question, words, f"{line.network}, {line.task}: {detail}, {numbers}", tone)
 

@@ -19,11 +19,11 @@ from lldm3d.report import comparison as methods_tables
 from lldm3d.report import stages, views
 from lldm3d.report.comparison import methods_of, read_results
 from lldm3d.report.summary import answers
-from lldm3d.study.figure import figure
+from lldm3d.study.figure import study_figure
 from lldm3d.study.scores import read_scores
-from lldm3d.study.statistics import Line, order
+from lldm3d.study.statistics import Line
 from lldm3d.study.statistics import lines as study_lines
-from lldm3d.study.tables import caption
+from lldm3d.study.tables import TRAINED, study_notes
 
 COLUMNS = (
     "section",
@@ -59,7 +59,7 @@ def utility_rows(lines: Iterable[Line]) -> list[dict]:
 def common(line: Line, name: str) -> dict:
     about = METRICS[line.metric]
     direction = "higher" if about.higher_is_better else "lower"
-    name = f"{about.title}{name} {line.network}, {line.task}"
+    name = f"{about.title}{name} {line.network}, {line.task}, {TRAINED[line.until]}"
     return {"section": "utility", "name": name, "class": line.class_name, "unit": about.unit, "direction": direction}
 
 
@@ -67,22 +67,22 @@ def cell_rows(line: Line) -> list[dict]:
     return [
         common(line, "")
         | {
-            "between": regime,
+            "between": str(arm),
             "value": cell.mean,
             "std": cell.std,
             "n": cell.patients,
             "note": f"{len(cell.seeds)} seeds",
         }
-        for regime, cell in line.cells.items()
+        for arm, cell in line.cells.items()
     ]
 
 
 def gain_rows(line: Line) -> list[dict]:
     rows = []
-    for regime, gain in line.gains.items():
+    for arm, gain in line.gains.items():
         low, high = gain.interval or (None, None)
         sides = {
-            "between": f"{regime} minus {gain.reference}",
+            "between": f"{arm} minus {gain.reference}",
             "n": gain.patients,
             "note": f"p {gain.p_holm:.2g} (Holm)",
         }
@@ -157,8 +157,8 @@ def gather(work: Path) -> dict:
         "commands": stages.commands(work),
         "answers": answers(rows, lines),
         "study": study_tables(lines),
-        "study_notes": caption(lines, schema.spacing) if schema and lines else [],
-        "study_figure": views.embed_figure(figure(lines)) if lines else None,
+        "study_notes": study_notes(lines, schema.spacing) if schema and lines else [],
+        "study_figure": views.embed_figure(study_figure(lines)) if lines else None,
         "comparison": comparison(work, run),
         "measures": METRICS,
         "rows": rows,
@@ -171,10 +171,14 @@ def gather(work: Path) -> dict:
 
 
 def study_tables(lines: list[Line]) -> list[dict]:
-    """One table for each metric and network: its lines, and the regimes that they have."""
-    groups = [list(group) for _, group in groupby(lines, key=lambda line: (line.metric, line.network))]
+    """One table for each metric, length of training and network: its lines, and the arms that they have."""
+    groups = [list(group) for _, group in groupby(lines, key=lambda line: (line.metric, line.until, line.network))]
     return [
-        {"lines": group, "regimes": sorted({regime for line in group for regime in line.cells}, key=order)}
+        {
+            "lines": group,
+            "trained": TRAINED[group[0].until],
+            "arms": sorted({arm for line in group for arm in line.cells}, key=lambda arm: arm.rank),
+        }
         for group in groups
     ]
 
@@ -231,8 +235,8 @@ def missing(work: Path) -> list[str]:
     }
     absent = [f"{words}: {name}" for name, words in wanted.items() if not (work / name).is_file()]
     for regime in ("R", "R+S"):
-        if not list((work / "segment").glob(f"*/*/{regime}/seed_*/metrics.csv")):
+        if not list((work / "segment").glob(f"*/*/*/{regime}/*/seed_*/metrics.csv")):
             absent.append(
-                f"segmentation networks tested after training on {regime}: segment/<network>/<task>/{regime}/"
+                f"segmentation networks tested after training on {regime}: segment/<until>/<network>/<task>/{regime}/"
             )
     return absent
