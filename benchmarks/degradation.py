@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 
 from benchmarks.machine import describe
-from lldm3d.data.dataset import SPLITS, load_cases, load_schema
+from lldm3d.data.dataset import SPLITS, Case, load_cases, load_schema
 from lldm3d.evaluation.evaluate import judge, surveys
 from lldm3d.evaluation.features import load_segmenter
 from lldm3d.evaluation.metrics import Row
@@ -88,7 +88,7 @@ def measure(sides: dict[str, Survey], scans: list[Scan], observer: Observer) -> 
             case = {key: f"{folder}/{key}_{index:03d}.nii.gz" for key in ("image", "label")}
             for key, volume in (("image", scan.image.astype(np.float32)), ("label", scan.label)):
                 save_nifti(case[key], volume, np.diag([*observer.schema.spacing, 1]))
-            cases.append({**case, "patient": str(index)})
+            cases.append(Case(str(index), **case, patient=str(index)))
         return judge({**sides, "synthetic": survey("spoilt", cases, observer, score=True)}, observer)[0]
 
 

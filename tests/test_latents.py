@@ -8,7 +8,7 @@ from monai.networks.nets import AutoencoderKL
 
 from lldm3d.codec.codec import load_codec, save_codec
 from lldm3d.codec.latents import LatentDataset, encode, read_case
-from lldm3d.data.dataset import load_cases
+from lldm3d.data.dataset import load_cases, load_schema
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, sha256
 
@@ -45,11 +45,11 @@ def test_every_case_has_mean_sigma_and_its_whole_label(latents):
 
 
 def test_latents_are_those_of_the_case(latents, tiny_dataset, codecs):
-    case = load_cases(str(tiny_dataset), "test")[1]
-    mean, sigma = load_codec(codecs[0], "image").encode(read_case(case)["image"][None])
+    case, schema = load_cases(str(tiny_dataset), "test")[1], load_schema(tiny_dataset)
+    mean, sigma = load_codec(codecs[0], "image").encode(read_case(case, schema)["image"][None])
     item = LatentDataset(str(latents), "test")[1]
     assert torch.equal(item["image_mean"], mean[0]) and torch.equal(item["image_sigma"], sigma[0])
-    assert torch.equal(item["label"], read_case(case)["label"].to(torch.uint8))
+    assert torch.equal(item["label"], read_case(case, schema)["label"].to(torch.uint8))
 
 
 def test_nothing_is_read_that_is_not_asked_for(latents):

@@ -46,7 +46,9 @@ def stock_trainer(stage: str, parser: ConfigParser, work: Path, steps: int) -> S
 def volumes(work: Path, batch_size: int, steps: int) -> DataLoader:
     """Whole training cases from memory, in random order."""
     read = [LoadImaged(KEYS), EnsureChannelFirstd(KEYS, channel_dim="no_channel"), ToTensord(KEYS, track_meta=False)]
-    dataset = CacheDataset(load_cases(work / "dataset", "training"), Compose(read), progress=False)
+    dataset = CacheDataset(
+        [case.as_dict() for case in load_cases(work / "dataset", "training")], Compose(read), progress=False
+    )
     order = torch.utils.data.RandomSampler(dataset, num_samples=steps * batch_size)
     return DataLoader(dataset, batch_size=batch_size, sampler=order, num_workers=0)
 

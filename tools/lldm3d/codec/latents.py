@@ -6,27 +6,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.networks.nets import AutoencoderKL
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandAffined, ToTensord
+from monai.transforms import RandAffined
 from monai.utils import convert_to_tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from lldm3d.codec.codec import Codec, load_codec
-from lldm3d.data.dataset import SPLITS, Schema, load_cases, load_schema
+from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema
+from lldm3d.data.scans import read_pair
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, sha256, whole_folder, write_json
 
 TENSORS = ("image_mean", "image_sigma", "label_mean", "label_sigma", "label")  # one file of each split holds each
 
 
-def read_case(case: dict) -> dict[str, torch.Tensor]:
-    """Image and label of a prepared case, each [1, X, Y, Z] float32."""
-    keys = ("image", "label")
-    read = Compose(
-        [LoadImaged(keys), EnsureChannelFirstd(keys, channel_dim="no_channel"), ToTensord(keys, track_meta=False)]
-    )
-    volumes = read(case)
-    return {key: volumes[key].float() for key in keys}
+def read_case(case: Case, schema: Schema) -> dict[str, torch.Tensor]:
+    """Image and label of a prepared case, each [1, X, Y, Z] float32. Raises UserError as `read_pair` does."""
+    scan = read_pair(case, schema)
+    return {
+        key: torch.from_numpy(np.float32(volume))[None]
+        for key, volume in (("image", scan.image), ("label", scan.label))
+    }
 
 
 def augment(degrees: float, scale: float, shift: float) -> RandAffined:
@@ -109,7 +109,9 @@ def encode(
             cases, entries = load_cases(dataset_dir, split), views if split == "training" else 1
             (folder / split).mkdir()
             seeds = range(seed, seed + 1000 * len(cases), 1000)
-            volumes = (view for pair in zip(cases, seeds, strict=True) for view in views_of(*pair, entries, transform))
+            volumes = (
+                view for pair in zip(cases, seeds, strict=True) for view in views_of(*pair, schema, entries, transform)
+            )
             encoded = (encode_case(item, codecs) for item in tqdm(volumes, f"latents of {split}", mininterval=1))
             write_split(folder / split, encoded, len(cases) * entries)
         description = {
@@ -164,9 +166,11 @@ def load_codecs(paths: dict[str, str], schema: Schema, dataset_dir: str) -> dict
     return codecs
 
 
-def views_of(case: dict, seed: int, views: int, transform: RandAffined) -> Iterator[dict[str, torch.Tensor]]:
+def views_of(
+    case: Case, seed: int, schema: Schema, views: int, transform: RandAffined
+) -> Iterator[dict[str, torch.Tensor]]:
     """The case as it is, then `views` - 1 augmented copies of it; the file is read once."""
-    volumes = read_case(case)
+    volumes = read_case(case, schema)
     yield volumes
     for view in range(1, views):
         yield transform.set_random_state(seed + view)(dict(volumes))

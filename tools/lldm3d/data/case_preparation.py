@@ -10,9 +10,8 @@ from monai.transforms import ScaleIntensity, ScaleIntensityRangePercentiles
 
 from lldm3d.data import volumes
 from lldm3d.data.checks import Survey
-from lldm3d.data.dataset import SPLITS
+from lldm3d.data.dataset import SPLITS, Case
 from lldm3d.data.label_map import LabelMap
-from lldm3d.data.sources import Case
 from lldm3d.data.volumes import (
     SAME,
     load_volume,

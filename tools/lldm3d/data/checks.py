@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
-from lldm3d.data.dataset import load_schema
+from lldm3d.data.dataset import Case, load_schema
 from lldm3d.data.label_map import MAX_VALUE, LabelMap, load_label_map
-from lldm3d.data.sources import Case, Source, open_source
-from lldm3d.data.volumes import bounding_box, load_volume, spacing_of
+from lldm3d.data.sources import Source, open_source
+from lldm3d.data.volumes import bounding_box, corners_apart, load_volume, spacing_of
 from lldm3d.errors import UserError
 from lldm3d.processes import in_processes
 
@@ -130,9 +128,7 @@ def pair_faults(case: Case, image: tuple, label: tuple) -> list[str]:
     """Image and label must have one shape and lie in one place, to a tenth of a voxel at each corner."""
     if image[0].shape != label[0].shape:
         return [f"{case.label}: label shape {label[0].shape} differs from image shape {image[0].shape} of {case.image}"]
-    corners = np.array(list(product(*[(0, size - 1) for size in image[0].shape])))
-    apart = nib.affines.apply_affine(image[1], corners) - nib.affines.apply_affine(label[1], corners)
-    distance, allowed = np.linalg.norm(apart, axis=1).max(), 0.1 * min(spacing_of(image[1]))
+    distance, allowed = corners_apart(image[0].shape, image[1], label[1]), 0.1 * min(spacing_of(image[1]))
     if distance <= allowed:
         return []
     return [

@@ -66,6 +66,32 @@ def checked_task(name: str, targets: dict, class_names: tuple[str, ...], where: 
 
 
 SPLITS = ("training", "validation", "test")
+ENDINGS = (".nii.gz", ".nii")
+
+
+def stem(path: str | Path) -> str:
+    """The file name without .nii.gz or .nii."""
+    return re.sub(r"\.nii(\.gz)?$", "", Path(path).name)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan, its label and its patient; the paths are absolute."""
+
+    name: str  # crops of one patient are cases of their own
+    image: str
+    label: str | None  # None where a synthetic image was drawn without one
+    patient: str
+    split: str = "training"
+    rescale: bool = False  # read with intensities brought to [0, 1]: a scan that was not prepared
+
+    def __getitem__(self, key: str) -> str | None:
+        return getattr(self, key)
+
+    def as_dict(self) -> dict[str, str]:
+        """The case as MONAI takes it and as a data list holds it; without "label" where it has none."""
+        found = {"image": self.image, "label": self.label, "patient": self.patient}
+        return {key: value for key, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -119,22 +145,19 @@ def load_schema(dataset_dir: str | Path) -> Schema:
     return schema
 
 
-def load_cases(dataset_dir: str | Path, split: str) -> list[dict]:
-    """List the cases of a split as dicts with the absolute paths "image" and "label", and "patient".
-
-    The label is None where synthetic images were drawn without one. `split` is training, validation or test. Raises
-    UserError where a file is missing.
-    """
+def load_cases(dataset_dir: str | Path, split: str) -> list[Case]:
+    """The cases of a split: training, validation or test. Raises UserError where a file is missing."""
     if split not in SPLITS:
         raise UserError(f"split {split!r} does not exist; choose one of {', '.join(SPLITS)}")
     file, content = _read(dataset_dir)
     cases = []
     for entry in content.get(split, []):
-        case = {key: str((file.parent / entry[key]).resolve()) for key in ("image", "label") if key in entry}
-        for path in case.values():
+        paths = {key: str((file.parent / entry[key]).resolve()) for key in ("image", "label") if key in entry}
+        for path in paths.values():
             if not Path(path).is_file():
                 raise UserError(f"{path}: no such file, though {file} lists it; run `lldm3d prepare` again")
-        cases.append({"label": None, **case, "patient": str(entry.get("patient", Path(entry["image"]).name))})
+        patient = str(entry.get("patient", Path(entry["image"]).name))
+        cases.append(Case(stem(paths["image"]), paths["image"], paths.get("label"), patient, split))
     return cases
 
 

@@ -1,25 +1,12 @@
 """Finding the cases of a user's data: Decathlon and nnU-Net folders, or images and labels with equal names."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lldm3d.data.dataset import SPLITS
+from lldm3d.data.dataset import ENDINGS, SPLITS, Case, stem
 from lldm3d.errors import UserError
 from lldm3d.files import read_json
-
-ENDINGS = (".nii.gz", ".nii")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One scan and its label."""
-
-    name: str
-    image: Path
-    label: Path
-    patient: str
-    split: str = "training"
 
 
 @dataclass(frozen=True)
@@ -52,11 +39,6 @@ def open_source(
     return _with_patients(source, patient_pattern)
 
 
-def stem(path: Path) -> str:
-    """The file name without .nii.gz or .nii."""
-    return re.sub(r"\.nii(\.gz)?$", "", path.name)
-
-
 def _folder(folder: Path, channel: int | None) -> Source:
     if not (folder / "dataset.json").is_file():
         raise UserError(
@@ -71,6 +53,11 @@ def _folder(folder: Path, channel: int | None) -> Source:
     raise UserError(f'{folder / "dataset.json"}: has neither "training" (Decathlon) nor "file_ending" (nnU-Net)')
 
 
+def raw_case(image: Path, label: Path, patient: str = "", split: str = "training", name: str | None = None) -> Case:
+    """A case that bears the name of its label, unless it is given one."""
+    return Case(name or stem(label), str(image.absolute()), str(label.absolute()), patient, split)
+
+
 def _decathlon(folder: Path, about: dict, channel: int | None) -> list[Case]:
     """The entries with a label of all splits; a "test" list of bare image names has none."""
     cases = []
@@ -83,7 +70,7 @@ def _decathlon(folder: Path, about: dict, channel: int | None) -> list[Case]:
                     )
                 label = folder / entry["label"]
                 image = _with_channel(folder / entry["image"], channel)
-                cases.append(Case(stem(label), image, label, str(entry.get("patient", "")), split))
+                cases.append(raw_case(image, label, str(entry.get("patient", "")), split))
     return cases
 
 
@@ -102,13 +89,13 @@ def _nnunet(folder: Path, about: dict, channel: int | None) -> list[Case]:
         raise UserError(f"{folder}: the images have the channels {channels}; choose one with --channel NUMBER")
     labels = sorted((folder / "labelsTr").glob(f"*{ending}"))
     images = [folder / "imagesTr" / f"{stem(label)}_{channel or 0:04d}{ending}" for label in labels]
-    return [Case(stem(label), image, label, "") for image, label in zip(images, labels, strict=True)]
+    return [raw_case(image, label) for image, label in zip(images, labels, strict=True)]
 
 
 def _pairs(images: Path, labels: Path) -> Source:
     """Two files are one case; two folders are matched by file name, `a_0000` of nnU-Net counting as `a`."""
     if images.is_file() and labels.is_file():
-        return Source(images, [Case(stem(images), images, labels, "")], {})
+        return Source(images, [raw_case(images, labels, name=stem(images))], {})
     for folder in (images, labels):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; give two folders, or two files of one case")
@@ -120,7 +107,7 @@ def _pairs(images: Path, labels: Path) -> Source:
             f"{images} and {labels}: {len(alone)} files have no partner of the same name: "
             f"{', '.join(sides[:20])}; rename or remove them"
         )
-    return Source(images, [Case(name, left[name], right[name], "") for name in sorted(left)], {})
+    return Source(images, [raw_case(left[name], right[name], name=name) for name in sorted(left)], {})
 
 
 def _volumes(folder: Path) -> dict[str, Path]:
@@ -134,11 +121,8 @@ def _require_unique(source: Source) -> None:
 
 
 def _with_patients(source: Source, pattern: str | None) -> Source:
-    cases = [
-        Case(case.name, case.image, case.label, case.patient or _patient(case.name, pattern), case.split)
-        for case in source.cases
-    ]
-    return Source(source.path, cases, source.about)
+    cases = [replace(case, patient=case.patient or _patient(case.name, pattern)) for case in source.cases]
+    return replace(source, cases=cases)
 
 
 def _patient(name: str, pattern: str | None) -> str:

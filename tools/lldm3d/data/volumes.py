@@ -1,5 +1,6 @@
 """Volumes in RAS orientation: reading, cropping, and resampling to another spacing."""
 
+from itertools import product
 from pathlib import Path
 
 import nibabel as nib
@@ -81,6 +82,13 @@ def load_volume(path: str | Path, channel: int | None = None) -> tuple[np.ndarra
     if array.dtype.kind not in "biuf":
         raise UserError(f"{path}: has voxels of type {array.dtype}; real numbers are needed")
     return array, image.affine
+
+
+def corners_apart(shape: tuple[int, ...], affine: np.ndarray, other: np.ndarray) -> float:
+    """The largest distance (mm) between the corner voxels of a volume of `shape` under two affines [4, 4]."""
+    corners = np.array(list(product(*[(0, size - 1) for size in shape])))
+    apart = nib.affines.apply_affine(affine, corners) - nib.affines.apply_affine(other, corners)
+    return float(np.linalg.norm(apart, axis=1).max())
 
 
 def spacing_of(affine: np.ndarray) -> tuple[float, ...]:

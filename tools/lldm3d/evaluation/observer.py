@@ -76,7 +76,7 @@ class Observer:
         """Changes exactly when the record of the case would: with its files, the networks, the schema, the options."""
         files = [sha256(case[key]) if case[key] else None for key in ("image", "label")]
         spaces = [asdict(space) for space in self.spaces]
-        parts = [FORMAT, files, case.get("rescale", False), asdict(self.schema), spaces, options]
+        parts = [FORMAT, files, case.rescale, asdict(self.schema), spaces, options]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

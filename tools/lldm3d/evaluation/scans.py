@@ -1,76 +1,23 @@
 """The two sides of an evaluation: data sets or folders of scans, read and refused where they cannot be compared."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
-from lldm3d.data.dataset import SPLITS, Schema, load_cases, load_schema
-from lldm3d.data.sources import ENDINGS, stem
+from lldm3d.data.dataset import ENDINGS, SPLITS, Case, Schema, load_cases, load_schema, stem
+from lldm3d.data.scans import Scan, check_grid, check_label, read_label  # noqa: F401
+from lldm3d.data.scans import read_pair as read  # noqa: F401
 from lldm3d.errors import UserError
 from lldm3d.files import load_nifti
 
 MIN_TRAINING, MIN_SYNTHETIC = 4, 2  # two halves of two; a variance
 
 
-@dataclass(frozen=True)
-class Scan:
-    """One pair: image [X, Y, Z] float32 and label [X, Y, Z] uint8, None where the case has none."""
-
-    image: np.ndarray
-    label: np.ndarray | None
-
-    @property
-    def foreground(self) -> np.ndarray:
-        """Mask [X, Y, Z] of what is labelled, everything where there is no label."""
-        return self.label > 0 if self.label is not None else np.ones(self.image.shape, bool)
-
-
-def case_name(case: dict) -> str:
+def case_name(case: Case) -> str:
     """The image's file name without its suffix: crops of one patient are cases of their own."""
-    return stem(Path(case["image"]))
-
-
-def read(case: dict, schema: Schema) -> Scan:
-    """Read a case. Raises UserError where a file does not fit `schema`, or holds an image that shows nothing."""
-    image, affine = load_nifti(case["image"])
-    check_grid(case["image"], image, affine, schema)
-    if not np.isfinite(image).all():
-        raise UserError(f"{case['image']}: holds NaN or infinite values; remove the case or make it again")
-    low, high = image.min(), image.max()
-    if low == high:
-        raise UserError(f"{case['image']}: is constant ({low:g} everywhere); remove the case or make it again")
-    image = image.astype(np.float32)
-    if case.get("rescale"):
-        image = (image - low) / (high - low)
-    return Scan(image, read_label(case["label"], schema) if case["label"] else None)
-
-
-def read_label(path: str, schema: Schema) -> np.ndarray:
-    """Read a label map. Raises UserError where it does not fit `schema`."""
-    label, affine = load_nifti(path)
-    check_grid(path, label, affine, schema)
-    check_label(path, label, schema)
-    return label.astype(np.uint8)
-
-
-def check_label(path: str, label: np.ndarray, schema: Schema) -> None:
-    """Raises UserError where a label map holds values that are no class."""
-    values = np.unique(label)
-    if values.min() < 0 or values.max() >= len(schema.class_names) or (values != np.round(values)).any():
-        allowed = f"0..{len(schema.class_names) - 1} ({', '.join(schema.class_names)})"
-        raise UserError(f"{path}: holds the values {values[:10].tolist()}, allowed are {allowed}")
-
-
-def check_grid(path: str, array: np.ndarray, affine: np.ndarray, schema: Schema) -> None:
-    """Raises UserError where size or spacing differ from those of the data set."""
-    spacing = nib.affines.voxel_sizes(affine)
-    if array.shape != schema.roi_size or not np.allclose(spacing, schema.spacing, rtol=0.01):
-        raise UserError(
-            f"{path}: has {array.shape} voxels of {np.round(spacing, 3).tolist()} mm, but its data set says "
-            f"{schema.roi_size} of {list(schema.spacing)} mm; bring all scans to one grid with `lldm3d prepare`"
-        )
+    return case.name
 
 
 def check_sides(real: Schema, synthetic: Schema, real_dir: Path, synthetic_dir: Path) -> None:
@@ -97,7 +44,7 @@ def check_counts(training: list, synthetic: list, real_dir: Path, synthetic_dir:
 IMAGE_FOLDERS, LABEL_FOLDERS = ("imagesTr", "images", "."), ("labelsTr", "labels")
 
 
-def open_sides(real: Path, synthetic: Path) -> tuple[Schema, dict[str, list[dict]]]:
+def open_sides(real: Path, synthetic: Path) -> tuple[Schema, dict[str, list[Case]]]:
     """What both sides share, and the cases of each split of the real one and of the synthetic one.
 
     Raises UserError where they cannot be compared.
@@ -109,13 +56,12 @@ def open_sides(real: Path, synthetic: Path) -> tuple[Schema, dict[str, list[dict
     check_sides(schema, ours, real, synthetic)
     check_counts(cases["training"], synthetic_cases["training"], real, synthetic)
     if not schema.class_names:  # without names a label map says nothing
-        both = [*synthetic_cases["training"], *cases["training"]]
-        for case in both:
-            case["label"] = None
+        for found in (synthetic_cases, cases):
+            found["training"] = [replace(case, label=None) for case in found["training"]]
     return schema, {"synthetic": synthetic_cases["training"], **cases}
 
 
-def open_side(folder: Path) -> tuple[Schema, dict[str, list[dict]]]:
+def open_side(folder: Path) -> tuple[Schema, dict[str, list[Case]]]:
     """The schema and the cases of each split of a prepared data set, or of a plain folder of scans.
 
     A plain folder has its images in `imagesTr`, `images` or itself, and may have labels of the same names in `labelsTr`
@@ -130,10 +76,9 @@ def open_side(folder: Path) -> tuple[Schema, dict[str, list[dict]]]:
     if labels and (missing := sorted(images.keys() - labels.keys())):
         raise UserError(f"{folder}: has labels, but none for {missing[0]}; add it, or take the labels away")
     cases = [
-        {"image": path, "label": labels.get(name), "patient": name, "rescale": True}
-        for name, path in sorted(images.items())
+        Case(stem(path), path, labels.get(name), patient=name, rescale=True) for name, path in sorted(images.items())
     ]
-    return plain_schema(folder, cases[0]["image"]), {"training": cases, "validation": [], "test": []}
+    return plain_schema(folder, cases[0].image), {"training": cases, "validation": [], "test": []}
 
 
 def scans(folder: Path) -> dict[str, str]:
