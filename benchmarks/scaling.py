@@ -32,7 +32,7 @@ from lldm3d.data.dataset import Schema, load_cases
 from lldm3d.data.prepare import prepare
 from lldm3d.evaluation.evaluate import evaluate
 from lldm3d.files import read_json, write_json
-from lldm3d.phantom.write import write
+from lldm3d.phantom.write import write_phantom
 from lldm3d.pipeline.cost import network_and_inputs, plain_step, saved_bytes
 from lldm3d.pipeline.profile import load_profile
 from lldm3d.pipeline.run import run
@@ -99,7 +99,7 @@ def listing(work: Path, number: int) -> None:
 def write_inputs(work: Path, cases: list[int], few: list[int], entries: list[int]) -> None:
     # two dozens: a drawn label that equals a real one would be measured beside its image
     for seed, (drawn, dozen) in enumerate((("drawn", "real"), ("drawn_others", "made"))):
-        write(work / drawn, num_cases=DRAWN, size=(32, 32, 16), spacing=(6.0, 6.0, 8.0), seed=seed)
+        write_phantom(work / drawn, num_cases=DRAWN, size=(32, 32, 16), spacing=(6.0, 6.0, 8.0), seed=seed)
         prepare(work / dozen, data=str(work / drawn), roi_size=(32, 32, 16))
     for number in cases:
         raw_cases(work, number)

@@ -32,7 +32,7 @@ from benchmarks.stock.training import stock_trainer
 from lldm3d.bundle import bundle_path
 from lldm3d.codec.latents import encode
 from lldm3d.data.prepare import prepare
-from lldm3d.phantom.write import write
+from lldm3d.phantom.write import write_phantom
 from lldm3d.pipeline.configs import bundle_and_configs, overrides_of
 from lldm3d.pipeline.profile import load_profile
 from lldm3d.pipeline.study_cost import wait
@@ -56,7 +56,7 @@ def parsed(work: Path, stage: str, settings: dict, **further: object) -> ConfigP
 
 def make_work(work: Path, settings: dict, cases: int) -> None:
     """Simulated cases, their latents from untrained codecs, and an untrained image LDM: a step takes as long."""
-    write(output_dir=work / "data", **{**settings["phantom"], "num_cases": cases})
+    write_phantom(output_dir=work / "data", **{**settings["phantom"], "num_cases": cases})
     prepare(output_dir=work / "dataset", data=str(work / "data"), **settings["prepare"])
     for stage in ("autoencoder_image", "autoencoder_label"):
         parsed(work, stage, settings).get_parsed_content("codec")

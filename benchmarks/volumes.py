@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import shift
 
 from lldm3d.files import load_nifti, save_nifti
-from lldm3d.phantom.write import write
+from lldm3d.phantom.write import write_phantom
 
 DRAWN = 12  # anatomies that are drawn; further volumes are these, moved and with noise of their own
 
@@ -15,7 +15,7 @@ def write_volumes(folder: Path, number: int, size: tuple[int, int, int], spacing
     """`volume_000.nii.gz` ... with their labels, and the phantom's dataset.json."""
     if (folder / "done").is_file():
         return
-    write(folder / "drawn", num_cases=DRAWN, size=size, spacing=spacing, overwrite=True)
+    write_phantom(folder / "drawn", num_cases=DRAWN, size=size, spacing=spacing, overwrite=True)
     rng = np.random.default_rng(0)
     names = sorted(path.name for path in (folder / "drawn" / "imagesTr").glob("*.nii.gz"))
     for index in range(number):

@@ -7,13 +7,22 @@ import torch
 from monai.transforms import LoadImage
 
 from lldm3d.errors import UserError
-from lldm3d.files import load_checkpoint, load_nifti, read_json, save_checkpoint, save_nifti, sha256, whole, write_json
+from lldm3d.files import (
+    atomic_write,
+    load_checkpoint,
+    load_nifti,
+    read_json,
+    save_checkpoint,
+    save_nifti,
+    sha256,
+    write_json,
+)
 
 
 def test_a_file_that_fails_midway_leaves_the_old_one(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), whole(path) as temporary:
+    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old" and [item.name for item in tmp_path.iterdir()] == ["file.txt"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lldm3d.data.dataset import declare_tasks
+from lldm3d.data.dataset import add_tasks
 from lldm3d.errors import UserError
 from lldm3d.pipeline.run import run
 from lldm3d.pipeline.stage import number_of_pairs
@@ -29,7 +29,7 @@ def given(tmp_path_factory, tiny_dataset, tiny_synthetic) -> Path:
     shutil.copytree(tiny_synthetic, folder / "work" / "synthetic")
     write_profile(folder / "tiny.yaml", segment={"overrides": OVERRIDES})
     (folder / "tasks.yaml").write_text("organ: {organ: [liver, portal vein]}")
-    declare_tasks(folder / "work" / "dataset", folder / "tasks.yaml")
+    add_tasks(folder / "work" / "dataset", folder / "tasks.yaml")
     return folder / "work"
 
 
@@ -83,7 +83,7 @@ def test_a_larger_grid_trains_only_what_is_new(done, listed):
         "study",
     ]
     (done.parent / "more.yaml").write_text("tasks: {vein: {vein: portal vein}}")
-    declare_tasks(done / "dataset", done.parent / "more.yaml")
+    add_tasks(done / "dataset", done.parent / "more.yaml")
     stages = listed(done, tasks=["organ", "vein"])
     assert stages == [
         "segment/steps/seg_resunet/vein/R/real/seed_0",

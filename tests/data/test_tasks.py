@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from lldm3d.data.dataset import build_task, declare_tasks, load_schema
+from lldm3d.data.dataset import add_tasks, build_task, load_schema
 from lldm3d.data.label_map import load_label_map
 from lldm3d.errors import UserError
 
@@ -17,7 +17,7 @@ def dataset(tiny_dataset, tmp_path):
 
 def declare(dataset, text: str) -> None:
     (dataset.parent / "tasks.yaml").write_text(text)
-    declare_tasks(dataset, dataset.parent / "tasks.yaml")
+    add_tasks(dataset, dataset.parent / "tasks.yaml")
 
 
 def test_multi_tells_all_classes_apart_and_needs_no_entry(dataset):

@@ -13,12 +13,12 @@ def test_step_sizes_sum_to_one(steps):
     assert (sizes > 0).all()
 
 
-def test_corrupt_joins_latent_and_noise():
+def test_noise_joins_the_latent():
     latent, noise = torch.randn(2, 3, 4, 4, 4), torch.randn(2, 3, 4, 4, 4)
     flow = RectifiedFlow()
-    clean, velocity = flow.corrupt(latent, noise, torch.tensor([0.0, 0.0]))
+    clean, velocity = flow.noisy_and_target(latent, noise, torch.tensor([0.0, 0.0]))
     torch.testing.assert_close(clean, latent)
-    pure, _ = flow.corrupt(latent, noise, torch.tensor([1000.0, 1000.0]))
+    pure, _ = flow.noisy_and_target(latent, noise, torch.tensor([1000.0, 1000.0]))
     torch.testing.assert_close(pure, noise)
     torch.testing.assert_close(noise + velocity, latent)  # one step of size 1 along the velocity
 
@@ -58,7 +58,7 @@ def test_sampling_learns_a_gaussian():
 
 
 def test_timesteps_of_a_batch_cover_the_path():
-    timesteps = RectifiedFlow().draw_timesteps(10, torch.Generator().manual_seed(0))
+    timesteps = RectifiedFlow().sample_timesteps(10, torch.Generator().manual_seed(0))
     assert sorted((timesteps // 100).int().tolist()) == list(range(10))
 
 
@@ -93,9 +93,9 @@ def test_ddim_with_the_true_answer_gives_the_latent(prediction_type):
     torch.testing.assert_close(sampled, latent, atol=0.05, rtol=0.05)
 
 
-def test_ddpm_corrupts_to_noise():
+def test_ddpm_adds_noise():
     process, latent, noise = DDPM(), torch.randn(1, 2, 4, 4, 4), torch.randn(1, 2, 4, 4, 4)
-    noisy, target = process.corrupt(latent, noise, torch.tensor([999]))
+    noisy, target = process.noisy_and_target(latent, noise, torch.tensor([999]))
     torch.testing.assert_close(target, noise)
     assert torch.corrcoef(torch.stack([noisy.flatten(), noise.flatten()]))[0, 1] > 0.99
 

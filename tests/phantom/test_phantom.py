@@ -12,7 +12,7 @@ from lldm3d.errors import UserError
 from lldm3d.phantom.case import HCC, HEPATIC, LIVER, PORTAL, make_case
 from lldm3d.phantom.painting import NEIGHBOURS
 from lldm3d.phantom.patient import draw_patient
-from lldm3d.phantom.write import write
+from lldm3d.phantom.write import write_phantom
 
 SIZE, SPACING = (48, 48, 32), (5.0, 5.0, 6.0)
 GRIDS = [(SIZE, SPACING), ((64, 64, 48), (4.0, 4.0, 4.0)), ((40, 32, 24), (3.0, 4.0, 7.0)), ((72, 56, 40), (5, 5, 6))]
@@ -83,8 +83,8 @@ def test_liver_is_brighter_than_vessels_and_lesions(cases):
 
 
 def test_case_depends_on_seed_and_index_alone(tmp_path, cases):
-    write(tmp_path / "one", 1, SIZE, SPACING, seed=0)
-    write(tmp_path / "two", 2, SIZE, SPACING, seed=0)
+    write_phantom(tmp_path / "one", 1, SIZE, SPACING, seed=0)
+    write_phantom(tmp_path / "two", 2, SIZE, SPACING, seed=0)
     read = [nib.load(tmp_path / run / "imagesTr" / "phantom_0000.nii.gz").get_fdata() for run in ("one", "two")]
     assert np.array_equal(*read) and np.array_equal(read[0], cases[0][0])
     assert not np.array_equal(cases[0][1], cases[1][1])
@@ -93,7 +93,7 @@ def test_case_depends_on_seed_and_index_alone(tmp_path, cases):
 
 def test_data_set_loads_and_nothing_half_written_is_left(tmp_path):
     output = tmp_path / "phantom"
-    write(output, 2, [40, 40, 24], (6, 6, 8), seed=0)
+    write_phantom(output, 2, [40, 40, 24], (6, 6, 8), seed=0)
     content = json.loads((output / "dataset.json").read_text())
     assert list(content["labels"].values()) == ["background", "liver", "portal vein", "hepatic vein", "HCC"]
     assert len(content["training"]) == content["numTraining"] == 2
@@ -106,11 +106,11 @@ def test_data_set_loads_and_nothing_half_written_is_left(tmp_path):
 
 
 def test_an_earlier_data_set_is_kept_unless_overwrite(tmp_path):
-    write(tmp_path, 2, (32, 32, 24), (7, 7, 8), seed=0)
+    write_phantom(tmp_path, 2, (32, 32, 24), (7, 7, 8), seed=0)
     with pytest.raises(UserError, match="not empty.*--overwrite"):
-        write(tmp_path, 1, (32, 32, 24), (7, 7, 8), seed=0)
+        write_phantom(tmp_path, 1, (32, 32, 24), (7, 7, 8), seed=0)
     (tmp_path / "notes.txt").write_text("mine")
-    write(tmp_path, 1, (32, 32, 24), (7, 7, 8), seed=0, overwrite=True)
+    write_phantom(tmp_path, 1, (32, 32, 24), (7, 7, 8), seed=0, overwrite=True)
     assert len(list((tmp_path / "imagesTr").iterdir())) == 1
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -134,7 +134,7 @@ def test_an_earlier_data_set_is_kept_unless_overwrite(tmp_path):
 def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, change, message):
     arguments = {"num_cases": 1, "size": SIZE, "spacing": SPACING, "seed": 0} | change
     with pytest.raises(UserError, match=message):
-        write(tmp_path / "phantom", **arguments)
+        write_phantom(tmp_path / "phantom", **arguments)
     assert not (tmp_path / "phantom").exists()
 
 

@@ -13,7 +13,7 @@ from lldm3d.codec.tiled_decoding import decode_in_slabs
 from lldm3d.data.labels import one_hot
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint, save_checkpoint
-from lldm3d.training.checkpoints import plain
+from lldm3d.training.checkpoints import as_lists
 
 
 class Codec(nn.Module):
@@ -89,7 +89,7 @@ def save_codec(
     codec.latent_mean, codec.latent_std = latent_statistics(codec, volumes, device)
     content = {
         "autoencoder": autoencoder.state_dict(),
-        "network": {name: plain(value) for name, value in architecture.keywords.items()},
+        "network": {name: as_lists(value) for name, value in architecture.keywords.items()},
         "kind": kind,
         "class_names": list(class_names),
         "latent_mean": codec.latent_mean.flatten().cpu(),

@@ -15,7 +15,7 @@ from lldm3d.codec.codec import Codec, load_codec
 from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema
 from lldm3d.data.scans import read_pair
 from lldm3d.errors import UserError
-from lldm3d.files import read_json, sha256, whole_folder, write_json
+from lldm3d.files import atomic_folder, read_json, sha256, write_json
 
 TENSORS = ("image_mean", "image_sigma", "label_mean", "label_sigma", "label")  # one file of each split holds each
 
@@ -104,7 +104,7 @@ def encode(
     schema = load_schema(dataset_dir)
     codecs = load_codecs(paths, schema, dataset_dir)
     transform = augment(degrees, scale, shift)
-    with whole_folder(target) as folder:
+    with atomic_folder(target) as folder:
         for split in SPLITS:
             cases, entries = load_cases(dataset_dir, split), views if split == "training" else 1
             (folder / split).mkdir()

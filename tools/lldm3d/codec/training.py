@@ -137,11 +137,11 @@ def revive(quantizer, dead: torch.Tensor, encoded: torch.Tensor) -> None:
     quantizer.ema_cluster_size[dead] = 1.0
 
 
-class WholeVolumes:
+class FullVolumes:
     """Handler that leaves out the last transform, the random crop, from an epoch on.
 
     A crop's group normalisation and zero padding are not those of the whole volume that a codec encodes; crops are
-    faster, and the last epochs mend the difference. With loader workers they must not be persistent.
+    faster, and the last epochs remedy the difference. With loader workers they must not be persistent.
 
     Args:
         preprocessing: transforms of the training data set; the last one crops.

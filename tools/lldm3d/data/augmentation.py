@@ -46,7 +46,7 @@ class AugmentedBatch:
         moved, noisy = (chosen(len(image), prob) for prob in (self.prob, self.noise_prob))
         # one case after the other: their temporary volumes stay in a processor's cache, which halves the time there
         for index in moved:
-            image[index], label[index] = warp(image[index], label[index], self.draw_matrix())
+            image[index], label[index] = warp(image[index], label[index], self.sample_matrix())
         factor, offset = (
             uniform(reach, len(image)) * (torch.rand(len(image)) < self.prob) for reach in (self.factor, self.offset)
         )
@@ -55,7 +55,7 @@ class AugmentedBatch:
             image[index].add_(torch.randn_like(image[index]), alpha=self.noise * torch.rand(1).item())
         return image, label
 
-    def draw_matrix(self) -> torch.Tensor:
+    def sample_matrix(self) -> torch.Tensor:
         """A rotation of a scaling, [3, 3]."""
         angles, scales = uniform(self.rotation, 3), 1 + uniform(self.scaling, 3)
         return torch.as_tensor(create_rotate(3, angles.tolist())[:3, :3], dtype=torch.float32) * scales

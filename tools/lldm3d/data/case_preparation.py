@@ -9,7 +9,7 @@ import numpy as np
 from monai.transforms import ScaleIntensity, ScaleIntensityRangePercentiles
 
 from lldm3d.data import volumes
-from lldm3d.data.checks import Survey
+from lldm3d.data.checks import CaseRecord
 from lldm3d.data.dataset import SPLITS, Case
 from lldm3d.data.label_map import LabelMap
 from lldm3d.data.volumes import (
@@ -29,11 +29,11 @@ MULTIPLE = 16  # autoencoder and diffusion networks halve a volume up to four ti
 HELD = 0.95  # share of the cases whose labelled voxels a size must hold along an axis
 
 
-def choose_spacing(surveys: list[Survey], spacing: Sequence[float] | None) -> tuple[float, float, float]:
+def choose_spacing(records: list[CaseRecord], spacing: Sequence[float] | None) -> tuple[float, float, float]:
     """The given spacing (mm), else that of the data; where cases differ the median of each axis, said in a line."""
     if spacing is not None:
         return tuple(float(length) for length in spacing)
-    found = np.array([survey.spacing for survey in surveys])
+    found = np.array([record.spacing for record in records])
     median = tuple(float(f"{length:.6g}") for length in np.median(found, axis=0))
     if not np.allclose(found, median, rtol=SAME):
         low, high = found.min(0).round(4).tolist(), found.max(0).round(4).tolist()
@@ -42,7 +42,7 @@ def choose_spacing(surveys: list[Survey], spacing: Sequence[float] | None) -> tu
 
 
 def choose_roi_size(
-    surveys: list[Survey], spacing: tuple[float, float, float], roi_size: Sequence[int] | None
+    records: list[CaseRecord], spacing: tuple[float, float, float], roi_size: Sequence[int] | None
 ) -> tuple[int, int, int]:
     """The given size (voxels), else along each axis what the median scan fills and the labels need.
 
@@ -52,8 +52,8 @@ def choose_roi_size(
     """
     if roi_size is not None:
         return tuple(int(size) for size in roi_size)
-    scans = [resampled_size(survey.size, survey.spacing, spacing) for survey in surveys]
-    labelled = [resampled_size(survey.labelled, survey.spacing, spacing) for survey in surveys]
+    scans = [resampled_size(record.size, record.spacing, spacing) for record in records]
+    labelled = [resampled_size(record.labelled, record.spacing, spacing) for record in records]
     filled = np.floor(np.median(scans, axis=0) / MULTIPLE)
     needed = np.ceil(np.quantile(labelled, HELD, axis=0) / MULTIPLE)
     return tuple((np.maximum(np.maximum(filled, needed), 1) * MULTIPLE).astype(int).tolist())
@@ -69,19 +69,19 @@ def split_cases(
 ) -> dict[str, str]:
     """Draw the split of each written case: all of a patient fall into one, unless `split_by` is "case"."""
     units = {name: name if split_by == "case" else case.patient for case in cases for name in crop_names(case, crops)}
-    drawn = draw(sorted(set(units.values())), fractions, split_by, seed)
-    return {name: drawn[unit] for name, unit in units.items()}
+    chosen = assign_splits(sorted(set(units.values())), fractions, split_by, seed)
+    return {name: chosen[unit] for name, unit in units.items()}
 
 
-def draw(units: list[str], fractions: Sequence[float], split_by: str, seed: int) -> dict[str, str]:
+def assign_splits(units: list[str], fractions: Sequence[float], split_by: str, seed: int) -> dict[str, str]:
     """Draw the split of each unit; every split gets at least one. Raises UserError where there are too few units."""
     validation, test = (max(1, round(len(units) * fraction)) for fraction in fractions[1:])
     training = len(units) - validation - test
     if training < 1:
-        mend = "give --split_by case with --crops 10 or more" if split_by == "patient" else "give more --crops"
+        remedy = "give --split_by case with --crops 10 or more" if split_by == "patient" else "give more --crops"
         raise UserError(
             f"{len(units)} {split_by}(s) cannot be split into training, validation and test at {tuple(fractions)}: "
-            f"each needs one at least. Add data; or, where results on unseen patients do not matter, {mend}"
+            f"each needs one at least. Add data; or, where results on unseen patients do not matter, {remedy}"
         )
     order = np.random.default_rng(seed).permutation(len(units))
     names = np.repeat(SPLITS, [training, validation, test])
@@ -111,12 +111,12 @@ def scaler(intensity: str, percentiles: Sequence[float]) -> Callable[[np.ndarray
 
 def write_cases(cases: list[Case], recipe: Recipe, folder: Path) -> tuple[list[dict], float]:
     """Write the volumes of all cases; returns entries for dataset.json, and the part of labelled voxels cut off."""
-    write = partial(write_case, recipe=recipe, folder=folder)
+    write = partial(write_prepared, recipe=recipe, folder=folder)
     entries, kept, labelled = zip(*in_processes(write, list(enumerate(cases)), "preparing"), strict=True)
     return sum(entries, []), 0.0 if recipe.crops else 1 - sum(kept) / max(sum(labelled), 1)
 
 
-def write_case(numbered: tuple[int, Case], recipe: Recipe, folder: Path) -> tuple[list[dict], int, int]:
+def write_prepared(numbered: tuple[int, Case], recipe: Recipe, folder: Path) -> tuple[list[dict], int, int]:
     """Write the volumes of one case; returns their entries, and the numbers of labelled voxels kept and before."""
     number, case = numbered
     image, label, affine = load_case(case, recipe)
@@ -125,7 +125,7 @@ def write_case(numbered: tuple[int, Case], recipe: Recipe, folder: Path) -> tupl
     for name, start in zip(crop_names(case, recipe.crops), starts, strict=True):
         files = {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
         for key, volume in {"image": image, "label": label}.items():
-            part = volumes.cut(volume, start, recipe.roi_size)
+            part = volumes.crop_volume(volume, start, recipe.roi_size)
             save_nifti(folder / files[key], part, volumes.move(affine, start))
         kept += np.count_nonzero(part)
         entries.append({**files, "patient": case.patient})

@@ -15,8 +15,8 @@ from lldm3d.processes import in_processes
 
 
 @dataclass
-class Survey:
-    """What one reading of a case tells: size (voxels), spacing (mm) in RAS orientation, values and box of the label."""
+class CaseRecord:
+    """What is kept of a case once it is read: size (voxels), spacing (mm), values and box of the label."""
 
     faults: list[str]
     size: tuple[int, ...] = ()
@@ -56,20 +56,20 @@ def check(
 def faults_of(source: Source, label_map: str | Path | dict | None = None, channel: int | None = None) -> list[str]:
     """All faults of a Decathlon, nnU-Net raw or prepared data set, each naming its file; empty when there are none."""
     mapping = load_label_map(label_map, source.about, source.path)
-    surveys = survey_all(source.cases, mapping, channel)
-    faults = [fault for survey in surveys for fault in survey.faults]
+    records = read_cases(source.cases, mapping, channel)
+    faults = [fault for record in records for fault in record.faults]
     faults += split_faults(source.cases) if source.about.get("split_by") != "case" else []
-    return faults + (prepared_faults(source.path, source.cases, surveys) if "roi_size" in source.about else [])
+    return faults + (prepared_faults(source.path, source.cases, records) if "roi_size" in source.about else [])
 
 
-def survey_all(cases: list[Case], label_map: LabelMap, channel: int | None = None) -> list[Survey]:
+def read_cases(cases: list[Case], label_map: LabelMap, channel: int | None = None) -> list[CaseRecord]:
     """Read and check every case."""
-    return list(in_processes(partial(survey, label_map=label_map, channel=channel), cases, "checking"))
+    return list(in_processes(partial(read_record, label_map=label_map, channel=channel), cases, "checking"))
 
 
-def survey(case: Case, label_map: LabelMap, channel: int | None = None) -> Survey:
+def read_record(case: Case, label_map: LabelMap, channel: int | None = None) -> CaseRecord:
     """Read one case and list its faults."""
-    found = Survey(faults=[])
+    found = CaseRecord(faults=[])
     image = _load(case.image, found.faults, channel)
     label = _load(case.label, found.faults)
     if image:
@@ -149,10 +149,10 @@ def split_faults(cases: list[Case]) -> list[str]:
     ]
 
 
-def prepared_faults(dataset_dir: Path, cases: list[Case], surveys: list[Survey]) -> list[str]:
+def prepared_faults(dataset_dir: Path, cases: list[Case], records: list[CaseRecord]) -> list[str]:
     """Volumes of a prepared data set whose size is not roi_size or whose image leaves [0, 1]."""
     roi_size, faults = load_schema(dataset_dir).roi_size, []
-    for case, found in zip(cases, surveys, strict=True):
+    for case, found in zip(cases, records, strict=True):
         if found.size and found.size != roi_size:
             faults.append(f"{case.image}: the shape {found.size} is not the roi_size {roi_size} of dataset.json")
         low, high = found.range

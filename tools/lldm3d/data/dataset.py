@@ -176,7 +176,7 @@ def _class_names(labels: dict[str, str]) -> tuple[str, ...]:
     return tuple(names[value] for value in sorted(names))
 
 
-def declare_tasks(dataset_dir: str | Path, tasks: str | Path) -> None:
+def add_tasks(dataset_dir: str | Path, tasks: str | Path) -> None:
     """Add tasks to a prepared data set: which of its classes a segmentation takes as one.
 
     dataset.json keeps its time, since its cases stay as they are: nothing that was made from them is made again. A task

@@ -13,13 +13,13 @@ from lldm3d.data.case_preparation import (
     split_cases,
     write_cases,
 )
-from lldm3d.data.checks import Survey, survey_all
+from lldm3d.data.checks import CaseRecord, read_cases
 from lldm3d.data.dataset import SPLITS
 from lldm3d.data.label_map import LabelMap, load_label_map
 from lldm3d.data.sources import Source, open_source, stem
 from lldm3d.data.volumes import CENTERS
 from lldm3d.errors import UserError
-from lldm3d.files import require_free, whole_folder, write_json
+from lldm3d.files import atomic_folder, require_free, write_json
 
 INTENSITIES = ("min_max", "percentile")
 SPLIT_UNITS = ("patient", "case")
@@ -119,17 +119,17 @@ def prepare(
     require_center(center, mapping)
     cases = source.cases[:max_cases]
     splits = split_cases(cases, crops, split, split_by, seed)
-    surveys = survey_all(cases, mapping, channel)
-    require_no_faults(surveys)
-    tell_classes(surveys, mapping)
-    spacing = choose_spacing(surveys, spacing)
-    roi_size, scale = choose_roi_size(surveys, spacing, roi_size), scaler(intensity, percentiles)
+    records = read_cases(cases, mapping, channel)
+    require_no_faults(records)
+    print_classes(records, mapping)
+    spacing = choose_spacing(records, spacing)
+    roi_size, scale = choose_roi_size(records, spacing, roi_size), scaler(intensity, percentiles)
     recipe = Recipe(roi_size, spacing, center, crops, scale, mapping, channel, seed)
-    with whole_folder(output_dir) as folder:
+    with atomic_folder(output_dir) as folder:
         entries, lost = write_cases(cases, recipe, folder)
         about = describe(source, recipe) | {"intensity": intensity, "split_by": split_by, "seed": seed}
         write_json(folder / "dataset.json", about | listed(entries, splits))
-    tell_result(output_dir, recipe, splits, split_by, lost)
+    print_result(output_dir, recipe, splits, split_by, lost)
 
 
 def require_center(center: str, label_map: LabelMap) -> None:
@@ -138,9 +138,9 @@ def require_center(center: str, label_map: LabelMap) -> None:
         raise UserError(f"--center {center!r} is unknown; allowed are {', '.join(allowed)}")
 
 
-def require_no_faults(surveys: list[Survey]) -> None:
+def require_no_faults(records: list[CaseRecord]) -> None:
     """Raises UserError with the first 20 faults and the number of all."""
-    faults = [fault for survey in surveys for fault in survey.faults]
+    faults = [fault for record in records for fault in record.faults]
     if faults:
         more = f"\n... and {len(faults) - 20} more" if len(faults) > 20 else ""
         raise UserError(f"{len(faults)} faults in the data, nothing was written:\n" + "\n".join(faults[:20]) + more)
@@ -172,16 +172,16 @@ def listed(entries: list[dict], splits: dict[str, str]) -> dict:
     return {"numTraining": len(lists["training"]), "numTest": len(lists["test"]), **lists}
 
 
-def tell_classes(surveys: list[Survey], label_map: LabelMap) -> None:
+def print_classes(records: list[CaseRecord], label_map: LabelMap) -> None:
     """Say which classes no case has, and which values of the data become background."""
-    values = {value for survey in surveys for value in survey.values}
+    values = {value for record in records for value in record.values}
     if absent := [name for name, group in label_map.classes.items() if not values.intersection(group)]:
         print(f"classes that no case has: {', '.join(absent)}")
     if dropped := sorted(values - label_map.named - {0}):
         print(f"the label map leaves out {len(dropped)} values of the data, they become background: {dropped}")
 
 
-def tell_result(output_dir: Path, recipe: Recipe, splits: dict[str, str], split_by: str, lost: float) -> None:
+def print_result(output_dir: Path, recipe: Recipe, splits: dict[str, str], split_by: str, lost: float) -> None:
     """Say what was written."""
     counts = Counter(splits.values())
     numbers = ", ".join(f"{counts[split]} {split}" for split in SPLITS)

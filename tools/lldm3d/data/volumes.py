@@ -43,7 +43,7 @@ def window(center: np.ndarray, size: tuple[int, ...], roi_size: tuple[int, ...])
     return np.where(room >= 0, np.clip(center - np.array(roi_size) // 2, 0, np.maximum(room, 0)), room // 2)
 
 
-def cut(volume: np.ndarray, start: np.ndarray, roi_size: tuple[int, ...]) -> np.ndarray:
+def crop_volume(volume: np.ndarray, start: np.ndarray, roi_size: tuple[int, ...]) -> np.ndarray:
     """The crop of `roi_size` that begins at `start`; 0 outside the volume."""
     low = np.maximum(start, 0)
     high = np.minimum(start + roi_size, volume.shape)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 from lldm3d.data.labels import one_hot
+from lldm3d.diffusion.noise import NoiseProcess
 
 
 class ReconstructionBatch:
@@ -42,7 +43,7 @@ class DiffusionBatch:
 
     def __init__(
         self,
-        noise_scheduler,
+        noise_scheduler: NoiseProcess,
         kind: str,
         num_classes: int | None = None,
         condition: str = "label",
@@ -57,21 +58,21 @@ class DiffusionBatch:
     def __call__(self, batch: dict, device=None, non_blocking: bool = False, **_) -> tuple:
         generators = generators_of(batch, self.seed)
         batch = {key: value.to(device, non_blocking=non_blocking) for key, value in batch.items()}
-        latent = draw_latent(batch, self.kind, generators)
+        latent = sample_latent(batch, self.kind, generators)
         noise = normal_noise(latent, generators)
-        timesteps = draw_times(self.noise_scheduler, len(latent), generators).to(device, non_blocking=non_blocking)
-        noisy, target = self.noise_scheduler.corrupt(latent, noise, timesteps)
+        timesteps = case_timesteps(self.noise_scheduler, len(latent), generators).to(device, non_blocking=non_blocking)
+        noisy, target = self.noise_scheduler.noisy_and_target(latent, noise, timesteps)
         arguments = {"timesteps": timesteps}
         if self.num_classes is not None:
-            arguments["condition"] = self.draw_condition(batch, generators)
+            arguments["condition"] = self.make_condition(batch, generators)
         return noisy, target, (), arguments
 
-    def draw_condition(self, batch: dict, generators: list[torch.Generator] | None) -> torch.Tensor:
+    def make_condition(self, batch: dict, generators: list[torch.Generator] | None) -> torch.Tensor:
         """The condition [B, K or C, ...], zero where it is dropped."""
         if self.condition == "label":
             condition = one_hot(batch["label"], self.num_classes)
         else:
-            condition = draw_latent(batch, "label", generators)
+            condition = sample_latent(batch, "label", generators)
         if self.seed is None and self.label_dropout > 0:
             kept = torch.rand(len(condition), device=condition.device) >= self.label_dropout
             condition = condition * kept.view(-1, *[1] * (condition.ndim - 1))
@@ -91,7 +92,7 @@ class EncodedBatch:
     """
 
     def __init__(
-        self, noise_scheduler, encode: Callable[[torch.Tensor], torch.Tensor], seed: int | None = None
+        self, noise_scheduler: NoiseProcess, encode: Callable[[torch.Tensor], torch.Tensor], seed: int | None = None
     ) -> None:
         self.noise_scheduler, self.encode, self.seed = noise_scheduler, encode, seed
 
@@ -100,8 +101,8 @@ class EncodedBatch:
             latent = self.encode(batch["image"].to(device, non_blocking=non_blocking))
         generators = generators_of(batch, self.seed)
         noise = normal_noise(latent, generators)
-        timesteps = draw_times(self.noise_scheduler, len(latent), generators).to(device, non_blocking=non_blocking)
-        noisy, target = self.noise_scheduler.corrupt(latent, noise, timesteps)
+        timesteps = case_timesteps(self.noise_scheduler, len(latent), generators).to(device, non_blocking=non_blocking)
+        noisy, target = self.noise_scheduler.noisy_and_target(latent, noise, timesteps)
         return noisy, target, (), {"timesteps": timesteps}
 
 
@@ -110,14 +111,14 @@ def generators_of(batch: dict, seed: int | None) -> list[torch.Generator] | None
     return None if seed is None else [torch.Generator().manual_seed(seed + index) for index in batch["index"].tolist()]
 
 
-def draw_times(noise_scheduler, num: int, generators: list[torch.Generator] | None) -> torch.Tensor:
+def case_timesteps(noise_scheduler: NoiseProcess, num: int, generators: list[torch.Generator] | None) -> torch.Tensor:
     """Times [num] of the noise scheduler, on the CPU."""
     if generators is None:
-        return noise_scheduler.draw_timesteps(num)
-    return torch.cat([noise_scheduler.draw_timesteps(1, generator) for generator in generators])
+        return noise_scheduler.sample_timesteps(num)
+    return torch.cat([noise_scheduler.sample_timesteps(1, generator) for generator in generators])
 
 
-def draw_latent(batch: dict, kind: str, generators: list[torch.Generator] | None) -> torch.Tensor:
+def sample_latent(batch: dict, kind: str, generators: list[torch.Generator] | None) -> torch.Tensor:
     """A fresh draw from the cached Gaussian of each latent [B, C, x, y, z], std 1 over the training set."""
     mean, sigma = batch[f"{kind}_mean"], batch[f"{kind}_sigma"]
     return mean + sigma * normal_noise(mean, generators)

@@ -1,6 +1,7 @@
 """Noise processes: rectified flow, and the paper's DDPM with DDIM sampling."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
@@ -9,6 +10,24 @@ from lldm3d.errors import UserError
 
 # Networks embed times on DDPM's scale of 0 to 1000.
 TIME_SCALE = 1000.0
+
+
+class NoiseProcess(Protocol):
+    """How a latent becomes noise in training, and noise a latent when it is sampled."""
+
+    name: str  # in checkpoints, so that no model is sampled by another process
+    num_inference_steps: int
+
+    def sample_timesteps(self, num: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Times [num] of `num` training cases, on the CPU."""
+
+    def noisy_and_target(
+        self, latent: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The noisy latent at `timesteps` [B] and what the network learns to answer, both like `latent` [B, C, ...]."""
+
+    def sample(self, network: Callable, noise: torch.Tensor) -> torch.Tensor:
+        """A latent from `noise` [B, C, x, y, z]; `network(x, timesteps [B])` answers as in training."""
 
 
 class RectifiedFlow:
@@ -35,13 +54,13 @@ class RectifiedFlow:
             raise ValueError(f"time_shift must be above 0, got {time_shift}")
         self.num_inference_steps, self.solver, self.time_shift = num_inference_steps, solver, time_shift
 
-    def draw_timesteps(self, num: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    def sample_timesteps(self, num: int, generator: torch.Generator | None = None) -> torch.Tensor:
         """Times [num] in [0, 1000), one in each of `num` equal parts, so that a batch covers the path evenly."""
         offsets = torch.rand(num, generator=generator)
         parts = torch.randperm(num, generator=generator)
         return (parts + offsets) / num * TIME_SCALE
 
-    def corrupt(
+    def noisy_and_target(
         self, latent: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The noisy latent at `timesteps` [B] and the velocity that the network shall answer, both like `latent`."""
@@ -115,11 +134,11 @@ class DDPM:
         self.sampling = DDIMScheduler(num_train_timesteps, prediction_type=prediction_type, **noise)
         self.num_inference_steps, self.prediction_type = num_inference_steps, prediction_type
 
-    def draw_timesteps(self, num: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    def sample_timesteps(self, num: int, generator: torch.Generator | None = None) -> torch.Tensor:
         """Whole timesteps [num] in 0 .. T - 1."""
         return torch.randint(0, self.training.num_train_timesteps, (num,), generator=generator)
 
-    def corrupt(
+    def noisy_and_target(
         self, latent: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The noisy latent at `timesteps` [B] and what the network shall answer, both like `latent`."""

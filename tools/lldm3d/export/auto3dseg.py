@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from lldm3d.bundle import bundle_command, bundle_names, bundle_path
 from lldm3d.data.dataset import ALL, Task, load_schema
 from lldm3d.errors import UserError
-from lldm3d.files import load_checkpoint, read_json, whole, write_json
+from lldm3d.files import atomic_write, load_checkpoint, read_json, write_json
 from lldm3d.pipeline.configs import INFERENCE, TRAIN, defines, undefined
 from lldm3d.pipeline.training import crop
 
@@ -81,7 +81,7 @@ class SegmentationAlgo(BundleAlgo):
     def write_overrides(self, overrides: dict) -> None:
         if faults := undefined("training parameter", overrides, Path(self.template_path).name, [TRAIN]):
             raise UserError("; ".join(faults))
-        with whole(self.overrides) as path:
+        with atomic_write(self.overrides) as path:
             path.write_text(yaml.safe_dump(overrides, sort_keys=False))
 
     @property

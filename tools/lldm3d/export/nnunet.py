@@ -39,7 +39,7 @@ def write_nnunet(content: dict, task: Task, folder: Path) -> None:
     check_unique([name for split in names.values() for name in split])
     for split, place in PLACES.items():
         for name, case in zip(names[split], content[split], strict=True):
-            write_case(case, task, folder, place, name)
+            copy_case(case, task, folder, place, name)
     labels = {name: value for value, name in enumerate(task.class_names)}
     number = len(names["training"]) + len(names["validation"])
     dataset = {"channel_names": {"0": "image"}, "labels": labels, "numTraining": number, "file_ending": ENDING}
@@ -47,7 +47,7 @@ def write_nnunet(content: dict, task: Task, folder: Path) -> None:
     write_json(folder / "splits_final.json", [{"train": names["training"], "val": names["validation"]}])
 
 
-def write_case(case: dict, task: Task, folder: Path, place: str, name: str) -> None:
+def copy_case(case: dict, task: Task, folder: Path, place: str, name: str) -> None:
     image = folder / f"images{place}" / f"{name}_0000{ENDING}"
     image.parent.mkdir(exist_ok=True)
     shutil.copyfile(case["image"], image)

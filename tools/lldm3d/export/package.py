@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from lldm3d.bundle import bundle_names, bundle_path
 from lldm3d.errors import UserError
 from lldm3d.export.package_configs import check_weights, latent_stride, write_configs, write_metadata, write_weights
-from lldm3d.files import load_checkpoint, read_json, sha256, whole, write_json
+from lldm3d.files import atomic_write, load_checkpoint, read_json, sha256, write_json
 from lldm3d.pipeline.configs import INFERENCE, bundle_and_configs, load_configs
 
 SECTION = """
@@ -29,13 +29,13 @@ go into the folder `dataset` (or `latents`) beside `configs`. Python packages th
 """
 
 
-def readme_section(checkpoints: dict[str, Path], names: dict[str, str], remark: str) -> str:
+def readme_section(checkpoints: dict[str, Path], names: dict[str, str], privacy_note: str) -> str:
     """Markdown for the end of the README of a bundle with weights; `names` are those of the files in `models/`."""
     rows = "".join(f"| `models/{names[key]}` | `{sha256(path)}` |\n" for key, path in checkpoints.items())
-    return SECTION + rows + (f"\n{remark}\n" if remark else "")
+    return SECTION + rows + (f"\n{privacy_note}\n" if privacy_note else "")
 
 
-def copies_remark(work: Path) -> str:
+def copies_note(work: Path) -> str:
     """How near the synthetic cases of a chain come to its patients: what to know before its models are shared."""
     metrics = work / "evaluation/metrics.json"
     rows = read_json(metrics)["rows"] if metrics.is_file() else []
@@ -56,31 +56,31 @@ SAMPLING = ("num_inference_steps", "solver", "time_shift", "guidance_scale")
 
 
 @dataclass(frozen=True)
-class Cargo:
+class Package:
     """One zip."""
 
     name: str  # of its folder, and in the Model Zoo
     bundle: Path
     checkpoints: dict[str, Path] = field(default_factory=dict)  # id of the path in inference.yaml: file
     settings: dict = field(default_factory=dict)  # ids of the configs: values
-    remark: str = ""  # on its weights, for its README
+    privacy_note: str = ""  # on its weights, for its README
 
 
-def untrained(name: str | None) -> list[Cargo]:
+def untrained(name: str | None) -> list[Package]:
     """The bundle of this name, or all, without weights."""
-    return [Cargo(Path(bundle).name, bundle_path(bundle)) for bundle in ([name] if name else bundle_names())]
+    return [Package(Path(bundle).name, bundle_path(bundle)) for bundle in ([name] if name else bundle_names())]
 
 
-def trained(name: str, weights: str | Path) -> Cargo:
+def trained(name: str, weights: str | Path) -> Package:
     """A bundle with the weights of one training; its settings are those of the `overrides.yaml` beside them, if any.
 
     Raises UserError where a file that the bundle's inference needs does not exist.
     """
     weights, bundle = Path(weights).resolve(), bundle_path(name)
-    return cargo(Path(name).name, bundle, {**read_paths(bundle, weights.parents[1]), "ckpt_path": weights})
+    return trained_package(Path(name).name, bundle, {**read_paths(bundle, weights.parents[1]), "ckpt_path": weights})
 
 
-def chain(work: Path, stages: tuple[str, ...] | None) -> list[Cargo]:
+def chain(work: Path, stages: tuple[str, ...] | None) -> list[Package]:
     """What the work directory trained: each generative bundle, and the segmentations of the first seed.
 
     Args:
@@ -105,14 +105,14 @@ def begins(name: str, stage: str) -> bool:
     return f"{name}/".startswith(stage.rstrip("/") + "/")
 
 
-def generative(work: Path) -> dict[str, Cargo]:
-    """Stage: cargo, for each bundle whose inference reads its checkpoints from a work directory that has them."""
+def generative(work: Path) -> dict[str, Package]:
+    """Stage: package, for each bundle whose inference reads its checkpoints from a work directory that has them."""
     found = {}
     for name in bundle_names():
         paths = read_paths(bundle_path(name), work)
         if paths and all(map(Path.is_file, paths.values())):
             stage = paths["ckpt_path"].parent.name
-            made = cargo(Path(name).name, bundle_path(name), paths, copies_remark(work))
+            made = trained_package(Path(name).name, bundle_path(name), paths, copies_note(work))
             found[stage] = replace(made, settings={**overlaid(work, stage), **made.settings, **sampling(work)})
     return found
 
@@ -131,14 +131,14 @@ def sampling(work: Path) -> dict:
     return {key: settings[key] for key in SAMPLING if key in settings}
 
 
-def segmentations(work: Path) -> dict[str, Cargo]:
-    """Stage: cargo, for each `segment/<network>/.../seed_<k>` with weights; the zip is named after the stage."""
+def segmentations(work: Path) -> dict[str, Package]:
+    """Stage: package, for each `segment/<network>/.../seed_<k>` with weights; the zip is named after the stage."""
     found = {}
     for weights in sorted(work.glob("segment/*/**/seed_*/model.pt")):
         stage = weights.parent.relative_to(work).as_posix()
         network = stage.split("/")[1]
         name = re.sub(r"[^\w.]+", "_", stage.removeprefix("segment/"))
-        found[stage] = cargo(name, bundle_path(network), {"ckpt_path": weights})
+        found[stage] = trained_package(name, bundle_path(network), {"ckpt_path": weights})
     return found
 
 
@@ -152,7 +152,7 @@ def read_paths(bundle: Path, work: Path) -> dict[str, Path]:
     return {name: Path(parser.get_parsed_content(name)) for name in parser.get() if name.endswith("_path")}
 
 
-def cargo(name: str, bundle: Path, checkpoints: dict[str, Path], remark: str = "") -> Cargo:
+def trained_package(name: str, bundle: Path, checkpoints: dict[str, Path], privacy_note: str = "") -> Package:
     """With the settings in the `overrides.yaml` beside the weights. Raises UserError where a checkpoint is missing."""
     for path in checkpoints.values():
         if not path.is_file():
@@ -160,7 +160,7 @@ def cargo(name: str, bundle: Path, checkpoints: dict[str, Path], remark: str = "
     overrides = checkpoints["ckpt_path"].with_name("overrides.yaml")
     settings = yaml.safe_load(overrides.read_text()) if overrides.is_file() else {}
     kept = {key: value for key, value in settings.items() if not key.endswith(OWN)}
-    return Cargo(name, bundle, checkpoints, kept, remark)
+    return Package(name, bundle, checkpoints, kept, privacy_note)
 
 
 PACKAGE = Path(__file__).parents[1]
@@ -200,16 +200,18 @@ def pack(
     stages = (stages,) if isinstance(stages, str) else stages
     output, info = Path(output_dir), Path(output_dir) / "model_info.json"
     index = read_json(info) if info.is_file() else {}
-    for cargo in load(workdir, stages, bundle, weights):
-        path = write_zip(cargo, output, overwrite)
+    for package in chosen_packages(workdir, stages, bundle, weights):
+        path = write_zip(package, output, overwrite)
         index[path.stem] = {"checksum": sha1(path), "source": f"{url.rstrip('/')}/{path.name}"}
         write_json(info, index)
         print(path)
     if workdir:
-        print(copies_remark(Path(workdir)))
+        print(copies_note(Path(workdir)))
 
 
-def load(workdir: str | None, stages: tuple | None, bundle: str | None, weights: str | None) -> list[Cargo]:
+def chosen_packages(
+    workdir: str | None, stages: tuple | None, bundle: str | None, weights: str | None
+) -> list[Package]:
     """What to pack. Raises UserError where the options contradict each other."""
     if workdir and (bundle or weights):
         raise UserError("--workdir packs what it trained: leave out --bundle and --weights, and choose with --stages")
@@ -222,35 +224,35 @@ def load(workdir: str | None, stages: tuple | None, bundle: str | None, weights:
     return [trained(bundle, weights)] if weights else untrained(bundle)
 
 
-def write_zip(cargo: Cargo, output: Path, overwrite: bool) -> Path:
+def write_zip(package: Package, output: Path, overwrite: bool) -> Path:
     """Build the folder of the bundle, check it, and zip it. Raises UserError where the zip exists or does not fit."""
-    version = read_json(cargo.bundle / "configs/metadata.json")["version"]
-    path = output / f"{cargo.name}_v{version}.zip"
+    version = read_json(package.bundle / "configs/metadata.json")["version"]
+    path = output / f"{package.name}_v{version}.zip"
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists; choose another --output_dir or give --overwrite")
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".partial-") as temporary:
-        folder = Path(temporary) / cargo.name
-        build(cargo, folder)
-        with whole(path) as partial:
+        folder = Path(temporary) / package.name
+        build(package, folder)
+        with atomic_write(path) as partial:
             compress(folder, partial)
     return path
 
 
-def build(cargo: Cargo, folder: Path) -> None:
+def build(package: Package, folder: Path) -> None:
     """The bundle as it is unpacked."""
-    shutil.copytree(cargo.bundle, folder, ignore=LEFT)
+    shutil.copytree(package.bundle, folder, ignore=LEFT)
     classes = yaml.safe_load((folder / "configs/inference.yaml").read_text()).get("class_names", [])
     names, checkpoint = {}, {}
-    if source := cargo.checkpoints.get("ckpt_path"):
-        names, checkpoint = write_weights(folder, cargo.checkpoints), load_checkpoint(source, made_by=cargo.name)
-    write_configs(folder, cargo.settings, names, checkpoint.get("network", {}))
+    if source := package.checkpoints.get("ckpt_path"):
+        names, checkpoint = write_weights(folder, package.checkpoints), load_checkpoint(source, made_by=package.name)
+    write_configs(folder, package.settings, names, checkpoint.get("network", {}))
     if source:
-        write_metadata(folder, cargo.settings, classes, latent_stride(checkpoint))
+        write_metadata(folder, package.settings, classes, latent_stride(checkpoint))
         check_weights(folder, source)
         readme = folder / "docs/README.md"
         text = readme.read_text().replace(NO_WEIGHTS, "")
-        readme.write_text(text + readme_section(cargo.checkpoints, names, cargo.remark))
+        readme.write_text(text + readme_section(package.checkpoints, names, package.privacy_note))
     if any("lldm3d." in config.read_text() for config in folder.glob("configs/*.yaml")):
         shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "bundles"))
 

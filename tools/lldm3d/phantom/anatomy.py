@@ -25,7 +25,7 @@ def union(a: np.ndarray, b: np.ndarray, blend: float) -> np.ndarray:
     return np.minimum(a, b) - h * h * np.float32(0.25 / blend)
 
 
-def cut(a: np.ndarray, b: np.ndarray, blend: float) -> np.ndarray:
+def smooth_difference(a: np.ndarray, b: np.ndarray, blend: float) -> np.ndarray:
     """Shape `a` without shape `b`, the edge rounded over `blend` mm."""
     return -union(-a, b, blend)
 
@@ -115,7 +115,7 @@ class Anatomy:
             (-(self.cavity(p) + 3), 10),
             (-(self.diaphragm(p) + 3), 12),
         ):
-            liver = cut(liver, shape, blend)
+            liver = smooth_difference(liver, shape, blend)
         return liver
 
     def body(self, p: np.ndarray) -> np.ndarray:

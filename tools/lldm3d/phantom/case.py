@@ -3,7 +3,7 @@
 import numpy as np
 
 from lldm3d.phantom.anatomy import INF, MIDLINE, ellipsoid, union
-from lldm3d.phantom.painting import Grid, coverage, draw_signals, largest_component, paint_trees, scan
+from lldm3d.phantom.painting import Grid, covered_share, draw_signals, largest_component, paint_trees, scan
 from lldm3d.phantom.patient import Lesion, Patient, draw_patient
 
 CLASS_NAMES = ("background", "liver", "portal vein", "hepatic vein", "HCC")
@@ -45,7 +45,7 @@ class _Canvas:
 
     def paint(self, tissue: str, distance: np.ndarray, contrast: float = 1, where: tuple = (...,)) -> None:
         """Paint `tissue`, its signal times `contrast`, inside the shape at signed `distance` (mm)."""
-        share = coverage(distance, self.grid.voxel)
+        share = covered_share(distance, self.grid.voxel)
         self.signal[where] += share * (np.float32(self.signals[tissue] * contrast) - self.signal[where])
 
 

@@ -114,7 +114,7 @@ def _centreline(grid: Grid, ends: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(line[((line >= 0) & (line < grid.size)).all(1)].T)
 
 
-def coverage(distance: np.ndarray, voxel: float) -> np.ndarray:
+def covered_share(distance: np.ndarray, voxel: float) -> np.ndarray:
     """Share of a voxel (edge `voxel` mm) inside a shape at signed `distance` (mm): partial volume."""
     return np.clip(0.5 - distance / np.float32(voxel), 0, 1)
 

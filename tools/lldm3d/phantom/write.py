@@ -17,7 +17,7 @@ SMALLEST_FIELD = 80.0  # mm
 FOLDERS = ("imagesTr", "labelsTr")
 
 
-def write(
+def write_phantom(
     output_dir: str | Path,
     num_cases: int = 32,
     size: tuple[int, int, int] = (48, 48, 32),

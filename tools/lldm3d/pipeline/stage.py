@@ -68,9 +68,9 @@ def dispatch(work: Path, name: str, run: dict) -> None:
 
 
 def phantom(work: Path, name: str, settings: dict) -> None:
-    from lldm3d.phantom.write import write
+    from lldm3d.phantom.write import write_phantom
 
-    write(output_dir=work / "data", overwrite=True, **settings["phantom"])
+    write_phantom(output_dir=work / "data", overwrite=True, **settings["phantom"])
 
 
 def prepare(work: Path, name: str, settings: dict) -> None:

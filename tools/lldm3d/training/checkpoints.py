@@ -15,9 +15,9 @@ from lldm3d.files import load_checkpoint, read_json, save_checkpoint, sha256
 ARCHITECTURES = {"label_ldm": DiffusionModelUNet, "image_ldm": DiffusionModelUNet, "controlnet": ControlNet}
 
 
-def plain(value: object) -> object:
+def as_lists(value: object) -> object:
     """Tuples and lists as lists, so that a checkpoint loads with `weights_only=True`."""
-    return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+    return [as_lists(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
 def save_network(path: str, network: nn.Module, architecture: partial, dataset_dir: str, **further: object) -> None:
@@ -32,12 +32,12 @@ def save_network(path: str, network: nn.Module, architecture: partial, dataset_d
     """
     latents = read_json(Path(dataset_dir) / "latents.json")
     learnt_from = {key: latents[key] for key in ("class_names", "codecs", "latent_shape", "roi_size", "spacing")}
-    save_checkpoint(path, {**whole_network(network, architecture), **learnt_from, **further})
+    save_checkpoint(path, {**network_content(network, architecture), **learnt_from, **further})
 
 
-def whole_network(network: nn.Module, architecture: partial) -> dict:
+def network_content(network: nn.Module, architecture: partial) -> dict:
     """Weights and arguments: what builds the network again."""
-    arguments = {name: plain(value) for name, value in architecture.keywords.items()}
+    arguments = {name: as_lists(value) for name, value in architecture.keywords.items()}
     return {"model": network.state_dict(), "network": arguments}
 
 
@@ -53,7 +53,7 @@ def save_model(path: str, network: nn.Module, architecture: partial, dataset_dir
     """
     schema = load_schema(dataset_dir)
     learnt_from = {key: list(getattr(schema, key)) for key in ("class_names", "roi_size", "spacing")}
-    save_checkpoint(path, {**whole_network(network, architecture), **learnt_from, **further})
+    save_checkpoint(path, {**network_content(network, architecture), **learnt_from, **further})
 
 
 def load_model(path: str, architecture: Callable[..., nn.Module], made_by: str) -> tuple[nn.Module, dict]:
@@ -68,7 +68,7 @@ def load_model(path: str, architecture: Callable[..., nn.Module], made_by: str) 
         UserError: where the file is missing, unreadable or of another kind.
     """
     checkpoint = load_checkpoint(path, made_by)
-    return restored(path, architecture, checkpoint, made_by), checkpoint
+    return build_network(path, architecture, checkpoint, made_by), checkpoint
 
 
 def load_network(path: str, stage: str) -> tuple[nn.Module, dict]:
@@ -80,7 +80,7 @@ def load_network(path: str, stage: str) -> tuple[nn.Module, dict]:
     return load_model(path, ARCHITECTURES[stage], stage)
 
 
-def restored(path: str, architecture: Callable[..., nn.Module], checkpoint: dict, made_by: str) -> nn.Module:
+def build_network(path: str, architecture: Callable[..., nn.Module], checkpoint: dict, made_by: str) -> nn.Module:
     try:
         network = architecture(**checkpoint["network"])
         network.load_state_dict(checkpoint["model"])
@@ -92,21 +92,21 @@ def restored(path: str, architecture: Callable[..., nn.Module], checkpoint: dict
 WEIGHTS = ("model", "autoencoder")  # where model.pt and codec.pt hold them
 
 
-def warm_start(network: nn.Module, path: str) -> None:
+def initialise_from(network: nn.Module, path: str) -> None:
     """Load the weights of `model.pt` or `codec.pt`, of a network of the same architecture, into `network`.
 
     Raises:
         UserError: where the file is missing, unreadable, holds no weights, or those of another architecture.
     """
-    mend = "give the absolute path of a model.pt or codec.pt of the same architecture, or null to begin afresh"
+    remedy = "give the absolute path of a model.pt or codec.pt of the same architecture, or null to begin afresh"
     if not Path(path).is_file():
-        raise UserError(f"init_path: no file {path}; {mend}")
+        raise UserError(f"init_path: no file {path}; {remedy}")
     checkpoint = load_checkpoint(path, made_by=Path(path).parent.name)
     weights = next((checkpoint[key] for key in WEIGHTS if key in checkpoint), None)
     if weights is None:
-        raise UserError(f"init_path: {path} holds {sorted(checkpoint)[:5]}, none of {WEIGHTS}; {mend}")
+        raise UserError(f"init_path: {path} holds {sorted(checkpoint)[:5]}, none of {WEIGHTS}; {remedy}")
     if difference := first_difference(weights, network.state_dict()):
-        raise UserError(f"init_path: {path} has another architecture: {difference}; {mend}")
+        raise UserError(f"init_path: {path} has another architecture: {difference}; {remedy}")
     network.load_state_dict(weights)
 
 
@@ -119,7 +119,7 @@ def first_difference(given: dict[str, torch.Tensor], wanted: dict[str, torch.Ten
     return None
 
 
-class Belonging:
+class Fingerprint:
     """The autoencoder's file by its hash: in the training's state, in the trained model, and compared when it draws.
 
     An object of `TrainingState`, so that a training does not go on with the latents of another autoencoder.

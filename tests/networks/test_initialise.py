@@ -3,14 +3,14 @@ import torch
 
 from lldm3d.errors import UserError
 from lldm3d.files import save_checkpoint
-from lldm3d.training.checkpoints import warm_start
+from lldm3d.training.checkpoints import initialise_from
 
 
 @pytest.mark.parametrize("key", ["model", "autoencoder"])
 def test_the_weights_of_a_checkpoint_are_taken(key, tmp_path):
     given, network = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
     save_checkpoint(tmp_path / "model.pt", {key: given.state_dict()})
-    warm_start(network, str(tmp_path / "model.pt"))
+    initialise_from(network, str(tmp_path / "model.pt"))
     assert torch.equal(network.weight, given.weight)
 
 
@@ -28,10 +28,10 @@ def test_what_does_not_fit_is_named_and_nothing_is_changed(content, fault, tmp_p
     network = torch.nn.Linear(2, 3)
     before = network.weight.clone()
     with pytest.raises(UserError, match=f"init_path: .*model.pt.*{fault}.*or null"):
-        warm_start(network, str(tmp_path / "model.pt"))
+        initialise_from(network, str(tmp_path / "model.pt"))
     assert torch.equal(network.weight, before)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match="init_path: no file .*none.pt; give the absolute path"):
-        warm_start(torch.nn.Linear(2, 3), str(tmp_path / "none.pt"))
+        initialise_from(torch.nn.Linear(2, 3), str(tmp_path / "none.pt"))
