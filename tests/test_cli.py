@@ -160,6 +160,19 @@ def test_help_tells_defaults(lldm3d, command):
     assert "--size NUMBERS            voxels; default: 1,1,1." in out and "--fast                    or slow." in out
 
 
+def test_help_tells_of_further_options(lldm3d, command):
+    def draw(n: int = 1, **settings):
+        """Draw.
+
+        Args:
+            n: how many.
+            settings: ids of the config.
+        """
+
+    command(draw)
+    assert "--ID VALUE                ids of the config.\n" in lldm3d("try", "--help")[1]
+
+
 def test_commands_are_the_functions_of_their_modules():
     for name in cli.COMMANDS:
         assert inspect.isfunction(cli.function_of(name)), name

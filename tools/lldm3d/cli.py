@@ -59,7 +59,7 @@ def main() -> None:
     """Exit status 2 for a user's mistake, 3 when a limit of the user's is passed, 1 when a child process failed, 130
     when interrupted."""
     try:
-        execute(sys.argv[1:])
+        call_command(sys.argv[1:])
     except tuple(STATUSES) as error:
         print(f"lldm3d: error: {error}", file=sys.stderr)
         sys.exit(STATUSES[type(error)])
@@ -67,7 +67,7 @@ def main() -> None:
         sys.exit(130)
 
 
-def execute(arguments: list[str]) -> None:
+def call_command(arguments: list[str]) -> None:
     """Show what is asked for, or call the command with its options.
 
     Raises UserError for a wrong use of the command line, before anything runs; and what the command raises.
@@ -111,7 +111,7 @@ def parse_options(command: str, function: Callable, arguments: list[str]) -> dic
 
     Fire calls a stand-in, as it notices an unknown option only after the call, which may be a week later.
 
-    Raises UserError for an unknown, missing or repeated value, and one of another type than the parameter's.
+    Raises UserError for an unknown or missing option, and a value of another type than the parameter's.
     """
     import fire  # takes a tenth of a second
 
@@ -234,7 +234,7 @@ def value_parser(command: str, parameter: inspect.Parameter) -> Callable[[str], 
         if bool in allowed:
             return {"true": True, "false": False}[text.lower()]
         number = next((kind for kind in (int, float) if kind in allowed), None)
-        return number(text) if number else literal(text)
+        return number(text) if number else parse_literal(text)
 
     return parse
 
@@ -249,12 +249,12 @@ def elements(text: str, kind: type, length: int | None) -> tuple:
 
 def mapping(text: str) -> dict:
     """A mapping such as {liver: 1, vein: [2, 3]}; ValueError for anything else."""
-    if not isinstance(found := literal(text), dict):
+    if not isinstance(found := parse_literal(text), dict):
         raise ValueError(text)
     return found
 
 
-def literal(text: str) -> Any:
+def parse_literal(text: str) -> Any:
     """Numbers, lists and mappings as Python writes them, other text as it is."""
     from fire.parser import DefaultParseValue
 
@@ -268,9 +268,9 @@ def command_help(command: str, function: Callable) -> str:
     needed = [f"--{name} {metavar(item)}" for name, item in parameters.items() if item.default is item.empty]
     usage = " ".join([f"usage: lldm3d {command}", *needed, "[OPTIONS]"])
     options = [option_help(item, meanings.get(name, "")) for name, item in parameters.items()]
-    further = {name: text for name, text in meanings.items() if name not in parameters}
-    others = [hanging(f"  {name}", text) for name, text in further.items()]
-    return "\n".join([usage, "", summary, "", "options:", *options, *others])
+    if takes_further_options(function):
+        options.append(hanging("  --ID VALUE", next(text for name, text in meanings.items() if name not in parameters)))
+    return "\n".join([usage, "", summary, "", "options:", *options])
 
 
 def metavar(parameter: inspect.Parameter) -> str:
@@ -307,9 +307,9 @@ def split_docstring(function: Callable) -> tuple[str, dict[str, str]]:
     block = re.split(r"\n(?=\S)", rest)[0]
     found = re.findall(r"^    (\*{0,2}\w+(?:, \w+)*): (.*(?:\n     .*)*)", block, re.MULTILINE)
     pairs = chain.from_iterable([(name, text) for name in names.split(", ")] for names, text in found)
-    return plain(about), {name.lstrip("*"): " ".join(plain(text).split()) for name, text in pairs}
+    return without_marks(about), {name.lstrip("*"): " ".join(without_marks(text).split()) for name, text in pairs}
 
 
-def plain(text: str) -> str:
+def without_marks(text: str) -> str:
     """Text of a docstring without the marks of code."""
     return re.sub(r"`+([^`]+)`+", r"\1", text)
