@@ -91,6 +91,7 @@ def save_codec(
         "autoencoder": autoencoder.state_dict(),
         "network": {name: as_lists(value) for name, value in architecture.keywords.items()},
         "kind": kind,
+        "stride": codec.stride,
         "class_names": list(class_names),
         "latent_mean": codec.latent_mean.flatten().cpu(),
         "latent_std": codec.latent_std.flatten().cpu(),

@@ -71,7 +71,7 @@ def first_batch_scale(autoencoder: AutoencoderKL, volumes: Iterable[torch.Tensor
 def encode(
     dataset_dir: str,
     image_codec: str,
-    label_codec: str,
+    label_codec: str | None,
     output_dir: str,
     views: int = 1,
     degrees: float = 5.0,
@@ -85,7 +85,7 @@ def encode(
     Args:
         dataset_dir: prepared data set.
         image_codec: `codec.pt` of the image autoencoder.
-        label_codec: `codec.pt` of the label autoencoder.
+        label_codec: `codec.pt` of the label autoencoder; None: images alone.
         output_dir: folder to make, whole or not at all.
         views: entries for each training case; the first is the case itself, the others are augmented.
         degrees: range of the augmentation's rotation.
@@ -100,7 +100,7 @@ def encode(
     target = Path(output_dir)
     if target.exists() and not overwrite:
         raise UserError(f"{target}: exists; choose another --output_dir or pass --overwrite")
-    paths = {"image": image_codec, "label": label_codec}
+    paths = {kind: path for kind, path in (("image", image_codec), ("label", label_codec)) if path}
     schema = load_schema(dataset_dir)
     codecs = load_codecs(paths, schema, dataset_dir)
     transform = augment(degrees, scale, shift)

@@ -1,112 +1,125 @@
-"""The methods that can be compared: each bundle with a `configs/method.yaml` is one."""
+"""The methods of synthesis: each bundle with a `configs/method.yaml` is one, and nothing else has to know of it."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import yaml
-from jsonschema import Draft202012Validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lldm3d.bundle import bundles_dir
+from lldm3d.bundle import INFERENCE, TRAIN, bundles_dir
 from lldm3d.errors import UserError, did_you_mean
 
 FILE = "configs/method.yaml"
-OURS = "lldm"  # the chain's own system
-KINDS = {"type": "array", "items": {"enum": ["image", "label"]}, "minItems": 1, "uniqueItems": True}
-TRAINING = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["share"],
-    "properties": {"config": {"type": "string"}, "share": {"type": "number", "exclusiveMinimum": 0, "maximum": 1}},
-}
-SCHEMA = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["title", "source", "needs", "makes", "trainings"],
-    "properties": {
-        "name": {"type": "string"},
-        "title": {"type": "string"},
-        "source": {"type": "string"},
-        "needs": KINDS,
-        "makes": KINDS,
-        "trainings": {"type": "object", "minProperties": 1, "additionalProperties": TRAINING},
-    },
-}
+OURS = "lldm"  # the one whose drawn labels others may take
+Need = Literal["image", "label", "scan"]
+Made = Literal["label", "image", "edit"]
 
 
-@dataclass(frozen=True)
-class Method:
-    """What a bundle's `method.yaml` declares."""
+class Training(BaseModel):
+    """One step of a method: a run of a bundle, in a folder of its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bundle: str = ""  # the method's own, unless another is named
+    configs: tuple[str, ...] = (TRAIN,)  # laid over each other
+    run: str = "training"  # id of the configs that is run
+    share: float = Field(0, ge=0, le=1)  # of the method's minutes; 0: it takes what it takes
+    after: tuple[str, ...] | None = None  # steps that it reads; None: the one before it
+    repeats: dict[str, tuple[str, ...]] = {}  # step: ids that are those of the network which it trained
+
+
+class Method(BaseModel):
+    """What a bundle's `method.yaml` says: how a way to make pairs is trained, what it needs and what it makes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str  # the bundle's folder, unless the file says another
-    bundle: str  # as `lldm3d.bundle.bundle_path` takes it
+    bundle: str  # whose `inference.yaml` draws, as `lldm3d.bundle.bundle_path` takes it
     title: str  # in tables and figures
     source: str
-    needs: tuple[str, ...]  # of the training cases: image, label
-    makes: tuple[str, ...]  # what it draws
-    shares: dict[str, float]  # training -> share of the method's minutes, in order
-    configs: dict[str, str]  # training -> config file of the bundle; none where the stages of the chain are trained
+    needs: tuple[Need, ...] = Field(min_length=1)  # of each training case
+    makes: tuple[Made, ...] = Field(min_length=1)
+    trainings: dict[str, Training] = Field(min_length=1)  # in order
+
+    @model_validator(mode="after")
+    def check_trainings(self) -> "Method":
+        """The shares are one at most, and a step reads none but earlier ones."""
+        if sum(training.share for training in self.trainings.values()) > 1 + 1e-9:
+            raise ValueError("the shares of the trainings add up to more than 1")
+        for place, (name, training) in enumerate(self.trainings.items()):
+            earlier = list(self.trainings)[:place]
+            named = [*(training.after or ()), *training.repeats]
+            if wrong := [other for other in named if other not in earlier]:
+                raise ValueError(f"trainings#{name} reads {wrong}, but the trainings before it are {earlier}")
+        return self
 
     @property
-    def is_chain(self) -> bool:
-        """Whether the stages of the chain itself are its trainings."""
-        return not self.configs
+    def takes_labels(self) -> bool:
+        """Whether it can draw images on labels that it is given."""
+        return "label" in self.needs
 
     @property
-    def on_labels(self) -> bool:
-        """Whether it draws images on labels that it is given."""
-        return "label" in self.needs and "label" not in self.makes
+    def draws_labels(self) -> bool:
+        return "label" in self.makes
+
+    def inputs(self, training: str) -> tuple[str, ...]:
+        """The trainings that must be done before `training`."""
+        names = list(self.trainings)
+        before = names[: names.index(training)]
+        after = self.trainings[training].after
+        return after if after is not None else tuple(before[-1:])
+
+    def bundle_of(self, training: str) -> str:
+        return self.trainings[training].bundle or self.bundle
+
+    def parts(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """Bundle and configs of each training and of the inference: the sections of a profile for this method."""
+        found = {name: (self.bundle_of(name), training.configs) for name, training in self.trainings.items()}
+        return {**found, "inference": (self.bundle, (INFERENCE,))}
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The kinds of label sources that it can draw for: `drawn` always."""
+        return ("drawn", "training", "test", "folder") if self.takes_labels else ("drawn",)
 
 
-def seed_stage(name: str, seed: int) -> str:
-    """The stage of the chain in which a method is trained with one seed, and its folder in the work directory."""
-    return f"methods/{name}/seed_{seed}"
-
-
-def declared() -> dict[str, tuple[Path, dict]]:
-    """Name, and file and content of the `method.yaml`, of all methods, that of the chain first."""
+def method_files() -> dict[str, tuple[Path, dict]]:
+    """Name, and file and content of the `method.yaml`, of all methods, our own first."""
     files = sorted(bundles_dir().rglob(FILE), key=lambda file: (len(file.parts), file))
-    read_files = [(file, read(file)) for file in files]
-    return {content.get("name", file.parents[1].name): (file, content) for file, content in read_files}
+    found = {}
+    for file in files:
+        try:
+            content = yaml.safe_load(file.read_text())
+        except yaml.YAMLError as error:
+            raise UserError(f"{file}: is not valid YAML ({error})") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{file}: must hold `title: ...` and so on, holds {type(content).__name__}")
+        found[str(content.get("name", file.parents[1].name))] = (file, content)
+    return dict(sorted(found.items(), key=lambda item: item[0] != OURS))
 
 
 def method_names() -> list[str]:
-    return list(declared())
-
-
-def read(file: Path) -> dict:
-    """The content of a `method.yaml`. Raises UserError that names what is wrong in it."""
-    try:
-        content = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: is not valid YAML ({error})") from None
-    faults = [
-        f"{'#'.join(map(str, error.path))}: {error.message}".lstrip(": ")
-        for error in Draft202012Validator(SCHEMA).iter_errors(content)
-    ]
-    if faults:
-        raise UserError(f"{file}: {'; '.join(faults)}")
-    return content
+    return list(method_files())
 
 
 def load_method(name: str) -> Method:
-    """The method `name`. Raises UserError where there is none, or its file is broken."""
-    found = declared()
+    """The method `name`. Raises UserError where there is none, or with all faults of its file."""
+    found = method_files()
     if name not in found:
         raise UserError(f"there is no method {name!r}: {did_you_mean(name, found)}The methods are {', '.join(found)}")
     file, content = found[name]
-    trainings = content["trainings"]
-    configs = {training: entry["config"] for training, entry in trainings.items() if "config" in entry}
-    if configs and len(configs) < len(trainings):
-        raise UserError(f"{file}: give each training a config, or none: got one for {', '.join(configs)} alone")
-    if sum(entry["share"] for entry in trainings.values()) > 1 + 1e-9:
-        raise UserError(f"{file}: the shares of the trainings add up to more than 1")
-    return Method(
-        name=name,
-        bundle=file.parents[1].relative_to(bundles_dir()).as_posix(),
-        title=content["title"],
-        source=content["source"],
-        needs=tuple(content["needs"]),
-        makes=tuple(content["makes"]),
-        shares={training: entry["share"] for training, entry in trainings.items()},
-        configs=configs,
-    )
+    bundle = file.parents[1].relative_to(bundles_dir()).as_posix()
+    try:
+        return Method.model_validate({**content, "name": name, "bundle": bundle})
+    except ValidationError as error:
+        raise UserError(f"{file}: {'; '.join(validation_faults(error))}") from None
+
+
+def validation_faults(error: ValidationError) -> list[str]:
+    """One message for each fault that pydantic found, with the place as `a#b` and the value."""
+    faults = []
+    for item in error.errors():
+        place, value = "#".join(map(str, item["loc"])), item["input"]
+        shown = "" if isinstance(value, dict) or item["type"] in ("missing", "extra_forbidden") else f", got {value!r}"
+        faults.append(f"{place}: {item['msg'].removeprefix('Value error, ')}{shown}".lstrip(": "))
+    return faults

@@ -15,7 +15,7 @@ from lldm3d.diffusion.guidance import guided
 from lldm3d.diffusion.networks import ControlledDiffusion
 from lldm3d.errors import UserError
 from lldm3d.files import sha256
-from lldm3d.training.checkpoints import load_network
+from lldm3d.training.checkpoints import ARCHITECTURES, load_model
 from lldm3d.training.inferers import AutocastInferer
 
 
@@ -177,75 +177,66 @@ class DiffusionDraw:
 
 @dataclass(frozen=True)
 class System:
-    """Codecs and networks that belong together; parts that were not asked for are None."""
+    """Codecs and networks that were trained on each other, in evaluation mode on one device."""
 
-    codecs: dict[str, Codec]
-    label_ldm: nn.Module | None
-    image_ldm: nn.Module | None
-    controlled: ControlledDiffusion | None
-    class_names: list[str]
-    latent_shape: dict[str, list[int]]
-    spacing: list[float]
-    condition: str | None
-    multiple: int
+    codecs: dict[str, Codec]  # by kind: image, label
+    networks: dict[str, nn.Module]  # by training
+    checkpoints: dict[str, dict]  # of the networks: what was saved beside the weights
+
+    @property
+    def controlled(self) -> ControlledDiffusion:
+        """The image LDM with the ControlNet that guides it."""
+        pair = self.networks["image_ldm"], self.networks["controlnet"]
+        return ControlledDiffusion(*pair, initialise=False).eval()
+
+    @property
+    def learnt_from(self) -> dict:
+        """What all checkpoints say of the data set: class_names, latent_shape (by kind), spacing (mm)."""
+        return next(iter(self.checkpoints.values()))
+
+    @property
+    def multiple(self) -> int:
+        """Voxels of which the size of a label must be a multiple."""
+        levels = max(len(checkpoint["network"]["channels"]) for checkpoint in self.checkpoints.values())
+        return max(codec.stride for codec in self.codecs.values()) * 2 ** (levels - 1)
 
 
 def load_system(
     device: torch.device | str,
     noise_scheduler: str,
-    image_codec_path: str | None = None,
-    label_codec_path: str | None = None,
-    label_ldm_path: str | None = None,
-    image_ldm_path: str | None = None,
-    controlnet_path: str | None = None,
+    codecs: dict[str, str],
+    networks: dict[str, str],
+    architectures: dict[str, Callable[..., nn.Module]] | None = None,
 ) -> System:
-    """Load the networks of the given paths and check that they were trained on each other.
+    """Load codecs and networks, and check that they were trained on each other.
 
     Args:
         device: where they shall run.
         noise_scheduler: name of the process that will sample them, "rectified_flow" or "ddpm".
-        image_codec_path, label_codec_path: `codec.pt` files.
-        label_ldm_path, image_ldm_path, controlnet_path: `model.pt` files.
+        codecs: kind, "image" or "label": `codec.pt`.
+        networks: training that made it: `model.pt`.
+        architectures: training: class of its network; default: those of label_ldm, image_ldm and controlnet.
 
     Raises:
-        UserError: naming the file that does not fit and the stage to run again.
+        UserError: naming the file that does not fit and the training to run again.
     """
-    codec_paths = {"image": image_codec_path, "label": label_codec_path}
-    codec_paths = {kind: path for kind, path in codec_paths.items() if path}
-    codecs = {kind: load_codec(path, kind).to(device) for kind, path in codec_paths.items()}
-    hashes = {kind: sha256(path) for kind, path in codec_paths.items()}
-    paths = {"label_ldm": label_ldm_path, "image_ldm": image_ldm_path, "controlnet": controlnet_path}
-    networks, checkpoints = {}, {}
-    for stage, path in paths.items():
-        if path:
-            network, checkpoints[stage] = load_network(path, stage)
-            networks[stage] = network.to(device)
-            check_checkpoint(path, stage, checkpoints[stage], hashes, noise_scheduler)
-    controlled = None
-    if "controlnet" in networks:
-        controlled = ControlledDiffusion(networks["image_ldm"], networks["controlnet"], initialise=False).eval()
-    first = next(iter(checkpoints.values()))
-    levels = max(len(checkpoint["network"]["channels"]) for checkpoint in checkpoints.values())
-    return System(
-        codecs=codecs,
-        label_ldm=networks.get("label_ldm"),
-        image_ldm=networks.get("image_ldm"),
-        controlled=controlled,
-        class_names=first["class_names"],
-        latent_shape=first["latent_shape"],
-        spacing=first["spacing"],
-        condition=checkpoints.get("controlnet", {}).get("condition"),
-        multiple=max(codec.stride for codec in codecs.values()) * 2 ** (levels - 1),
-    )
+    loaded = {kind: load_codec(path, kind).to(device) for kind, path in codecs.items()}
+    hashes = {kind: sha256(path) for kind, path in codecs.items()}
+    classes, found, checkpoints = {**ARCHITECTURES, **(architectures or {})}, {}, {}
+    for training, path in networks.items():
+        network, checkpoints[training] = load_model(path, classes[training], training)
+        check_checkpoint(path, training, checkpoints[training], hashes, noise_scheduler)
+        found[training] = network.to(device)
+    return System(loaded, found, checkpoints)
 
 
-def check_checkpoint(path: str, stage: str, checkpoint: dict, hashes: dict[str, str], noise_scheduler: str) -> None:
+def check_checkpoint(path: str, training: str, checkpoint: dict, hashes: dict[str, str], noise_scheduler: str) -> None:
     """Raise UserError where a model was trained on other codecs or by another process than it will be sampled with."""
     for kind, digest in hashes.items():
         if checkpoint["codecs"][kind] != digest:
             raise UserError(
                 f"{path}: was trained on the latents of another {kind} codec ({checkpoint['codecs'][kind][:12]}, this "
-                f"one is {digest[:12]}); run the stages 'latents' and {stage!r} again"
+                f"one is {digest[:12]}); encode the latents and train {training!r} again"
             )
     if checkpoint["noise_scheduler"] != noise_scheduler:
         raise UserError(

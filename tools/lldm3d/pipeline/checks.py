@@ -1,80 +1,102 @@
-"""Checks between stages: the files that a stage reads are whole and fit each other and the data set."""
+"""Checks between jobs: the files that a job reads are there, whole, and were made from each other."""
 
 from pathlib import Path
 
-from lldm3d.data.dataset import Schema
 from lldm3d.errors import UserError
-from lldm3d.files import load_checkpoint, read_json, sha256
+from lldm3d.files import read_json, sha256, write_json
+from lldm3d.pipeline.stages import DATASET, FINISHED, Job, digest
 
-KINDS = ("image", "label")
-
-
-def codec_path(work: Path, kind: str) -> Path:
-    return work / f"autoencoder_{kind}" / "codec.pt"
-
-
-def codec(work: Path, kind: str, schema: Schema) -> dict:
-    """The codec of `kind`, "image" or "label". Raises UserError when it is not one of this data set."""
-    path, stage = codec_path(work, kind), f"autoencoder_{kind}"
-    content = load_checkpoint(path, made_by=stage)
-    require(content.get("kind") == kind, path, f"holds a codec of kind {content.get('kind')!r}, not {kind!r}", stage)
-    require_class_names(content, path, schema, stage)
-    return content
+KEPT = ("*.pt", "encoded/latents.json", "labels.json")  # what later jobs read of a training's folder
+PASSING = ("state.pt", "state.old.pt")  # checkpoints that are no results
+UNCHANGING = ("tasks",)  # entries of dataset.json that may change without changing its cases
 
 
-def codec_hashes(work: Path) -> dict[str, str]:
-    return {kind: sha256(codec_path(work, kind)) for kind in KINDS}
+def finish(work: Path, job: Job) -> None:
+    """Write `finished.json`: hashes of what a training left, and of what it was made from."""
+    folder = work / job.name
+    files = sorted(path for pattern in KEPT for path in folder.glob(pattern) if path.name not in PASSING)
+    content = {
+        "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
+        "inputs": {name: fingerprint(work / name) for name in job.reads},
+    }
+    write_json(folder / FINISHED, content)
 
 
-def latents(work: Path) -> None:
-    """Raises UserError when the latents are missing or were made by other codecs than those in the work directory."""
-    path = work / "latents" / "latents.json"
-    require_codecs(read_json(path), path, work, "latents")
+def fingerprint(path: Path) -> str:
+    """What identifies a file that a job reads: of a data set all but its tasks, of a training what it left."""
+    if path.name == FINISHED:
+        return digest(read_json(path)["files"])
+    if path.name == Path(DATASET).name and path.parent.name == Path(DATASET).parent.name:
+        return digest({key: value for key, value in read_json(path).items() if key not in UNCHANGING})
+    return sha256(path)
 
 
-def diffusion(work: Path, stage: str, schema: Schema) -> dict:
-    """The model of the stage `stage`. Raises UserError when its classes or its codecs are others."""
-    path = work / stage / "model.pt"
-    content = load_checkpoint(path, made_by=stage)
-    require_class_names(content, path, schema, stage)
-    require_codecs(content, path, work, stage)
-    return content
+def check_inputs(work: Path, job: Job) -> None:
+    """Raises UserError where what a job reads is missing, broken, or not made from what lies there now."""
+    for name in job.reads:
+        path = work / name
+        if not path.is_file():
+            raise UserError(f"{path}: no such file, but {job.name} reads it; run the stage {maker(name)!r} first")
+        if path.name == FINISHED:
+            check_finished(work, path)
 
 
-def gate(work: Path, thresholds: dict[str, float]) -> None:
-    """Stop before the second step of the chain when an autoencoder loses too much: nothing later can mend that.
+def check_finished(work: Path, path: Path) -> None:
+    """Raises UserError where a training's files have changed since it ended, or it was made from other ones."""
+    content, folder = read_json(path), path.parent
+    name = folder.relative_to(work).as_posix()
+    again = f"delete {path} and run the stage {name!r} again"
+    for file, expected in content["files"].items():
+        if not (folder / file).is_file():
+            raise UserError(f"{folder / file}: no such file, though {path} lists it; {again}")
+        if sha256(folder / file) != expected:
+            raise UserError(
+                f"{folder / file}: is not what {path} says, so it is damaged or of another training; {again}"
+            )
+    for other, expected in content["inputs"].items():
+        if (work / other).is_file() and fingerprint(work / other) != expected:
+            raise UserError(f"{folder}: was made with another version of {work / other}; {again}")
+
+
+def maker(name: str) -> str:
+    """The job that makes a file, as a user would call it."""
+    return {"dataset": "prepare", "data": "phantom"}.get(Path(name).parts[0], Path(name).parent.as_posix())
+
+
+def check_gates(method_dir: Path, sections: dict[str, dict]) -> None:
+    """Stop before a training that learns from poor ones: nothing later can make up for that.
 
     Args:
-        thresholds: `image_psnr` in dB, `label_dice` as the mean over classes in 0..1.
+        method_dir: folder of the trainings.
+        sections: of the profile, by training; their `gate` has the least of metrics of `metrics.json`.
+
+    Raises:
+        UserError: with all metrics that are too low.
     """
-    measured = {
-        "image_psnr": (work / "autoencoder_image" / "metrics.json", "psnr"),
-        "label_dice": (work / "autoencoder_label" / "metrics.json", "mean_dice"),
-    }
     faults = []
-    for name, (path, key) in measured.items():
-        value = read_json(path).get(key, float("nan"))
-        if not value >= thresholds[name]:  # NaN fails too
-            stage = path.parent.name
-            faults.append(
-                f"{path}: {key} is {value:.4g}, below the gate {name}: {thresholds[name]:g}; train {stage} longer "
-                f"(raise {stage}#epochs) or with more channels in the profile, or lower gates#{name} there"
-            )
+    for training, section in sections.items():
+        path = method_dir / training / "metrics.json"
+        for metric, least in section.get("gate", {}).items():
+            value = read_json(path).get(metric)
+            if value is None or not value >= least:  # NaN fails too
+                shown = "missing" if value is None else f"{value:.4g}"
+                faults.append(
+                    f"{path}: {metric} is {shown}, below the gate of {least:g}; train {training} longer (raise its epochs) "
+                    f"or with more channels in the profile, or lower its gate there"
+                )
     if faults:
         raise UserError("\n".join(faults))
 
 
-def require(fits: bool, path: Path, fault: str, stage: str) -> None:
-    if not fits:
-        raise UserError(f"{path}: {fault}; delete it and run the stage {stage!r} again")
+def same_beginning(work: Path, name: str, settings: dict, inputs: tuple[str, ...]) -> bool:
+    """Whether a job last began from these settings and inputs; they are noted in `W/.begun/<job>.json`.
 
-
-def require_class_names(content: dict, path: Path, schema: Schema, stage: str) -> None:
-    found, expected = list(content.get("class_names", [])), list(schema.class_names)
-    require(found == expected, path, f"was made for the classes {found}, the data set has {expected}", stage)
-
-
-def require_codecs(content: dict, path: Path, work: Path, stage: str) -> None:
-    found, expected = content.get("codecs", {}), codec_hashes(work)
-    other = [str(codec_path(work, kind)) for kind in KINDS if found.get(kind) != expected[kind]]
-    require(not other, path, f"was made with another version of {' and '.join(other)}", stage)
+    Args:
+        inputs: files relative to `work`.
+    """
+    path = work / ".begun" / f"{name}.json"
+    found = {key: value.replace(str(work), ".") if isinstance(value, str) else value for key, value in settings.items()}
+    begun = {"settings": found, "inputs": {item: fingerprint(work / item) for item in inputs}}
+    same = path.is_file() and read_json(path) == begun
+    write_json(path, begun)
+    return same

@@ -6,7 +6,6 @@ for ever; jobs of a run that died would be submitted a second time; and why a jo
 
 import hashlib
 import importlib.util
-import json
 import re
 import shutil
 import subprocess
@@ -15,7 +14,8 @@ from pathlib import Path
 
 from lldm3d.children import tail
 from lldm3d.errors import UserError
-from lldm3d.pipeline.limits import measured_limits
+from lldm3d.pipeline.cost import measured_limits
+from lldm3d.pipeline.stages import Job, Plan
 
 EXECUTORS = ("slurm",)
 # how Snakemake logs a job that Slurm ended; all of its lines but the first are indented
@@ -26,11 +26,11 @@ ENDED = re.compile(
     re.MULTILINE,
 )
 REFUSED = re.compile(r"SLURM sbatch failed\. The error message was '(.*?)'\.$", re.MULTILINE | re.DOTALL)
-# what Slurm did, and how to mend it
-MENDS = {
+# what Slurm did, and the remedy
+REMEDIES = {
     "CANCELLED": "was cancelled",
-    "TIMEOUT": "reached its time limit (raise cluster#{rule}#runtime in the profile, or let cluster#retries go on)",
-    "OUT_OF_MEMORY": "took more memory than it had asked for (raise cluster#{rule}#mem_mb in the profile)",
+    "TIMEOUT": "reached its time limit (raise cluster#{stage}#runtime in the profile, or let cluster#retries go on)",
+    "OUT_OF_MEMORY": "took more memory than it had asked for (raise cluster#{stage}#mem_mb in the profile)",
     "NODE_FAIL": "lost its node",
 }
 
@@ -51,26 +51,30 @@ def check_executor(executor: str) -> None:
         raise UserError("--executor slurm: there is no `sbatch` here; run the command on the cluster's login node")
 
 
-def slurm_options(work: Path, settings: dict, rules: list[str], jobs: int) -> list[str]:
+def slurm_options(work: Path, section: dict, jobs: int) -> list[str]:
     """Snakemake's options for a run whose stages are jobs of Slurm.
 
     Args:
-        settings: the profile, whose section `cluster` says what each job asks for; what it does not say of a stage
-            itself follows from what was measured.
-        rules: the rules of the run.
+        section: `cluster` of the profile.
         jobs: largest number of jobs in the queue at once.
     """
-    threads, resources = [], []
-    asked, measured = settings["cluster"], measured_limits(work, settings)
-    for rule in rules:
-        job = {**asked["all"], **measured.get(rule, {}), **asked.get(rule, {})}
-        threads.append(f"{rule}={job.pop('threads')}")
-        resources += [f"{rule}:{key}={json.dumps(value)}" for key, value in job.items()]  # quoted: no expression
     options = ["--executor", "slurm", "--jobs", str(jobs), "--slurm-jobname-prefix", job_prefix(work)]
-    options += ["--keep-going", "--latency-wait", "60", "--retries", str(asked["retries"])]
-    if not accounting():
-        options += ["--slurm-status-command", "squeue"]
-    return [*options, "--set-threads", *threads, "--set-resources", *resources]
+    options += ["--keep-going", "--latency-wait", "60", "--retries", str(section["retries"])]
+    return options if accounting() else [*options, "--slurm-status-command", "squeue"]
+
+
+def job_resources(plan: Plan, job: Job, work: Path = Path()) -> tuple[int, dict[str, int | str]]:
+    """Threads and resources of a job: GPUs, and on a cluster what the section `cluster` asks for.
+
+    What that does not say of the stage itself follows from what a dry run measured.
+    """
+    if not plan.executor:
+        threads = plan.threads_alone if job.alone else plan.threads if job.processes else 1
+        return threads, {"gpu": job.processes} if job.processes else {}
+    asked = plan.settings["cluster"]
+    wanted = {"gpu": job.processes, **asked["all"], **measured_limits(work, plan, job), **asked.get(job.stage, {})}
+    threads = wanted.pop("threads")
+    return threads, {key: value for key, value in wanted.items() if value or key != "gpu"}
 
 
 def job_prefix(work: Path) -> str:
@@ -99,30 +103,37 @@ def refuse_left_over(work: Path) -> None:
         )
 
 
-def ended_by_slurm(log: str, told: Collection[str]) -> dict[str, str]:
+def ended_by_slurm(log: str, reported: Collection[str]) -> dict[str, str]:
     """Stage and message for each job that Slurm ended, from the text of Snakemake's log.
 
     Args:
-        told: stages that left a message of their own; a job that only failed has none better.
+        reported: stages that left a message of their own; a job that only failed has none better.
     """
     return {
         found["stage"]: ended(found)
         for found in ENDED.finditer(log)
-        if (found["state"] != "FAILED" or found["stage"] not in told)
+        if (found["state"] != "FAILED" or found["stage"] not in reported)
         and f"\nFinished jobid: {found['id']} " not in log[found.end() :]  # the second attempt went well
     }
 
 
 def ended(found: re.Match) -> str:
-    """What happened to a job, and the mend."""
+    """What happened to a job, and the remedy."""
     job, state = f"Slurm job {found['job']}", found["state"]
     if state == "FAILED":
         return f"{job} failed; {found['log']} ends:\n{tail(Path(found['log']))}"
-    mend = MENDS.get(state, f"ended as {state}").format(rule=found["stage"].split("/")[0])
-    return f"{job} {mend}; run again, and it goes on"
+    remedy = REMEDIES.get(state, f"ended as {state}").format(stage=stage_of(found["stage"]))
+    return f"{job} {remedy}; run again, and it goes on"
 
 
 def refused_by_slurm(log: str) -> list[str]:
     """What Slurm said of jobs that it did not take, each message once."""
     said = dict.fromkeys(REFUSED.findall(log))
-    return [f"Slurm refused a job: {text}; mend the section cluster of the profile" for text in said]
+    return [f"Slurm refused a job: {text}; correct the section cluster of the profile" for text in said]
+
+
+def stage_of(job: str) -> str:
+    """The stage of a job, by its name: its section in `cluster`."""
+    folders = {"methods": "train", "evaluation": "evaluate"}
+    first = job.split("/")[0]
+    return folders.get(first, first)

@@ -1,37 +1,43 @@
-"""What the trainings of a run and its pairs take, from steps of their networks on this machine."""
+"""What the trainings and pairs of a run take on this machine, from steps of their networks on random volumes.
 
+A dry run prints it, and notes it as time limits for a cluster's jobs.
+"""
+
+import math
+import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from monai.bundle import ConfigParser
-from torch.autograd.graph import saved_tensors_hooks
-
-from lldm3d.bundle import bundle_path
+from lldm3d.bundle import TRAIN, bundle_path
 from lldm3d.data.dataset import Schema, load_cases, load_schema
-from lldm3d.diffusion.networks import ControlledDiffusion
-from lldm3d.pipeline.configs import BUNDLES, bundle_and_configs, overrides_of, processes_of
-from lldm3d.pipeline.limits import keep_limits
-from lldm3d.pipeline.study_cost import COPIES, step_seconds
-from lldm3d.pipeline.training import crop
-from lldm3d.training.inferers import AutocastInferer
+from lldm3d.files import read_json, sha256, write_json
+from lldm3d.methods.registry import Method
+from lldm3d.pipeline.profile import SEGMENT_OVERLAY, overlays_of, overrides_of
+from lldm3d.pipeline.stages import DATASET, Job, Plan, digest
+from lldm3d.study.stages import SegmentStage
 
+WARM_UP, TIMED = 2, 5  # steps
 BASE = 0.7  # GB of a process of torch and MONAI that holds nothing yet
 FLOATS = 5  # of each weight in memory: itself, gradient, two moments of Adam, average
-START = 10  # seconds until a stage's process takes its first step
+COPIES = 4  # of the weights on the disk: the best ones, and the state with two moments of Adam
+START = 10  # seconds until a job's process takes its first step
 BACKWARD = 2  # of the time of a forward pass
+ZIPPED, CACHED = 1 / 20, 5  # bytes of a voxel of a predicted label map; of a case that all trainings share
+LIMIT_FACTOR, LIMIT_START = 2, 10  # over measured steps (docs/reference/scaling.md); minutes for all else
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one training stage."""
+    """Of one training."""
 
     steps: int
     step_seconds: float
     batch_size: int
-    memory: float  # GB
-    disk: float  # GB
+    parameters: int
+    saved: int  # bytes that a step keeps from its forward for its backward pass
+    processes: int = 1
 
     @property
     def minutes(self) -> float:
@@ -42,96 +48,220 @@ class Cost:
         """Of one case."""
         return self.step_seconds / self.batch_size / (1 + BACKWARD)
 
+    @property
+    def memory(self) -> float:
+        """GB."""
+        return (BASE + (self.saved + 4 * FLOATS * self.parameters) / 1e9) * self.processes
 
-def tell_cost(work: Path, plan: dict, stages: list[str]) -> None:
-    """Print what the generative stages among `stages` take, and note it for a cluster's jobs.
+    @property
+    def disk(self) -> float:
+        """GB."""
+        return 4 * COPIES * self.parameters / 1e9
 
-    Nothing where the data set is not prepared.
-    """
-    if not (work / "dataset" / "dataset.json").is_file() or not {*BUNDLES, "generate"} & {*stages}:
+
+def print_cost(work: Path, plan: Plan, jobs: list[Job]) -> None:
+    """Print what the jobs take, and note it for a cluster's jobs; nothing where the data set is not prepared."""
+    if not (work / DATASET).is_file():
         return
-    torch.set_num_threads(plan["threads"])
-    settings, schema = plan["settings"], load_schema(work / "dataset")
-    costs = {stage: measure(stage, settings, schema) for stage in BUNDLES}
-    minutes = {stage: cost.minutes for stage, cost in costs.items()}
-    for stage in stages:
-        if stage in costs:
-            cost = costs[stage]
-            print(
-                f"{stage}: {cost.steps} steps at {cost.step_seconds:.3g} s, {cost.minutes:.3g} minutes; "
-                f"{cost.memory:.2g} GB of memory, {cost.disk:.2g} GB of disk"
-            )
-    if "generate" in stages:
-        seconds = pair_seconds(costs, settings["generate"], schema, settings)
-        print(f"generate: {seconds:.3g} s for each pair")
-        pairs = settings["generate"].get("n") or len(load_cases(work / "dataset", "training"))
-        minutes["generate"] = pairs * seconds / 60 / processes_of(settings["generate"])
-    keep_limits(work, settings, minutes)
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU with {plan['threads']} threads"
+    import torch
+
+    torch.set_num_threads(plan.threads)
+    schema, minutes = load_schema(work / "dataset"), {}
+    for name, method in plan.loaded.items():
+        minutes |= print_method_cost(work, plan, method, schema, jobs)
+    segments = [SegmentStage.parse(job.name) for job in jobs if job.stage == "segment"]
+    minutes |= print_study_cost(work, plan, segments, schema)
+    note_limits(work, plan, minutes)
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU with {plan.threads} threads"
     print(f"from steps on this {where}; without loading, validation, and the further losses of autoencoders")
 
 
-def measure(stage: str, settings: dict, schema: Schema) -> Cost:
-    """The cost of a training stage, from some of its steps on random volumes."""
-    parser = parsed(stage, settings, schema)
-    network, inputs = network_and_inputs(stage, settings, schema)
+def print_method_cost(work: Path, plan: Plan, method: Method, schema: Schema, jobs: list[Job]) -> dict[str, float]:
+    """Print the cost of a method's trainings among the jobs, and of a pair; minutes by `limit_key`."""
+    wanted = {
+        job.values["training"]: job
+        for job in jobs
+        if job.values.get("method") == method.name and "training" in job.values
+    }
+    drawing = [job for job in jobs if job.stage == "pairs" and job.values["method"] == method.name]
+    if not wanted and not drawing:
+        return {}
+    costs = {name: measure_training(plan, method, name, schema) for name in method.trainings}
+    minutes = {}
+    for training, job in wanted.items():
+        cost = costs[training]
+        if cost is None:
+            continue
+        print(
+            f"{job.name}: {cost.steps} steps at {cost.step_seconds:.3g} s, {cost.minutes:.3g} minutes; "
+            f"{cost.memory:.2g} GB of memory, {cost.disk:.2g} GB of disk"
+        )
+        minutes[limit_key(job)] = cost.minutes
+    known = {name: cost for name, cost in costs.items() if cost}
+    if drawing and known:
+        seconds = pair_seconds(plan, method, known, schema)
+        print(f"pairs of {method.name}: {seconds:.3g} s for each pair")
+        number = plan.settings["methods"].get("n") or len(load_cases(work / "dataset", "training"))
+        minutes[limit_key(drawing[0])] = number * seconds / 60 / max(1, drawing[0].processes)
+    return minutes
+
+
+def measure_training(plan: Plan, method: Method, training: str, schema: Schema) -> Cost | None:
+    """The cost of a training, from some of its steps on random volumes; None for what no such step stands for.
+
+    Those are encodings, and networks without the id `architecture` or that read the latents of another autoencoder.
+    """
+    parser = training_config(plan, method, training, schema)
+    latent = "latents_dir" in parser
+    if "architecture" not in parser or not (latent or "kind" in parser):
+        return None
+    import torch
+
+    section = plan.section(method.name, training)
+    network, inputs = network_and_inputs(plan, method, training, schema, latent)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     step = plain_step(network.to(device), [item.to(device) for item in inputs], device)
-    saved = saved_bytes(step)
-    parameters = sum(item.numel() for item in network.parameters())
-    seconds, minutes = step_seconds(step), settings[stage].get("minutes")
+    saved, seconds = saved_bytes(step), step_seconds(step)
+    minutes = section.get("minutes") or (plan.minutes and plan.minutes * method.trainings[training].share)
     steps = parser.get_parsed_content("epochs") * parser.get_parsed_content("epoch_length")
     return Cost(
         steps=round(60 * minutes / seconds) if minutes else steps,
         step_seconds=seconds,
         batch_size=len(inputs[0]),
-        memory=(BASE + (saved + 4 * FLOATS * parameters) / 1e9) * processes_of(settings[stage]),
-        disk=4 * COPIES * parameters / 1e9,
+        parameters=sum(item.numel() for item in network.parameters()),
+        saved=saved,
+        processes=section.get("processes", 1),
     )
 
 
-def parsed(stage: str, settings: dict, schema: Schema) -> ConfigParser:
-    """The config of a training stage, with what its profile and the stages before it say of the network."""
-    bundle, configs = bundle_and_configs(stage, settings[stage])
+def training_config(plan: Plan, method: Method, training: str, schema: Schema):
+    """The `ConfigParser` of a training with the profile's settings, and what it repeats of earlier ones' configs."""
+    from monai.bundle import ConfigParser
+
+    entry, section = method.trainings[training], plan.section(method.name, training)
+    folder = bundle_path(method.bundle_of(training))
     parser = ConfigParser()
-    parser.read_config([str(bundle_path(bundle) / config) for config in configs])
-    parser.update({"class_names": list(schema.class_names), **overrides_of(settings[stage])})
-    if not stage.startswith("autoencoder"):
-        codec = parsed(f"autoencoder_{kind(stage)}", settings, schema)
-        parser.update({"latent_channels": codec.get_parsed_content("latent_channels")})
-    if stage == "controlnet":
-        image = parsed("image_ldm", settings, schema)
-        repeated = ("channels", "attention_levels", "num_res_blocks")
-        parser.update({key: image.get_parsed_content(key) for key in repeated})
+    parser.read_config([str(folder / config) for config in (*entry.configs, *overlays_of(section))])
+    repeated = {}
+    for other, ids in entry.repeats.items():
+        earlier = training_config(plan, method, other, schema)
+        repeated |= {key: earlier.get_parsed_content(key) for key in ids if key in earlier}
+        if "stride" in ids:
+            repeated["stride"] = 2 ** (len(earlier.get_parsed_content("channels")) - 1)
+    given = {"class_names": list(schema.class_names), **repeated, **overrides_of(section)}
+    parser.update({key: value for key, value in given.items() if key.split("#")[0] in parser})
     return parser
 
 
-def kind(stage: str) -> str:
-    return "label" if "label" in stage else "image"
+def network_and_inputs(plan: Plan, method: Method, training: str, schema: Schema, latent: bool) -> tuple:
+    """The network of a training and a random batch of what it is called with."""
+    import torch
 
+    from lldm3d.diffusion.networks import ControlledDiffusion
+    from lldm3d.pipeline.training import crop_size
 
-def network_and_inputs(stage: str, settings: dict, schema: Schema) -> tuple[torch.nn.Module, list[torch.Tensor]]:
-    """The network of a training stage and a random batch of what it is called with."""
-    parser = parsed(stage, settings, schema)
-    network, batch = (parser.get_parsed_content(key) for key in ("network_def", "batch_size"))
-    if stage.startswith("autoencoder"):
-        channels = len(schema.class_names) if kind(stage) == "label" else 1
-        return network, [torch.rand(batch, channels, *crop(overrides_of(settings[stage]), schema))]
-    codec = parsed(f"autoencoder_{kind(stage)}", settings, schema)
+    parser = training_config(plan, method, training, schema)
+    batch, classes = parser.get_parsed_content("batch_size"), len(schema.class_names)
+    network = parser.get_parsed_content("architecture")()
+    if not latent:
+        channels = classes if parser.get_parsed_content("kind") == "label" else 1
+        return network, [torch.rand(batch, channels, *crop_size(plan.section(method.name, training), schema))]
+    codec = training_config(plan, method, codec_of(method, training), schema)
     stride = 2 ** (len(codec.get_parsed_content("channels")) - 1)
-    latent = torch.randn(
-        batch, codec.get_parsed_content("latent_channels"), *(size // stride for size in schema.roi_size)
-    )
-    inputs = [latent, torch.zeros(batch)]
-    if stage == "controlnet":
-        frozen, _ = network_and_inputs("image_ldm", settings, schema)
+    size = [length // stride for length in schema.roi_size]
+    inputs = [torch.randn(batch, codec.get_parsed_content("latent_channels"), *size), torch.zeros(batch)]
+    if "diffusion_def" in parser:  # a ControlNet: of the frozen network whose layers it repeats
+        frozen, _ = network_and_inputs(plan, method, list(method.trainings[training].repeats)[-1], schema, True)
         network = ControlledDiffusion(frozen, network)
-        inputs.append(torch.rand(batch, len(schema.class_names), *schema.roi_size))
+    if "condition" in parser:
+        inputs.append(torch.rand(batch, classes, *schema.roi_size))
     return network, inputs
 
 
-def plain_step(network: torch.nn.Module, inputs: list[torch.Tensor], device: torch.device) -> Callable[[], None]:
+def codec_of(method: Method, training: str) -> str:
+    """The autoencoder whose latents a training learns: the one that tells it their channels."""
+    return next(other for other, ids in method.trainings[training].repeats.items() if "latent_channels" in ids)
+
+
+def pair_seconds(plan: Plan, method: Method, costs: dict[str, Cost], schema: Schema) -> float:
+    """Of drawing a pair by the networks that no other one contains, and decoding (half of a forward pass)."""
+    import torch
+
+    from lldm3d.pipeline.training import crop_size
+
+    section, calls, decoding = plan.section(method.name, "inference"), 0.0, 0.0
+    guided = 2 if section.get("guidance_scale", 1) != 1 else 1
+    diffusion = [name for name in costs if method.trainings[name].repeats]
+    inner = {other for name in diffusion for other in method.trainings[name].repeats}
+    for name, cost in costs.items():
+        if name in diffusion and name not in inner:
+            conditional = "condition" in training_config(plan, method, name, schema)
+            calls += cost.forward_seconds * (guided if conditional else 1)
+        elif name not in diffusion:
+            window = torch.Size(crop_size(plan.section(method.name, name), schema)).numel()
+            decoding += cost.forward_seconds / 2 * torch.Size(schema.roi_size).numel() / window
+    return section.get("num_inference_steps", 20) * calls + decoding
+
+
+def print_study_cost(work: Path, plan: Plan, stages: list[SegmentStage], schema: Schema) -> dict[str, float]:
+    """Print what the segmentations take; the minutes of the longest by `limit_key`."""
+    if not stages:
+        return {}
+    import torch
+
+    from lldm3d.pipeline.training import crop_size
+
+    section = plan.settings["segment"]["overrides"]
+    overrides = {"class_names": list(schema.class_names), **section, "roi_size": crop_size(section, schema)}
+    voxels, tasks = torch.Size(schema.roi_size).numel(), {stage.task for stage in stages}
+    predictions = len(load_cases(work / "dataset", "test")) * voxels * ZIPPED
+    cases = sum(len(load_cases(work / "dataset", split)) for split in ("training", "validation"))
+    hours, longest, disk = 0.0, 0.0, len(tasks) * cases * voxels * CACHED
+    for network, count in Counter(stage.network for stage in stages).items():
+        cost = measure_segmentation(network, overrides)
+        longest, hours = max(longest, cost.minutes), hours + count * cost.minutes / 60
+        disk += count * (4 * COPIES * cost.parameters + predictions)
+        print(
+            f"{network}: {count} trainings of {cost.steps} steps at {cost.step_seconds:.3g} s, {cost.minutes / 60:.3g} "
+            f"hours each; {cost.parameters / 1e6:.3g} million parameters"
+        )
+    print(
+        f"{len(stages)} segmentations, {hours:.3g} hours, to be divided by the trainings at once; "
+        f"{disk / 1e9:.2g} GB of disk"
+    )
+    return {"segment": longest}
+
+
+def measure_segmentation(network: str, overrides: dict) -> Cost:
+    """The cost of a training of the bundle `network` with these overrides."""
+    import torch
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config([str(bundle_path(network) / TRAIN), SEGMENT_OVERLAY])
+    parser.update(overrides)
+    keys = ("network", "loss", "optimizer", "train#inferer", "device", "roi_size", "batch_size", "class_names")
+    model, loss, optimizer, inferer, device, size, batch, names = (parser.get_parsed_content(key) for key in keys)
+    image = torch.rand(batch, 1, *size, device=device)
+    label = torch.randint(len(names), (batch, 1, *size), device=device)
+
+    def step() -> None:
+        model.train()
+        optimizer.zero_grad()
+        loss(inferer(image, model), label).backward()
+        optimizer.step()
+
+    steps = parser.get_parsed_content("epochs") * parser.get_parsed_content("epoch_length")
+    parameters = sum(item.numel() for item in model.parameters())
+    return Cost(steps, step_seconds(step), batch, parameters, 0)
+
+
+def plain_step(network, inputs: list, device) -> Callable[[], None]:
     """One optimizer step of the network on the inputs."""
+    import torch
+
+    from lldm3d.training.inferers import AutocastInferer
+
     optimizer = torch.optim.AdamW([item for item in network.parameters() if item.requires_grad])
     inferer = AutocastInferer(device, True)
 
@@ -146,9 +276,11 @@ def plain_step(network: torch.nn.Module, inputs: list[torch.Tensor], device: tor
 
 def saved_bytes(step: Callable[[], None]) -> int:
     """The memory that a step keeps from its forward for its backward pass."""
+    from torch.autograd.graph import saved_tensors_hooks
+
     kept: dict[int, int] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def keep(tensor):
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
@@ -157,12 +289,52 @@ def saved_bytes(step: Callable[[], None]) -> int:
     return sum(kept.values())
 
 
-def pair_seconds(costs: dict[str, Cost], section: dict, schema: Schema, settings: dict) -> float:
-    """Of drawing a label and an image, and decoding both (half of an autoencoder's forward pass, on whole cases)."""
-    guided = 2 if section.get("guidance_scale", 1) != 1 else 1
-    calls = costs["label_ldm"].forward_seconds + guided * costs["controlnet"].forward_seconds
-    decoding = 0.0
-    for stage in ("autoencoder_image", "autoencoder_label"):
-        window = torch.Size(crop(overrides_of(settings[stage]), schema)).numel()
-        decoding += costs[stage].forward_seconds / 2 * torch.Size(schema.roi_size).numel() / window
-    return section.get("num_inference_steps", 20) * calls + decoding
+def step_seconds(step: Callable[[], None], timed: int = TIMED) -> float:
+    """The mean time of some calls of `step` after a warm-up."""
+    for _ in range(WARM_UP):
+        step()
+    wait_for_gpu()
+    start = time.perf_counter()
+    for _ in range(timed):
+        step()
+    wait_for_gpu()
+    return (time.perf_counter() - start) / timed
+
+
+def wait_for_gpu() -> None:
+    """Until the GPU has done what it was given."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def limit_key(job: Job) -> str:
+    """What the time limits of jobs are noted for: a training of a method, its pairs, or all segmentations."""
+    named = [str(job.values[key]) for key in ("method", "training") if key in job.values]
+    return "/".join([job.stage, *named])
+
+
+def note_limits(work: Path, plan: Plan, minutes: dict[str, float]) -> None:
+    """Note the limit of each kind of job that was measured in `limits.json`; those of others stay."""
+    path = work / "limits.json"
+    found = read_json(path) if path.is_file() else {}
+    for key, value in minutes.items():
+        runtime = math.ceil(LIMIT_FACTOR * value + LIMIT_START)
+        found[key] = {"measured": measured_with(work, plan, key), "minutes": value, "runtime": runtime}
+    if minutes:
+        write_json(path, found)
+
+
+def measured_limits(work: Path, plan: Plan, job: Job) -> dict[str, int]:
+    """`runtime` (minutes) of a job that was measured with these settings and this data set."""
+    path, key = work / "limits.json", limit_key(job)
+    found = read_json(path).get(key) if path.is_file() and (work / DATASET).is_file() else None
+    fits = found and found["measured"] == measured_with(work, plan, key)
+    return {"runtime": found["runtime"]} if fits else {}
+
+
+def measured_with(work: Path, plan: Plan, key: str) -> str:
+    """What the time of a kind of job depends on."""
+    section = plan.settings["segment"] if key == "segment" else [plan.settings["methods"], plan.methods]
+    return digest(sha256(work / DATASET), section)

@@ -1,17 +1,117 @@
 """Profiles: the settings of all stages, in one YAML file with a section for each."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import yaml
-from jsonschema import Draft202012Validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lldm3d.bundle import undefined
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError, did_you_mean
-from lldm3d.methods.registry import load_method
-from lldm3d.pipeline.configs import INFERENCE, undefined, unknown_overrides
+from lldm3d.methods.registry import OURS, load_method, validation_faults
+from lldm3d.pairs.sources import parse_source
 
 HERE = Path(__file__).parent
 BUILT_IN = ("demo", "small", "full")
+SEGMENT_OVERLAY = str(HERE / "segment.yaml")  # what the study adds to a stock segmentation bundle
+OWN_KEYS = ("overlays", "processes", "minutes", "gate")  # of a training's section; all others are ids of its configs
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+Minutes = Annotated[float, Field(gt=0)]
+Voxels = Annotated[list[Count], Field(min_length=3, max_length=3)]
+Millimetres = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PhantomSettings(Section):
+    """Arguments of `lldm3d phantom`."""
+
+    num_cases: Annotated[int, Field(ge=8)] | None = None
+    size: Voxels | None = None
+    spacing: Millimetres | None = None
+    seed: Seed | None = None
+    thinnest_vessel: Annotated[float, Field(ge=0)] | None = None  # mm, radius
+
+
+class PrepareSettings(Section):
+    """Arguments of `lldm3d prepare`, but for those that name the data."""
+
+    roi_size: Voxels | None = None
+    spacing: Millimetres | None = None
+    center: str | None = None
+    crops: Count | None = None
+    intensity: Literal["min_max", "percentile"] | None = None
+    percentiles: Annotated[list[Annotated[float, Field(ge=0, le=100)]], Field(min_length=2, max_length=2)] | None = None
+    split: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)] | None = None
+    split_by: Literal["patient", "case"] | None = None
+    patient_pattern: str | None = None
+    channel: Annotated[int, Field(ge=0)] | None = None
+    max_cases: Count | None = None
+    seed: Seed | None = None
+
+
+class MethodsSettings(BaseModel):
+    """How methods are trained and draw; further entries are sections of single methods."""
+
+    model_config = ConfigDict(extra="allow")
+
+    minutes: Minutes | None = None  # of all trainings of each, where several are compared
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    n: Count | None = None  # pairs of each; as many as the regimes take and as training cases at least, unless given
+    strength: Annotated[float, Field(ge=0)] = 1.0  # of the warp of training labels
+
+
+class SegmentSettings(Section):
+    """The grid of segmentations, and ids of the bundles' configs for all of them."""
+
+    networks: Annotated[list[str], Field(min_length=1)]
+    tasks: Annotated[list[str], Field(min_length=1)]  # multi, and what dataset.json names
+    regimes: Annotated[list[str], Field(min_length=1)]  # R, S, R+S, R+2S, 0.1R, 0.1R+S, S>R ...
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    pairs: Annotated[list[str], Field(min_length=1)] | None = None  # lldm, lldm/training, a folder; None: of the run
+    until: Annotated[list[Literal["steps", "convergence"]], Field(min_length=1)] = ["steps"]
+    patience: Count = 10  # validations without a lower loss, of trainings until convergence
+    overrides: dict[str, object]
+
+
+class EvaluateSettings(Section):
+    """Further networks that look at the images; paths of their weights, absolute."""
+
+    medicalnet: str | None = None
+    radimagenet: str | None = None
+    radiomics: bool | None = None
+
+
+class Job(Section):
+    """What a stage asks of a cluster: resources of Snakemake and its Slurm plugin."""
+
+    runtime: Count | None = None  # minutes
+    mem_mb: Count | None = None
+    threads: Count | None = None
+    gpu: Annotated[int, Field(ge=0)] | None = None
+    slurm_account: str | None = None
+    slurm_partition: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gres: str | None = None
+    gpu_model: str | None = None
+    slurm_extra: str | None = None  # further options of sbatch
+
+
+class Profile(Section):
+    """All sections."""
+
+    phantom: PhantomSettings
+    prepare: PrepareSettings
+    methods: MethodsSettings
+    segment: SegmentSettings
+    evaluate: EvaluateSettings
+    cluster: dict[str, object]  # retries, all, and stages: see `cluster_faults`
 
 
 def load_profile(profile: str, grid: dict | None = None) -> dict:
@@ -20,56 +120,123 @@ def load_profile(profile: str, grid: dict | None = None) -> dict:
     `grid` replaces entries of its section `segment`.
     Raises UserError that lists every fault of the file at once.
     """
-    settings = merged(profile)
-    settings = lay_over(settings, {"segment": grid}) if grid else settings
-    faults = schema_faults(settings)
-    faults = faults or unknown_overrides(settings) or method_faults(settings["methods"])
-    faults = faults or embedding_faults(settings) or regime_faults(settings)
+    content = merged(profile)
+    content = lay_over(content, {"segment": grid}) if grid else content
+    try:
+        settings = Profile.model_validate(content).model_dump(mode="json", exclude_none=True)
+    except ValidationError as error:
+        settings, faults = None, readable_faults(error)
+    else:
+        faults = [*cluster_faults(settings["cluster"]), *segment_faults(settings["segment"])]
+        faults += method_faults(settings["methods"])
     if faults:
-        raise UserError(f"profile {profile}: " + "; ".join(faults) + ". Mend these in the file and run again")
+        raise UserError(f"profile {profile}: " + "; ".join(faults) + ". Correct these in the file and run again")
     return settings
 
 
-def regime_faults(settings: dict) -> list[str]:
-    """A message for each name that is no regime."""
-    faults = []
-    for name in settings["segment"]["regimes"]:
-        try:
-            parse_regime(name)
-        except UserError as error:
-            faults.append(f"segment#regimes: {error}")
+def readable_faults(error: ValidationError) -> list[str]:
+    """What pydantic found, for an unknown entry with the nearest one that is allowed."""
+    faults = validation_faults(error)
+    for place, item in enumerate(error.errors()):
+        if item["type"] == "extra_forbidden":
+            model = Profile if len(item["loc"]) == 1 else Profile.model_fields[item["loc"][0]].annotation
+            allowed = list(model.model_fields)
+            hint = did_you_mean(str(item["loc"][-1]), allowed).strip() or f"allowed are {', '.join(allowed)}"
+            faults[place] = f"{'#'.join(map(str, item['loc']))} is unknown, {hint}"
     return faults
+
+
+def cluster_faults(section: dict) -> list[str]:
+    """A message for each fault of the section `cluster`: retries, what `all` stages ask for, and single stages."""
+    from lldm3d.pipeline.stages import STAGES
+
+    faults, names = [], [stage.name for stage in STAGES]
+    retries = section.get("retries")
+    if type(retries) is not int or retries < 0:
+        faults.append(f"cluster#retries: a whole number from 0 is needed, got {retries!r}")
+    if missing := [key for key in ("runtime", "mem_mb", "threads") if key not in section.get("all", {})]:
+        faults.append(f"cluster#all: needs {', '.join(missing)}")
+    for name, content in section.items():
+        if name == "retries":
+            continue
+        if name not in ("all", *names):
+            hint = did_you_mean(name, names).strip() or f"allowed are all, {', '.join(names)}"
+            faults.append(f"cluster#{name} is unknown, {hint}")
+            continue
+        try:
+            Job.model_validate(content)
+        except ValidationError as error:
+            faults += [f"cluster#{name}#{fault}" for fault in validation_faults(error)]
+    return faults
+
+
+def segment_faults(section: dict) -> list[str]:
+    """A message for each name that is no regime, no source of pairs, and each override that no bundle defines."""
+    faults = []
+    for key, parse in (("regimes", parse_regime), ("pairs", parse_pairs)):
+        for name in section.get(key, []):
+            try:
+                parse(name)
+            except UserError as error:
+                faults.append(f"segment#{key}: {error}")
+    for network in section["networks"]:
+        faults += undefined("segment#overrides", section["overrides"], network, ["configs/train.yaml", SEGMENT_OVERLAY])
+    return faults
+
+
+def parse_pairs(name: str) -> tuple[str | None, str]:
+    """Method and source of pairs such as `lldm` or `lldm/training`; None and the path for a folder of pairs."""
+    method, _, source = name.partition("/")
+    if Path(name).is_dir():
+        return None, str(Path(name).resolve())
+    try:
+        load_method(method)
+    except UserError as error:
+        raise UserError(f"{name!r} is neither a folder of pairs nor a method: {error}") from None
+    return method, parse_source(source).slug if source else "drawn"
 
 
 def method_faults(section: dict) -> list[str]:
-    """A message for each entry of a profile's section `methods` that no method or config has."""
+    """A message for each entry of the section `methods` that no method, training or config has."""
     faults = []
     for name, content in section.items():
-        if name in ("minutes", "seeds", "n"):
+        if name in MethodsSettings.model_fields:
             continue
         try:
-            found = load_method(name)
+            parts = load_method(name).parts()
         except UserError as error:
             faults.append(f"methods#{name}: {error}")
             continue
-        allowed = {**found.configs, "inference": INFERENCE} if not found.is_chain else {}
-        for part, overrides in content.items():
-            if part not in allowed:
-                wanted = f"allowed are {', '.join(allowed)}" if allowed else "its settings are those of the stages"
-                faults.append(f"methods#{name}#{part} is unknown, {wanted}")
+        for part, settings in content.items():
+            place = f"methods#{name}#{part}"
+            if part not in parts:
+                faults.append(f"{place} is unknown, {did_you_mean(part, parts)}allowed are {', '.join(parts)}")
+            elif not isinstance(settings, dict):
+                faults.append(f"{place}: must hold `id: value`, holds {settings!r}")
             else:
-                faults += undefined(f"methods#{name}#{part}", overrides, found.bundle, [allowed[part]])
-    return faults
+                bundle, configs = parts[part]
+                overlaid = [*configs, *overlays_of(settings)]
+                faults += undefined(place, overrides_of(settings), bundle, overlaid)
+    return faults or embedding_faults(section.get(OURS, {}))
 
 
-def embedding_faults(settings: dict) -> list[str]:
+def embedding_faults(section: dict) -> list[str]:
     """A label embedding that halves more or less often than the autoencoder, which would show only hours later."""
-    section = settings["controlnet"]
-    embedding, autoencoder = section.get("conditioning_channels"), settings["autoencoder_image"].get("channels")
-    if "overlays" in section or not embedding or not autoencoder or len(embedding) == len(autoencoder):
+    control, autoencoder = section.get("controlnet", {}), section.get("autoencoder_image", {}).get("channels")
+    embedding = control.get("conditioning_channels")
+    if "overlays" in control or not embedding or not autoencoder or len(embedding) == len(autoencoder):
         return []
-    wanted = f"the {len(autoencoder)} that autoencoder_image#channels has"
-    return [f"controlnet#conditioning_channels has {len(embedding)} entries, but needs {wanted}"]
+    wanted = f"the {len(autoencoder)} that methods#{OURS}#autoencoder_image#channels has"
+    return [f"methods#{OURS}#controlnet#conditioning_channels has {len(embedding)} entries, but needs {wanted}"]
+
+
+def overrides_of(section: dict) -> dict:
+    """The part of a training's section that overrides ids of its configs."""
+    return {key: value for key, value in section.items() if key not in OWN_KEYS}
+
+
+def overlays_of(section: dict) -> list[str]:
+    return [f"configs/{name}" for name in section.get("overlays", [])]
 
 
 def merged(profile: str, folder: Path = Path()) -> dict:
@@ -77,49 +244,48 @@ def merged(profile: str, folder: Path = Path()) -> dict:
     path = HERE / "profiles" / f"{profile}.yaml" if profile in BUILT_IN else folder / profile
     settings = read_yaml(path, f"a profile is one of {', '.join(BUILT_IN)} or the path of a YAML file")
     base = settings.pop("base", None)
+    settings = translated(settings)
     return lay_over(merged(str(base), path.parent), settings) if base else settings
+
+
+def translated(content: dict) -> dict:
+    """A profile of the versions before 0.8, whose trainings of 3D-LLDM were sections of their own, as one of today."""
+    content, ours = dict(content), {}
+    for name in [name for name in content if name in load_method(OURS).trainings]:
+        ours[name] = content.pop(name)
+    if drawing := dict(content.pop("generate", {})):
+        content["methods"] = {
+            **{key: drawing.pop(key) for key in ("n",) if key in drawing},
+            **content.get("methods", {}),
+        }
+        drawing.pop("seed", None)
+        ours["inference"] = drawing
+    for gate, training, metric in (
+        ("image_psnr", "autoencoder_image", "psnr"),
+        ("label_dice", "autoencoder_label", "mean_dice"),
+    ):
+        if gate in content.get("gates", {}):
+            ours[training] = {**ours.get(training, {}), "gate": {metric: content["gates"][gate]}}
+    content.pop("gates", None)
+    return lay_over(content, {"methods": {OURS: ours}}) if ours else content
 
 
 def lay_over(below: dict, above: dict) -> dict:
     """Merge two nested dicts; where both have a value that is not a dict, `above` wins."""
-    both = {key: lay_over(below[key], above[key]) for key in below.keys() & above.keys() if is_dict(below, above, key)}
-    return {**below, **above, **both}
+    nested = {
+        key for key in below.keys() & above.keys() if isinstance(below[key], dict) and isinstance(above[key], dict)
+    }
+    return {**below, **above, **{key: lay_over(below[key], above[key]) for key in nested}}
 
 
-def is_dict(below: dict, above: dict, key: str) -> bool:
-    return isinstance(below[key], dict) and isinstance(above[key], dict)
-
-
-def read_yaml(path: Path, mend: str) -> dict:
-    """Read a YAML file that holds a mapping. Raises UserError ending in `mend`."""
+def read_yaml(path: Path, remedy: str) -> dict:
+    """Read a YAML file that holds a mapping. Raises UserError ending in `remedy`."""
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {mend}") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not valid YAML ({error}); mend the file") from None
+        raise UserError(f"{path}: is not valid YAML ({error}); correct the file") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold sections `name: ...`, holds {type(content).__name__}; {mend}")
+        raise UserError(f"{path}: must hold sections `name: ...`, holds {type(content).__name__}; {remedy}")
     return content
-
-
-def schema_faults(settings: dict) -> list[str]:
-    """All departures from `profile.schema.yaml`, an unknown key with the nearest name that is allowed."""
-    schema = read_yaml(HERE / "profile.schema.yaml", "install lldm3d again")
-    errors = Draft202012Validator(schema).iter_errors(settings)
-    return [fault for error in sorted(errors, key=lambda error: list(map(str, error.path))) for fault in told(error)]
-
-
-def told(error) -> list[str]:
-    """One message for each fault of a schema error."""
-    place = "#".join(map(str, error.path))
-    if error.validator != "additionalProperties":
-        return [f"{place}: {error.message}" if place else error.message]
-    allowed = list(error.schema["properties"])
-    unknown = [key for key in error.instance if key not in allowed]
-    return [f"{'#'.join(filter(None, [place, str(key)]))} is unknown, {nearest(str(key), allowed)}" for key in unknown]
-
-
-def nearest(name: str, allowed: list[str]) -> str:
-    """A hint: the nearest allowed name, or all of them when none is near."""
-    return did_you_mean(name, allowed).strip() or f"allowed are {', '.join(allowed)}"

@@ -1,4 +1,4 @@
-"""Run the whole chain in a work directory: check everything, then hand over to Snakemake."""
+"""`lldm3d run` and `lldm3d study`: check everything, then hand the jobs over to Snakemake."""
 
 import re
 import shutil
@@ -6,19 +6,23 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from lldm3d.children import source_environment, tail, tied_to_me
+from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.data.regimes import regime_cases
 from lldm3d.errors import ChildError, UserError
 from lldm3d.files import read_json, whole
 from lldm3d.locks import locked, visible_gpus
+from lldm3d.methods.registry import OURS, load_method
+from lldm3d.pairs.sources import DRAWN, parse_source
 from lldm3d.pipeline.cluster import check_executor, ended_by_slurm, refuse_left_over, refused_by_slurm, slurm_options
-from lldm3d.pipeline.configs import BUNDLES, processes_of
-from lldm3d.pipeline.plan import GIVEN, all_stages, check_methods, check_stage, rules
-from lldm3d.pipeline.profile import BUILT_IN, load_profile, read_yaml
-from lldm3d.pipeline.stage import FAILURES, IN_WORKFLOW
+from lldm3d.pipeline.profile import BUILT_IN, load_profile
+from lldm3d.pipeline.stage import FAILURES, IN_WORKFLOW, read_plan
+from lldm3d.pipeline.stages import FORMAT, OF_STUDY, Job, Plan, check_plan, pairs_of, selected_jobs
 from lldm3d.processes import usable_cores
 
 SNAKEFILE = Path(__file__).parent / "Snakefile"
@@ -27,8 +31,12 @@ SNAKEFILE = Path(__file__).parent / "Snakefile"
 def run(
     workdir: str,
     profile: str | None = None,
-    data: dict[str, str] | None = None,
-    methods: list[str] | None = None,
+    data: str | None = None,
+    images: str | None = None,
+    labels: str | None = None,
+    label_map: str | dict | None = None,
+    methods: str | Sequence[str] | None = None,
+    sources: str | Sequence[str] | None = None,
     dry_run: bool = False,
     until: str | None = None,
     cores: int | None = None,
@@ -36,64 +44,204 @@ def run(
     executor: str | None = None,
     jobs: int | None = None,
 ) -> None:
-    """Run the stages that are not done, or whose settings changed.
+    """Go the whole way in a work directory, or what is not done of it; without data it draws a phantom.
 
     Args:
-        workdir: folder of all results; it remembers its profile and data in `run.yaml`.
-        profile: demo, small, full or a YAML file; None: the remembered one, at first demo.
-        data: arguments of `prepare` that name the user's data, absolute; None: the remembered one, at first a phantom.
-        methods: compared at equal minutes of training, such as lldm, ddpm; None: the remembered ones, at first none.
-        dry_run: only list what would run and, of a prepared data set, what it takes on this machine.
-        until: the last stage to run.
-        cores: CPU cores to use at once; None: all.
-        gpus: GPUs to use at once; None: all.
-        executor: slurm sends the stages to a cluster; None: they run on this machine.
-        jobs: largest number of the cluster's jobs at once; None: 20.
+        workdir: folder of all results. It remembers profile, data and methods, so that --workdir alone goes on.
+        profile: demo (minutes on a CPU, the default), small, full (the paper's), or a YAML file with `base: small`.
+        data: a Decathlon or nnU-Net raw folder; or instead
+        images: a folder of NIfTI images, with
+        labels: a folder of labels with the same names.
+        label_map: YAML file of class names and their values in the data; default: the labels of dataset.json.
+        methods: to be compared at equal minutes of training, as lldm,cond_ldm,ddpm; default: lldm alone, for the steps of
+            its profile.
+        sources: of the labels that images are drawn for: drawn, training (warped), test, or folders; default: drawn.
+        dry_run: only list the stages that would run and, of a prepared data set, what they take on this machine.
+        until: the last stage to run: a stage, a training, or one job as a dry run lists it.
+        cores: CPU cores to use at once; default: all.
+        gpus: GPUs to use at once; default: all.
+        executor: slurm, which sends the stages to a cluster as jobs; default: this machine.
+        jobs: jobs of the cluster at once; default: 20.
 
     Raises:
         UserError: for a mistake in the profile or data, a work directory in use, or a stage that stopped with one.
         ChildError: when a stage failed.
     """
-    work = Path(workdir).resolve()
-    plan = planned(work, profile, data, methods=methods)
-    require_chain(work, plan)
-    if until is not None:
-        check_stage(until, rules(plan))
+    work, files = Path(workdir).resolve(), {"data": data, "images": images, "labels": labels, "label_map": label_map}
+    source = {key: absolute(name) for key, name in files.items() if name} or None
+    content = planned(work, profile, source, methods=listed(methods), sources=listed(sources))
+    require_own_data(work, content)
+    plan = Plan.of(content)
+    check_plan(plan)
+    selected = selected_jobs(plan, until)
     where = {"cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
-    stages = execute(work, plan, ["--until", until] if until else [], dry_run, **where)
-    if dry_run and not executor:  # a cluster's login node would tell nothing of its other nodes
-        from lldm3d.pipeline.cost import tell_cost
+    left = execute(work, content, selected, dry_run, **where)
+    if dry_run and not executor:  # a cluster's login node would say nothing of its other nodes
+        from lldm3d.pipeline.cost import print_cost
 
-        tell_cost(work, plan, stages)
+        print_cost(work, Plan.of(content), left)
     if not dry_run:
-        print(
-            f"lldm3d: done until {until}" if until else f"lldm3d: done; the report is {work / 'report' / 'report.html'}"
-        )
+        report = work / "report" / "report.html"
+        print(f"lldm3d: done until {until}" if until else f"lldm3d: done; the report is {report}")
 
 
-def execute(work: Path, plan: dict, target: list[str], dry_run: bool, **where) -> list[str] | None:
-    """Write `run.yaml` and have Snakemake run what is not done of `target`, its options; a dry run lists the stages.
+def study(
+    workdir: str,
+    profile: str | None = None,
+    pairs: str | Sequence[str] | None = None,
+    networks: str | Sequence[str] | None = None,
+    tasks: str | Sequence[str] | None = None,
+    regimes: str | Sequence[str] | None = None,
+    seeds: str | Sequence[int] | int | None = None,
+    until: str | Sequence[str] | None = None,
+    dry_run: bool = False,
+    cores: int | None = None,
+    gpus: int | None = None,
+    executor: str | None = None,
+    jobs: int | None = None,
+) -> None:
+    """Train segmentation networks on real and synthetic data, and write the table of what the synthetic data is worth.
 
     Args:
+        workdir: holds dataset/ and the pairs, made by `lldm3d run` or by another program. It remembers the grid.
+        profile: its section `segment` is taken; default: the work directory's, or small.
+        pairs: whose pairs are S, as lldm,lldm/training,other/folder; default: the first method of the run.
+        networks: of the grid, as seg_unet,seg_dynunet.
+        tasks: as multi,liver; `multi` tells all classes apart, others are declared in the data set.
+        regimes: as R,R+S,0.1R,0.1R+S,S>R (on S first, then on R).
+        seeds: as 0,1,2.
+        until: steps (as many in every regime), convergence (patience on real validation cases), or both.
+        dry_run: only list the trainings, with the hours and the disk that they take.
+        cores: CPU cores to use at once; default: all.
+        gpus: GPUs to use at once; default: all.
+        executor: slurm, which sends the trainings to a cluster as jobs; default: this machine.
+        jobs: jobs of the cluster at once; default: 20.
+
+    Raises:
+        UserError: where the data or the synthetic pairs do not suffice for the grid, before any training.
+        ChildError: when a training failed.
+    """
+    work = Path(workdir).resolve()
+    axes = {"pairs": pairs, "networks": networks, "tasks": tasks, "regimes": regimes, "until": until}
+    grid = {key: listed(value) for key, value in axes.items() if value}
+    if seeds is not None:
+        grid["seeds"] = [int(seed) if str(seed).isdigit() else seed for seed in listed(seeds)]
+    if (work / "run.yaml").is_file():
+        content = planned(work, profile, None, grid)
+    else:
+        content = planned(work, profile or "small", None, grid) | {"given": True}
+    plan = Plan.of(content)
+    require_data(work, plan)
+    where = {"cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
+    left = execute(work, content, selected_jobs(plan, stages=OF_STUDY), dry_run, **where)
+    if not dry_run:
+        print(f"lldm3d: done; the tables are in {work / 'study'}, `lldm3d report --workdir {workdir}` shows them")
+    elif not executor:
+        from lldm3d.pipeline.cost import print_cost
+
+        print_cost(work, Plan.of(content), left)
+
+
+def listed(value: str | int | Sequence | None) -> list | None:
+    """A comma-separated text, or what the command line has split already, as a list."""
+    if value is None:
+        return None
+    return value.split(",") if isinstance(value, str) else list(value) if isinstance(value, Sequence) else [value]
+
+
+def absolute(source: str | dict) -> str | dict:
+    """A path made absolute; a label map given on the command line as it is."""
+    return source if isinstance(source, dict) or "{" in source else str(Path(source).resolve())
+
+
+def planned(
+    work: Path,
+    profile: str | None,
+    data: dict | None,
+    grid: dict | None = None,
+    methods: list[str] | None = None,
+    sources: list[str] | None = None,
+) -> dict:
+    """The content of `run.yaml`; what is None is taken from the last run.
+
+    `grid` replaces entries of the profile's section `segment`, and is remembered until another profile is given.
+    """
+    path = work / "run.yaml"
+    before = read_plan(work) if path.is_file() else {"profile": "demo", "data": data}
+    if data and data != before["data"]:
+        made = before["data"] or "a phantom"
+        raise UserError(f"{path}: this work directory was made from {made}, not from {data}; choose another --workdir")
+    grid = ({} if profile else before.get("grid", {})) | (grid or {})
+    profile = profile or before["profile"]
+    methods, sources = methods or before.get("methods", [OURS]), sources or before.get("sources", [DRAWN])
+    for name in methods:
+        load_method(name)
+    sources = [text if parse_source(text).folder is None else str(Path(text).resolve()) for text in sources]
+    settings = load_profile(profile, grid)
+    named = profile if profile in BUILT_IN else str(Path(profile).resolve())
+    kept = {"profile": named, "data": before["data"], "given": before.get("given", False), "grid": grid}
+    return {"format": FORMAT, **kept, "methods": methods, "sources": sources, "settings": settings}
+
+
+def require_own_data(work: Path, content: dict) -> None:
+    """Raise UserError where data lie there that no run made, and that this one would replace."""
+    made = (work / "run.yaml").is_file() and not content["given"]
+    for name, needed in (("dataset", True), ("data", not content["data"])):
+        if needed and not made and (work / name).exists() and any((work / name).iterdir()):
+            raise UserError(
+                f"{work / name}: was not made by `lldm3d run`, which would replace it; choose another --workdir"
+                + (", or train segmentations on it with `lldm3d study`" if name == "dataset" else "")
+            )
+
+
+def require_data(work: Path, plan: Plan) -> None:
+    """Raises UserError where the grid's tasks or regimes cannot be had from the data, or nothing is held out."""
+    schema, section = load_schema(work / "dataset"), plan.settings["segment"]
+    for task in section["tasks"]:
+        schema.task(task)
+    for split in ("validation", "test"):
+        if not load_cases(work / "dataset", split):
+            raise UserError(f"{work / 'dataset' / 'dataset.json'}: has no {split} cases; a study needs real ones")
+    for name in plan.pairs:
+        folder = work / pairs_of(plan, name, section["seeds"][0])
+        for regime in section["regimes"]:
+            found = folder if (folder / "dataset.json").is_file() else None
+            regime_cases(work / "dataset", found, regime, section["seeds"][0])
+
+
+def execute(work: Path, content: dict, selected: list[Job], dry_run: bool, **where) -> list[Job]:
+    """Write `run.yaml` and have Snakemake do what is not done of the selected jobs; returns those, of a dry run.
+
+    Args:
+        content: of `run.yaml`; the threads of each job are noted in it.
         where: `cores` and `gpus` of this machine, or `executor` and `jobs` of a cluster; see `run`.
     """
-    options, executor = [*target, *placed(work, plan, **where)], where["executor"]
+    options, executor = placed(work, content, selected, **where), where["executor"]
     with locked(work / ".locks" / "run.lock", f"the work directory {work}"):
         if executor:
             refuse_left_over(work)
         shutil.rmtree(work / FAILURES, ignore_errors=True)
         if dry_run:
-            return dry(work, plan, options)
+            return left_to_do(work, content, selected, options)
         with whole(work / "run.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(plan, sort_keys=False))
+            temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         quiet = ["--quiet", "host", "reason"] if executor else ["--quiet", "all"]  # jobs do not write to this terminal
-        snakemake(work, work / "run.yaml", [*options, *quiet], signal.SIGINT if executor else signal.SIGKILL)
+        end = signal.SIGINT if executor else signal.SIGKILL
+        with config_file(content, selected) as config:
+            snakemake(work, config, [*options, *quiet], end)
+    return []
 
 
 def placed(
-    work: Path, plan: dict, cores: int | None, gpus: int | None, executor: str | None, jobs: int | None
+    work: Path,
+    content: dict,
+    selected: list[Job],
+    cores: int | None,
+    gpus: int | None,
+    executor: str | None,
+    jobs: int | None,
 ) -> list[str]:
-    """Snakemake's options for where stages run; the threads of each on this machine are noted in `plan`.
+    """Snakemake's options for where jobs run; the threads of each on this machine are noted in `content`.
 
     Raises UserError for a cluster that cannot be used, or for limits of the other place.
     """
@@ -101,78 +249,54 @@ def placed(
     if given := [name for name, value in other.items() if value is not None]:
         limits = "a cluster: limit it with --jobs" if executor else "this machine: limit it with --cores and --gpus"
         raise UserError(f"{', '.join(given)} says nothing of {limits}, or choose with --executor where stages run")
+    content["executor"] = executor
     if executor:
         check_executor(executor)
-        plan["threads"] = plan["threads_alone"] = 1  # slurm_options sets those of each stage
-        return slurm_options(work, plan["settings"], rules(plan), jobs or 20)
+        content["threads"] = content["threads_alone"] = 1  # the cluster's section sets those of each stage
+        return slurm_options(work, content["settings"]["cluster"], jobs or 20)
     cores = cores or usable_cores()
     # a training counts as one GPU; on a CPU two run at once, which there is a third faster than one after the other
     devices = gpus or len(visible_gpus())
     gpus = devices or min(2, cores)
-    require_gpus(plan["settings"], gpus)
-    plan["threads"] = max(1, cores // gpus)
-    # stages that all others wait for, which on a CPU have all of it to themselves
-    plan["threads_alone"] = plan["threads"] if devices else cores
+    if wanting := {job.name: job.processes for job in selected if job.processes > gpus}:
+        raise UserError(f"{wanting}: more processes than the {gpus} GPUs at once; lower them, or raise --gpus")
+    content["threads"] = max(1, cores // gpus)
+    # jobs that all others wait for, which on a CPU have all of it to themselves
+    content["threads_alone"] = content["threads"] if devices else cores
     return ["--cores", str(cores), "--resources", f"gpu={gpus}"]
 
 
-def require_gpus(settings: dict, gpus: int) -> None:
-    """Raise UserError for stages of more processes than GPUs are used at once."""
-    processes = {stage: processes_of(settings[stage]) for stage in (*BUNDLES, "generate")}
-    if wanting := {f"{stage}#processes": number for stage, number in processes.items() if number > gpus}:
-        raise UserError(f"{wanting}: more than the {gpus} GPUs at once; lower them in the profile, or raise --gpus")
+class config_file:
+    """A temporary file of the plan and the names of the selected jobs: Snakemake's config."""
+
+    def __init__(self, content: dict, selected: list[Job]) -> None:
+        self.content = {**content, "selected": [job.name for job in selected]}
+
+    def __enter__(self) -> Path:
+        self.file = tempfile.NamedTemporaryFile("w", suffix=".yaml")
+        yaml.safe_dump(self.content, self.file, allow_unicode=True)
+        self.file.flush()
+        return Path(self.file.name)
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
 
 
-def require_chain(work: Path, plan: dict) -> None:
-    """Raise UserError where the data set was not made by the chain, which would replace it."""
-    made = (work / "run.yaml").is_file() or plan["data"]
-    if plan["data"] == GIVEN or not made and (work / "dataset" / "dataset.json").is_file():
-        raise UserError(
-            f"{work / 'dataset'}: was not made by `lldm3d run`, which would replace it; train the segmentations with "
-            "`lldm3d study`, or choose another --workdir"
-        )
-
-
-def planned(
-    work: Path,
-    profile: str | None,
-    data: dict[str, str] | None,
-    grid: dict | None = None,
-    methods: list[str] | None = None,
-) -> dict:
-    """The content of `run.yaml`: profile, data and all settings; what is None is taken from the last run.
-
-    `grid` replaces entries of the profile's `segment` section, and is remembered until another profile is given.
-    """
-    path = work / "run.yaml"
-    before = read_yaml(path, "delete it to begin anew") if path.is_file() else {"profile": "demo", "data": data}
-    if data and data != before["data"]:
-        made = before["data"] or "a phantom"
-        raise UserError(f"{path}: this work directory was made from {made}, not from {data}; choose another --workdir")
-    grid = ({} if profile else before.get("grid", {})) | (grid or {})
-    profile, methods = profile or before["profile"], methods or before.get("methods", [])
-    check_methods(methods)
-    settings = load_profile(profile, grid)
-    named = profile if profile in BUILT_IN else str(Path(profile).resolve())
-    return {"profile": named, "data": before["data"], "grid": grid, "methods": methods, "settings": settings}
-
-
-def dry(work: Path, plan: dict, options: list[str]) -> list[str]:
-    """Print and return the stages that would run; the work directory keeps the settings it has."""
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump(plan, file)
-        file.flush()
+def left_to_do(work: Path, content: dict, selected: list[Job], options: list[str]) -> list[Job]:
+    """Print and return the jobs that would run; the work directory keeps the settings it has."""
+    with config_file(content, selected) as config:
         options = [*options, "--dry-run", "--printshellcmds"]
-        shown = snakemake(work, Path(file.name), options, signal.SIGKILL, stdout=subprocess.PIPE)
-    stages = sorted(re.findall(r"lldm3d stage --workdir \. (\S+)", shown), key=all_stages(plan).index)
-    print("\n".join([f"lldm3d: {len(stages)} stages would run in {work}", *stages]))
-    return stages
+        shown = snakemake(work, config, options, signal.SIGKILL, stdout=subprocess.PIPE)
+    names = set(re.findall(r"lldm3d stage --workdir \. (\S+)", shown))
+    left = [job for job in selected if job.name in names]
+    print("\n".join([f"lldm3d: {len(left)} stages would run in {work}", *(job.name for job in left)]))
+    return left
 
 
 def snakemake(work: Path, config: Path, options: list[str], end: int, **keywords) -> str | None:
     """Run Snakemake in `work` and give its captured output. It ends with this process, and its jobs with it.
 
-    The lock is ours, as Snakemake's stays behind when it is killed. Only times, settings and inputs make a stage run
+    The lock is ours, as Snakemake's stays behind when it is killed. Only times, settings and inputs make a job run
     again: not this package's code, or an update would throw away a week of training.
 
     Args:
@@ -180,7 +304,7 @@ def snakemake(work: Path, config: Path, options: list[str], end: int, **keywords
             has to cancel them on a cluster. It gets a session of its own, or a terminal would interrupt it twice.
 
     Raises:
-        UserError, ChildError: what the stage that failed raised.
+        UserError, ChildError: what the job that failed raised.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(work)]
     command += ["--configfile", str(config), "--nolock", "--rerun-incomplete"]
@@ -199,11 +323,11 @@ def snakemake(work: Path, config: Path, options: list[str], end: int, **keywords
 
 
 def failure(work: Path, status: int, output: str) -> Exception:
-    """What each stage that failed left as its message; when the fault is Snakemake's, what it said or logged last."""
+    """What each job that failed left as its message; when the fault is Snakemake's, what it said or logged last."""
     logs = sorted((work / ".snakemake" / "log").glob("*.log"), key=lambda log: log.stat().st_mtime)[-1:]
     log = "".join(path.read_text(errors="replace") for path in logs)
     left = [read_json(path) for path in sorted((work / FAILURES).rglob("*.json"))]
-    ended = ended_by_slurm(log, told=[found["stage"] for found in left])
+    ended = ended_by_slurm(log, reported=[found["stage"] for found in left])
     own = [found for found in left if found["stage"] not in ended]
     messages = {**ended, **{found["stage"]: found["message"] for found in own}}
     lines = [f"the stage {stage} stopped: {message}" for stage, message in messages.items()]

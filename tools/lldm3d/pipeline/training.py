@@ -1,168 +1,127 @@
-"""A training stage: a bundle run in a process of its own, with its overrides laid last."""
+"""A training of a method: a bundle run in a process of its own, for the steps of its config or for minutes."""
 
+import os
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
-from lldm3d.bundle import bundle_command, bundle_path
-from lldm3d.children import run_logged
+from lldm3d.bundle import bundle_path, defined, load_configs, run_bundle
 from lldm3d.data.dataset import Schema, load_schema
 from lldm3d.errors import UserError
-from lldm3d.files import whole
+from lldm3d.files import load_checkpoint, read_json, write_json
 from lldm3d.locks import at_work
-from lldm3d.pipeline import checks
-from lldm3d.pipeline.configs import MULTI_GPU, bundle_and_configs, load_configs, overrides_of, processes_of, undefined
-from lldm3d.pipeline.origin import relative, same_origin
-from lldm3d.pipeline.pace import steps_in
+from lldm3d.methods.registry import Method
+from lldm3d.pipeline.checks import check_gates, finish, same_beginning
+from lldm3d.pipeline.profile import overlays_of, overrides_of
+from lldm3d.pipeline.stages import Job, Plan, digest, method_folder
 
-TRUSTED = "ignore:parsing config_file"  # MONAI warns of configs from strangers; these are the user's own
-
-
-@dataclass(frozen=True)
-class Training:
-    """What is trained: a bundle by some of its config files."""
-
-    bundle: str
-    configs: list[str]
-    overrides: dict
-    inputs: list[str]  # files, relative to the work directory, whose change makes it start anew
-    processes: int = 1
-    minutes: float | None = None  # instead of the steps that the config says
+PILOT_STEPS = 8  # of each of a pilot's two epochs; the first one is not measured
+CHECKPOINTS = ("model.pt", "codec.pt")
 
 
-def train(work: Path, stage: str, settings: dict) -> None:
-    """Train the bundle of `stage` of the chain."""
-    section = settings[stage]
-    bundle, configs = bundle_and_configs(stage, section)
-    inject, inputs = STAGES[stage]
-    own = overrides_of(section)
-    overrides = {**own, **inject(work, stage, own)}
-    train_bundle(
-        work, stage, Training(bundle, configs, overrides, inputs, processes_of(section), section.get("minutes"))
-    )
+def train_method(work: Path, job: Job, plan: Plan) -> None:
+    """Train one step of a method into its folder; one that was killed goes on from its last full state."""
+    name, training, seed = job.values["method"], job.values["training"], job.values["seed"]
+    method, section, folder = plan.loaded[name], plan.section(name, training), work / job.name
+    entry, bundle = method.trainings[training], method.bundle_of(training)
+    configs = [*entry.configs, *overlays_of(section)]
+    if not plan.minutes:  # at equal minutes a poor model is a result
+        check_gates(folder.parent, {other: plan.section(name, other) for other in method.inputs(training)})
+    data = defined(bundle, configs, data_ids(work, folder.parent, load_schema(work / "dataset"), section))
+    data |= {"output_dir": str(folder)}
+    settings = {**repeated(method, training, folder.parent), **defined(bundle, configs, {"seed": seed})}
+    settings |= overrides_of(section)
+    minutes = section.get("minutes") or (plan.minutes and entry.share and plan.minutes * entry.share)
+    processes = section.get("processes", 1)
+    with at_work(work, job.name, processes) as environment:
+
+        def run(more: dict, where: Path) -> None:
+            given = {**data, "output_dir": str(where)}
+            run_bundle(where, bundle, entry.run, configs, {**settings, **more}, given, environment, processes=processes)
+
+        epochs = settings.get("epochs") or load_configs(bundle_path(bundle), configs).get("epochs")
+        steps = paced(folder, minutes, epochs, run, [settings, processes]) if minutes else {}
+        begun = {**settings, **steps, "processes": processes, **data}
+        go_on_or_start(work, job.name, begun, job.reads)
+        run(steps, folder)
+    finish(work, job)
 
 
-def train_bundle(work: Path, stage: str, training: Training) -> None:
-    """Train into the folder W/<stage>; a training that was killed goes on from its last full state."""
-    with at_work(work, stage, training.processes) as environment:
-
-        def run(overrides: dict) -> None:
-            run_bundle(
-                Path(overrides["output_dir"]),
-                training.bundle,
-                "training",
-                training.configs,
-                overrides,
-                environment,
-                processes=training.processes,
-            )
-
-        overrides = {**training.overrides, "output_dir": str(work / stage)}
-        if training.minutes is not None:
-            overrides |= paced(work, stage, replace(training, overrides=overrides), run)
-        several = {"processes": training.processes} if training.processes > 1 else {}
-        go_on_or_start(work, stage, {**overrides, **several}, training.inputs)
-        run(overrides)
-
-
-def paced(work: Path, stage: str, training: Training, run: Callable[[dict], None]) -> dict:
-    """The number of steps of a training that is given minutes."""
-    content = {**load_configs(bundle_path(training.bundle), training.configs), **training.overrides}
-    settings = {**relative(training.overrides, work), "processes": training.processes}
-
-    def pilot(overrides: dict) -> None:
-        run({**training.overrides, **overrides})
-
-    return steps_in(work / stage, training.minutes, content["epochs"], pilot, settings)
-
-
-def run_bundle(
-    folder: Path,
-    bundle: str,
-    run_id: str,
-    configs: list[str],
-    overrides: dict,
-    environment: dict[str, str],
-    name: str = "overrides.yaml",
-    processes: int = 1,
-) -> None:
-    """Write the overrides as `name` into the stage's folder and run `run_id` of the bundle with them laid last.
-
-    Several processes train on as many GPUs, or on CPUs; each draws its own batches.
-    """
-    if faults := undefined(bundle, overrides, bundle, configs):
-        raise UserError("; ".join(faults))
-    with whole(folder / name) as path:
-        path.write_text(yaml.safe_dump(overrides, sort_keys=False))
-    files = [*configs, *([MULTI_GPU] if processes > 1 else []), str(folder / name)]
-    command = bundle_command(run_id, files, processes)
-    run_logged(command, bundle_path(bundle), folder / "log.txt", {**environment, "PYTHONWARNINGS": TRUSTED})
-
-
-def go_on_or_start(work: Path, stage: str, overrides: dict, inputs: list[str]) -> None:
-    """Keep the state of an earlier training only if it began the same: otherwise it would end as neither.
-
-    Args:
-        inputs: the files, relative to `work`, whose change makes the training start anew.
-    """
-    state, same = work / stage / "state.pt", same_origin(work, stage, overrides, inputs)
-    if state.is_file() and same:
-        print(f"{state}: the training goes on from here", flush=True)
-    elif state.is_file():
-        state.replace(state.with_name("state.old.pt"))
-        print(f"{state}: began from other settings or inputs, kept as state.old.pt; training starts anew", flush=True)
-
-
-def autoencoder(work: Path, stage: str, section: dict) -> dict:
-    """What the data set says of classes and sizes."""
-    schema = load_schema(work / "dataset")
+def data_ids(work: Path, method_dir: Path, schema: Schema, section: dict) -> dict:
+    """What data and folders say: ids that a training's config may define."""
+    cache = str(work / "cache")
     return {
         "dataset_dir": str(work / "dataset"),
+        "method_dir": str(method_dir),
         "class_names": list(schema.class_names),
         "tubular": list(schema.tubular),
-        "roi_size": crop(section, schema),
-        **{f"{split}#dataset#cache_dir": cache(work) for split in ("train", "validate")},
+        "roi_size": crop_size(section, schema),
+        **{f"{split}#dataset#cache_dir": cache for split in ("train", "validate")},
     }
 
 
-def cache(work: Path) -> str:
-    """The folder of the volumes that all trainings of the work directory share."""
-    return str(work / "cache")
-
-
-def crop(section: dict, schema: Schema) -> list[int]:
+def crop_size(section: dict, schema: Schema) -> list[int]:
     """The training crop in voxels: that of the profile, but no larger than the cases; without one, whole cases."""
     return [min(pair) for pair in zip(section.get("roi_size", schema.roi_size), schema.roi_size, strict=True)]
 
 
-def diffusion(work: Path, stage: str, section: dict) -> dict:
-    """What the latents say, after checking that they and the codecs fit."""
-    schema = load_schema(work / "dataset")
-    codecs = {kind: checks.codec(work, kind, schema) for kind in checks.KINDS}
-    checks.latents(work)
-    kind = "label" if stage == "label_ldm" else "image"
-    return {
-        "dataset_dir": str(work / "latents"),
-        "class_names": list(schema.class_names),
-        "latent_channels": codecs[kind]["network"]["latent_channels"],
-    }
+def repeated(method: Method, training: str, method_dir: Path) -> dict:
+    """Ids whose values are those of networks that earlier trainings of the method saved."""
+    found = {}
+    for other, ids in method.trainings[training].repeats.items():
+        path = next((p for p in (method_dir / other / name for name in CHECKPOINTS) if p.is_file()), None)
+        content = load_checkpoint(path or method_dir / other / CHECKPOINTS[0], made_by=other)
+        known = {**content, **content.get("network", {})}
+        if missing := [key for key in ids if key not in known]:
+            raise UserError(f"{path}: says nothing of {missing}; train {other!r} again")
+        found |= {key: known[key] for key in ids}
+    return found
 
 
-def controlnet(work: Path, stage: str, section: dict) -> dict:
-    """As for the image LDM that it guides, whose layers it repeats."""
-    injected = diffusion(work, stage, section)
-    network = checks.diffusion(work, "image_ldm", load_schema(work / "dataset"))["network"]
-    repeated = {key: network[key] for key in ("channels", "attention_levels", "num_res_blocks")}
-    return {**injected, **repeated, "image_ldm_path": str(work / "image_ldm" / "model.pt")}
+def paced(folder: Path, minutes: float, epochs: int, run: Callable[[dict, Path], None], settings: object) -> dict:
+    """The ids `epochs` and `epoch_length` of a training of so many minutes on this machine, as a pilot of it measures.
+
+    Both are kept in `pace.json`, so that a training that was killed goes on with the same steps.
+
+    Args:
+        folder: of the training.
+        minutes: of its steps; validation comes on top.
+        epochs: into which the steps are divided.
+        run: trains with these overrides laid last into a folder, and leaves `metrics.json`.
+        settings: all else that the time depends on; where it changes a new pilot is trained.
+    """
+    path, origin = folder / "pace.json", digest(settings, minutes, epochs)
+    if path.is_file() and (found := read_json(path))["origin"] == origin:
+        return {"epochs": epochs, "epoch_length": found["epoch_length"]}
+    pilot = folder / "pilot"
+    shutil.rmtree(pilot, ignore_errors=True)
+    pilot.mkdir(parents=True)
+    # a validation interval that is never reached
+    run({"epochs": 2, "epoch_length": PILOT_STEPS, "val_interval": 3}, pilot)
+    first, second = read_json(pilot / "metrics.json")["seconds"]
+    seconds = (second - first) / PILOT_STEPS
+    length = max(1, round(60 * minutes / seconds / epochs))
+    write_json(path, {"origin": origin, "minutes": minutes, "step_seconds": seconds, "epoch_length": length})
+    shutil.rmtree(pilot)
+    print(f"lldm3d: {seconds:.3g} s a step, so {epochs * length} steps in {minutes:g} minutes", flush=True)
+    return {"epochs": epochs, "epoch_length": length}
 
 
-# stage: (what its overrides take from earlier stages, the files whose change makes it start anew)
-STAGES = {
-    "autoencoder_image": (autoencoder, ["dataset/dataset.json"]),
-    "autoencoder_label": (autoencoder, ["dataset/dataset.json"]),
-    "label_ldm": (diffusion, ["latents/latents.json"]),
-    "image_ldm": (diffusion, ["latents/latents.json"]),
-    "controlnet": (controlnet, ["latents/latents.json", "image_ldm/model.pt"]),
-}
+def go_on_or_start(work: Path, name: str, begun: dict, inputs: tuple[str, ...]) -> None:
+    """Keep the state of an earlier training only if it began the same: otherwise it would end as neither.
+
+    Args:
+        begun: settings and data of this training.
+        inputs: the files, relative to `work`, whose change makes the training start anew.
+    """
+    state, same = work / name / "state.pt", same_beginning(work, name, begun, inputs)
+    if state.is_file() and same:
+        print(f"{state}: the training goes on from here", flush=True)
+    elif state.is_file():
+        os.replace(state, state.with_name("state.old.pt"))
+        print(f"{state}: began from other settings or inputs, kept as state.old.pt; training starts anew", flush=True)
+
+
+def models_of(plan: Plan, work: Path, job: Job) -> Path:
+    """The folder of the trainings whose models draw the pairs of a job."""
+    return work / method_folder(job.values["method"], job.values["seed"])

@@ -1,0 +1,138 @@
+"""A folder of pairs: its manifest, its data set, and several folders joined as one (`lldm3d join`)."""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from glob import glob
+from pathlib import Path
+
+from lldm3d import __version__
+from lldm3d.data.dataset import load_schema
+from lldm3d.errors import UserError
+from lldm3d.files import read_json, sha256, write_json
+from lldm3d.methods.registry import Method
+from lldm3d.pairs.sources import LabelFile
+
+MODELS = ("*/model.pt", "*/codec.pt")  # what the trainings of a method leave in their folders
+
+
+def pair_manifest(
+    method: Method,
+    models: Path,
+    labels: list[LabelFile] | None,
+    names: list[str],
+    seed: int,
+    settings: dict,
+    overlays: Sequence[str],
+) -> dict:
+    """What the pairs depend on: method, settings, the hash of each model, and for each case its seed and label."""
+    paths = sorted(path for pattern in MODELS for path in models.glob(pattern))
+    cases = [{"name": name, "seed": seed} for name in names]
+    if labels:
+        cases = [
+            case | {"label": Path(label.path).name, "label_sha256": sha256(label.path), "patient": label.patient}
+            for case, label in zip(cases, labels, strict=True)
+        ]
+    return {
+        "lldm3d": __version__,
+        "method": method.name,
+        "seed": seed,
+        "settings": settings,
+        "overlays": list(overlays),
+        "checkpoints": {path.relative_to(models).as_posix(): sha256(path) for path in paths},
+        "cases": cases,
+    }
+
+
+def claim(target: Path, content: dict, overwrite: bool) -> None:
+    """Begin `manifest.json`, or go on with the same one; refuse a folder that holds anything else."""
+    path = target / "manifest.json"
+    if path.is_file():
+        before = read_json(path)
+        changed = sorted(key for key in content if before.get(key) != content[key])
+        if changed and not overwrite:
+            raise UserError(
+                f"{target}: holds pairs that were generated with another {', '.join(changed)}; "
+                "choose another --output_dir or pass --overwrite"
+            )
+        if changed:
+            for name in ("manifest.json", "dataset.json", "cost.json"):
+                (target / name).unlink(missing_ok=True)
+            for folder in ("imagesTr", "labelsTr"):
+                shutil.rmtree(target / folder, ignore_errors=True)
+    elif target.exists() and any(path.name != "labels" for path in target.iterdir()):
+        raise UserError(f"{target}: holds something else than `lldm3d generate` made; choose another --output_dir")
+    write_json(path, content)
+
+
+def write_dataset_json(target: Path, dataset_dir: Path, method: Method, names: list[str], patients: list[str]) -> None:
+    """Write `dataset.json` for what was drawn, images or pairs, with the schema of the real data set."""
+    schema = load_schema(dataset_dir)
+    folders = {"image": "imagesTr", **({"label": "labelsTr"} if (target / "labelsTr").is_dir() else {})}
+    cases = [
+        {**{key: f"./{folder}/{name}.nii.gz" for key, folder in folders.items()}, "patient": patient}
+        for name, patient in zip(names, patients, strict=True)
+    ]
+    missing = [case[key] for case in cases for key in folders if not (target / case[key]).is_file()]
+    if missing:
+        raise UserError(f"{target}: lacks {missing[:3]} after generation; see {target / 'log.txt'}")
+    content = read_json(dataset_dir / "dataset.json") | {
+        "name": f"{schema.name} (synthetic)",
+        "description": f"Synthetic scans, drawn by {method.title} from what it learnt of real ones.",
+        "numTraining": len(cases),
+        "numTest": 0,
+        "training": cases,
+        "validation": [],
+        "test": [],
+    }
+    write_json(target / "dataset.json", content)
+
+
+def join(parts: str, output_dir: str, overwrite: bool = False) -> None:
+    """Write `dataset.json` and `manifest.json` of all pairs in some folders, which stay where they are.
+
+    Args:
+        parts: pattern of the folders, such as "pairs/part_*".
+        output_dir: folder of the two files; everything that reads a generated data set reads it too.
+        overwrite: replace them.
+
+    Raises:
+        UserError: where no folder matches, one is unfinished or was drawn otherwise, or two hold the same case.
+    """
+    target = Path(output_dir).resolve()
+    if (target / "dataset.json").exists() and not overwrite:
+        raise UserError(f"{target}: holds a data set already; choose another --output_dir or pass --overwrite")
+    folders = [Path(name).resolve() for name in sorted(glob(parts)) if Path(name).resolve() != target]
+    manifests = fitting_manifests(folders, parts)
+    contents = [read_json(folder / "dataset.json") for folder in folders]
+    cases = [
+        moved(case, folder, target)
+        for folder, content in zip(folders, contents, strict=True)
+        for case in content["training"]
+    ]
+    if twice := [name for name, count in Counter(Path(case["image"]).name for case in cases).items() if count > 1]:
+        raise UserError(f"{parts}: several folders hold the cases {twice[:3]}; draw each with a --first of its own")
+    write_json(
+        target / "manifest.json", manifests[0] | {"cases": [case for item in manifests for case in item["cases"]]}
+    )
+    write_json(target / "dataset.json", contents[0] | {"numTraining": len(cases), "training": cases})
+
+
+def fitting_manifests(folders: list[Path], parts: str) -> list[dict]:
+    """The manifests of all folders. Raises UserError for one that is unfinished, or was drawn with other settings."""
+    if not folders:
+        raise UserError(f"--parts {parts!r}: no such folder")
+    if unfinished := [folder.name for folder in folders if not (folder / "dataset.json").is_file()]:
+        raise UserError(f"{parts}: {unfinished[:3]} are not finished; run `lldm3d generate` again for them")
+    found = [read_json(folder / "manifest.json") for folder in folders]
+    for folder, manifest in zip(folders, found, strict=True):
+        changed = [key for key in {**found[0], **manifest} if key != "cases" and found[0].get(key) != manifest.get(key)]
+        if changed:
+            raise UserError(f"{folder}: was drawn with another {', '.join(sorted(changed))} than {folders[0]}")
+    return found
+
+
+def moved(case: dict, folder: Path, target: Path) -> dict:
+    """The entry of a case of `folder` as it is seen from `target`."""
+    return case | {key: os.path.relpath(folder / case[key], target) for key in ("image", "label") if key in case}

@@ -1,0 +1,115 @@
+"""What the jobs of stages do that need no training: each calls one function of a folder."""
+
+from pathlib import Path
+
+from lldm3d.data.regimes import parse_regime
+from lldm3d.errors import UserError
+from lldm3d.locks import at_work
+from lldm3d.pipeline.stages import Job, Plan, method_sources
+
+
+def make_phantom(work: Path, job: Job, plan: Plan) -> None:
+    from lldm3d.phantom.write import write
+
+    write(output_dir=work / "data", overwrite=True, **plan.settings["phantom"])
+
+
+def prepare_data(work: Path, job: Job, plan: Plan) -> None:
+    from lldm3d.data.prepare import prepare
+
+    source = plan.data or {"data": str(work / "data")}
+    prepare(output_dir=work / "dataset", overwrite=True, **source, **plan.settings["prepare"])
+
+
+def number_of_pairs(work: Path, plan: Plan) -> int:
+    """As many as the regimes take, and as the real training cases at least, unless the profile gives a number.
+
+    Raises UserError where that is smaller than a regime takes.
+    """
+    from lldm3d.data.dataset import load_cases
+
+    cases, regimes = len(load_cases(work / "dataset", "training")), plan.settings["segment"]["regimes"]
+    needed = {regime: parse_regime(regime).pairs(cases) for regime in regimes}
+    number = plan.settings["methods"].get("n", max([cases, *needed.values()]))
+    if wanting := {regime: pairs for regime, pairs in needed.items() if pairs > number}:
+        raise UserError(f"methods#n is {number}, but the regimes take more pairs: {wanting}; raise it in the profile")
+    return number
+
+
+def warp_training_labels(work: Path, job: Job, plan: Plan) -> None:
+    from lldm3d.pairs.sources import warped_labels
+
+    strength = plan.settings["methods"]["strength"]
+    warped_labels(work / "dataset", work / job.name, number_of_pairs(work, plan), job.values["seed"], strength)
+
+
+def draw(work: Path, job: Job, plan: Plan) -> None:
+    """Draw the pairs of a method for a source of labels."""
+    from lldm3d.methods.registry import OURS
+    from lldm3d.pairs import sources
+    from lldm3d.pairs.generate import draw_pairs
+    from lldm3d.pipeline.profile import overrides_of
+    from lldm3d.pipeline.stages import method_folder, pairs_folder
+
+    name, source, seed = (job.values[key] for key in ("method", "source", "seed"))
+    method, section = plan.loaded[name], plan.section(name, "inference")
+    number = number_of_pairs(work, plan)
+    labels = None
+    if source == sources.TRAINING:
+        labels = sources.read_labels(work / f"labels/{source}/seed_{seed}")[:number]
+    elif source == sources.TEST:
+        labels = sources.real_labels(work / "dataset", "test")
+    elif source == sources.DRAWN and method.takes_labels and not method.draws_labels:
+        labels = sources.labels_in(work / pairs_folder(OURS, source, seed))[:number]
+    elif source != sources.DRAWN:
+        folders = [sources.parse_source(text) for text in plan.sources]
+        labels = sources.labels_in(next(item.folder for item in folders if item.slug == source))
+    with at_work(work, job.name, section.get("processes", 1)) as environment:
+        draw_pairs(
+            method,
+            work / method_folder(name, seed),
+            work / "dataset",
+            work / job.name,
+            labels,
+            number,
+            0,
+            seed,
+            overrides_of(section),
+            section.get("overlays", []),
+            section.get("processes", 1),
+            environment,
+            overwrite=True,
+        )
+
+
+def evaluate_pairs(work: Path, job: Job, plan: Plan) -> None:
+    from lldm3d.evaluation.evaluate import evaluate
+
+    evaluate(
+        work / "dataset",
+        work / job.values["pairs"],
+        work / job.name,
+        segmenter=work / plan.segmenter.path / "model.pt",
+        cache_dir=work / "evaluation" / "cache",  # real cases are looked at once for all
+        overwrite=True,
+        **plan.settings["evaluate"],
+    )
+
+
+def write_tables_of_study(work: Path, job: Job, plan: Plan) -> None:
+    from lldm3d.study.tables import write_study
+
+    write_study(work)
+
+
+def compare_methods(work: Path, job: Job, plan: Plan) -> None:
+    from lldm3d.report.comparison_figure import write_comparison
+
+    sources = list(dict.fromkeys(source for name in plan.methods for source in method_sources(plan, name)))
+    write_comparison(work, list(plan.methods), sources, plan.seeds, plan.minutes)
+
+
+def write_report(work: Path, job: Job, plan: Plan) -> None:
+    from lldm3d.report.write import report
+
+    report(work, overwrite=True)

@@ -1,0 +1,361 @@
+"""The table of stages: what each reads and writes, what it depends on, how it is run, and what it is called.
+
+A job is one run of a stage, such as the training of one network with one seed. The Snakefile's rules, `--until`, a dry
+run, the order of jobs, the checks between them, a cluster's requests and a report's commands all follow from the jobs
+of a plan. Read without torch.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from lldm3d.data.regimes import parse_regime
+from lldm3d.errors import UserError, did_you_mean
+from lldm3d.methods.registry import OURS, Method, load_method, method_names
+from lldm3d.pairs.sources import DRAWN, TEST, TRAINING, parse_source
+from lldm3d.study.stages import REAL, SegmentStage, pairs_slugs, segment_grid
+
+DATASET, FINISHED = "dataset/dataset.json", "finished.json"
+FORMAT = 2  # of run.yaml and the work directory's layout
+NO_DIGEST = ("gate", "processes")  # of a training's section: their change does not undo what is trained
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a stage. Files are relative to the work directory."""
+
+    stage: str
+    name: str  # its folder, or the stage's own name
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    digest: str = ""  # of the settings that it depends on
+    processes: int = 0  # each with a GPU of its own; 0 for what needs none
+    alone: bool = False  # whether others wait for it, so that on a CPU it gets all cores
+    values: dict[str, str | int] = field(default_factory=dict, hash=False)  # what tells it from others of its stage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `run.yaml` says: the data, the methods and their sources of labels, and all settings."""
+
+    data: dict | None  # arguments of `prepare` that name the data; None: the phantom
+    methods: tuple[str, ...]
+    sources: tuple[str, ...]
+    settings: dict
+    given: bool = False  # the data set was not made by a run: only the study is
+    threads: int = 1
+    threads_alone: int = 1
+    executor: str | None = None
+
+    @classmethod
+    def of(cls, content: dict) -> "Plan":
+        """From the content of `run.yaml`."""
+        names = cls.__dataclass_fields__
+        lists = {key: tuple(content[key]) for key in ("methods", "sources")}
+        return cls(**{key: value for key, value in content.items() if key in names} | lists)
+
+    @cached_property
+    def loaded(self) -> dict[str, Method]:
+        return {name: load_method(name) for name in self.methods}
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.settings["methods"]["seeds"]
+
+    @property
+    def minutes(self) -> float | None:
+        """Of training, for each method where several are compared; None: the steps that profile and bundle say."""
+        return self.settings["methods"].get("minutes") if len(self.methods) > 1 else None
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether one method is trained once, whose later trainings all else waits for."""
+        return len(self.methods) == len(self.seeds) == 1
+
+    def section(self, method: str, part: str) -> dict:
+        """The profile's settings of a training, or of the inference, of a method."""
+        return self.settings["methods"].get(method, {}).get(part, {})
+
+    @property
+    def pairs(self) -> dict[str, str]:
+        """The pairs that segmentations learn from: name, and slug of its folder."""
+        named = self.settings["segment"].get("pairs") or [name for name in self.methods if has_labels(name)][:1]
+        return pairs_slugs(named or [OURS], method_names())
+
+    @property
+    def segmenter(self) -> SegmentStage:
+        """The network that judges images: of all classes and real data, the first of the grid."""
+        section = self.settings["segment"]
+        return SegmentStage(section["until"][0], section["networks"][0], "multi", "R", REAL, section["seeds"][0])
+
+
+def has_labels(method: str) -> bool:
+    found = load_method(method)
+    return found.draws_labels or found.takes_labels
+
+
+def digest(*sections: object) -> str:
+    """Changes exactly when the settings in `sections` do; Snakemake then runs the job again."""
+    return hashlib.sha256(json.dumps(sections, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def method_folder(method: str, seed: int) -> str:
+    """Where a method is trained with a seed."""
+    return f"methods/{method}/seed_{seed}"
+
+
+def pairs_folder(method: str, source: str, seed: int) -> str:
+    """Where a method's pairs lie that were drawn for a source of labels by the models of a seed."""
+    return f"pairs/{method}/{source}/seed_{seed}"
+
+
+def evaluation_folder(method: str, source: str, seed: int) -> str:
+    return f"evaluation/{method}/{source}/seed_{seed}"
+
+
+def pairs_of(plan: Plan, name: str, seed: int) -> str:
+    """The folder of the pairs `name` (a method, `<method>/<source>`, or a path) for a segmentation of some seed.
+
+    It is that of the same seed where the methods are trained with it, else of their first one.
+    """
+    method, _, source = name.partition("/")
+    if method not in method_names():
+        return str(Path(name).resolve())
+    return pairs_folder(method, source or DRAWN, seed if seed in plan.seeds else plan.seeds[0])
+
+
+def method_sources(plan: Plan, method: str) -> list[str]:
+    """The sources of labels for which a method of the run draws, by the names of their folders."""
+    kinds = load_method(method).sources
+    wanted = [parse_source(text) for text in plan.sources]
+    return [source.slug for source in wanted if source.kind in kinds] or [DRAWN]
+
+
+def phantom_jobs(plan: Plan) -> list[Job]:
+    """The simulated data, where no other is given."""
+    settings = digest(plan.settings["phantom"])
+    return [] if plan.data else [Job("phantom", "phantom", (), ("data/dataset.json",), settings)]
+
+
+def prepare_jobs(plan: Plan) -> list[Job]:
+    reads = () if plan.data else ("data/dataset.json",)
+    return [Job("prepare", "prepare", reads, (DATASET,), digest(plan.settings["prepare"], plan.data))]
+
+
+def train_jobs(plan: Plan) -> list[Job]:
+    """Each training of each method and seed."""
+    found = []
+    for name, method in plan.loaded.items():
+        last = list(method.trainings)[-1]
+        for seed in plan.seeds:
+            folder = method_folder(name, seed)
+            for training, entry in method.trainings.items():
+                section = plan.section(name, training)
+                kept = {key: value for key, value in section.items() if key not in NO_DIGEST}
+                minutes = plan.minutes * entry.share if plan.minutes and entry.share else None
+                found.append(
+                    Job(
+                        "train",
+                        f"{folder}/{training}",
+                        (DATASET, *(f"{folder}/{other}/{FINISHED}" for other in method.inputs(training))),
+                        (f"{folder}/{training}/{FINISHED}",),
+                        digest(kept, minutes),
+                        section.get("processes", 1),
+                        training == last and plan.in_turn,
+                        {"method": name, "seed": seed, "training": training},
+                    )
+                )
+    return found
+
+
+def labels_jobs(plan: Plan) -> list[Job]:
+    """Warped labels of training cases, for all methods that draw for them."""
+    takers = [name for name in plan.methods if TRAINING in method_sources(plan, name)]
+    section = plan.settings["methods"]
+    return [
+        Job("labels", f"labels/{TRAINING}/seed_{seed}", (DATASET,), (f"labels/{TRAINING}/seed_{seed}/labels.json",),
+            digest(section["strength"], section.get("n"), regimes_with_pairs(plan)), values={"seed": seed})
+        for seed in (plan.seeds if takers else [])
+    ]  # fmt: skip
+
+
+def pairs_jobs(plan: Plan) -> list[Job]:
+    """The pairs of each method, source of labels and seed."""
+    found = []
+    for name, method in plan.loaded.items():
+        section = plan.section(name, "inference")
+        for source in method_sources(plan, name):
+            for seed in plan.seeds:
+                trained = [f"{method_folder(name, seed)}/{training}/{FINISHED}" for training in method.trainings]
+                labels = []
+                if source == TRAINING:
+                    labels = [f"labels/{TRAINING}/seed_{seed}/labels.json"]
+                elif source == DRAWN and method.takes_labels and not method.draws_labels:
+                    labels = [f"{pairs_folder(OURS, DRAWN, seed)}/dataset.json"]
+                folder = pairs_folder(name, source, seed)
+                found.append(
+                    Job(
+                        "pairs",
+                        folder,
+                        (DATASET, *trained, *labels),
+                        (f"{folder}/dataset.json",),
+                        digest(section, plan.settings["methods"].get("n"), regimes_with_pairs(plan)),
+                        section.get("processes", 1),
+                        plan.in_turn,
+                        {"method": name, "source": source, "seed": seed},
+                    )
+                )
+    return found
+
+
+def regimes_with_pairs(plan: Plan) -> float:
+    """The most pairs that a regime takes for each training case."""
+    return max((parse_regime(name).synthetic for name in plan.settings["segment"]["regimes"]), default=0)
+
+
+def segment_stages(plan: Plan) -> list[SegmentStage]:
+    """The grid of segmentations, and the one that judges images."""
+    section = plan.settings["segment"]
+    axes = (section["until"], section["networks"], section["tasks"], section["regimes"])
+    grid = segment_grid(*axes, list(plan.pairs.values()), section["seeds"])
+    return grid if plan.given else list(dict.fromkeys([*grid, plan.segmenter]))
+
+
+def segment_jobs(plan: Plan) -> list[Job]:
+    names = {slug: name for name, slug in plan.pairs.items()}
+    found = []
+    for stage in segment_stages(plan):
+        pairs = () if stage.pairs == REAL else (f"{pairs_of(plan, names[stage.pairs], stage.seed)}/dataset.json",)
+        settings = digest(
+            plan.settings["segment"]["overrides"],
+            plan.settings["segment"]["patience"] if stage.until == "convergence" else None,
+        )
+        writes = (f"{stage.path}/metrics.csv",)
+        found.append(Job("segment", stage.path, (DATASET, *pairs), writes, settings, 1, values={"pairs": pairs[:1]}))
+    return found
+
+
+def evaluate_jobs(plan: Plan) -> list[Job]:
+    """Each folder of pairs beside the real data."""
+    settings, segmenter = digest(plan.settings["evaluate"]), f"{plan.segmenter.path}/metrics.csv"
+    found = []
+    for job in pairs_jobs(plan):
+        folder = job.name.replace("pairs/", "evaluation/", 1)
+        writes = (f"{folder}/metrics.json", f"{folder}/metrics.csv")
+        found.append(
+            Job("evaluate", folder, (DATASET, *job.writes, segmenter), writes, settings, 1, values={"pairs": job.name})
+        )
+    return found
+
+
+def study_jobs(plan: Plan) -> list[Job]:
+    writes = tuple(f"study/{name}" for name in ("study.csv", "gains.csv", "table.md", "table.tex", "figure.png"))
+    return [Job("study", "study", tuple(f"{stage.path}/metrics.csv" for stage in segment_stages(plan)), writes)]
+
+
+def comparison_jobs(plan: Plan) -> list[Job]:
+    reads = tuple(job.writes[0] for job in evaluate_jobs(plan))
+    writes = tuple(f"comparison/{name}" for name in ("comparison.csv", "table.md", "table.tex", "figure.png"))
+    return [Job("comparison", "comparison", reads, writes)]
+
+
+def report_jobs(plan: Plan) -> list[Job]:
+    writes = ("report/report.html", "report/tables.csv")
+    return [Job("report", "report", ("study/gains.csv", "comparison/comparison.csv"), writes)]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the table."""
+
+    name: str
+    title: str  # what it does, for a dry run and the report
+    jobs: Callable[[Plan], list[Job]]
+    action: str  # module and function that does a job, imported when it is run
+
+
+STAGES = (
+    Stage("phantom", "draws simulated liver MR", phantom_jobs, "actions:make_phantom"),
+    Stage("prepare", "brings the scans to one grid and splits them", prepare_jobs, "actions:prepare_data"),
+    Stage("train", "trains a step of a method", train_jobs, "training:train_method"),
+    Stage("labels", "warps labels of training cases", labels_jobs, "actions:warp_training_labels"),
+    Stage("pairs", "draws pairs of image and label", pairs_jobs, "actions:draw"),
+    Stage("segment", "trains and tests a segmentation", segment_jobs, "segmentation:segment"),
+    Stage("evaluate", "judges pairs against real data", evaluate_jobs, "actions:evaluate_pairs"),
+    Stage("study", "what the pairs are worth to segmentation", study_jobs, "actions:write_tables_of_study"),
+    Stage("comparison", "the methods beside each other", comparison_jobs, "actions:compare_methods"),
+    Stage("report", "all of it in one file", report_jobs, "actions:write_report"),
+)
+OF_STUDY = ("segment", "study")
+
+
+def all_jobs(plan: Plan) -> list[Job]:
+    """All jobs of a run, in an order in which they can be done; of a given data set those of the study."""
+    return [job for stage in STAGES if not plan.given or stage.name in OF_STUDY for job in stage.jobs(plan)]
+
+
+def selected_jobs(plan: Plan, until: str | None = None, stages: Iterable[str] | None = None) -> list[Job]:
+    """The jobs of a run up to those that `until` names (a stage, a training, or one job), or of some stages alone.
+
+    Raises UserError for an unknown name, with the nearest one.
+    """
+    jobs = all_jobs(plan)
+    if stages is not None:
+        return [job for job in jobs if job.stage in stages]
+    if until is None:
+        return jobs
+    wanted = [job for job in jobs if until in (job.stage, job.name, job.values.get("training"))]
+    if not wanted:
+        names = dict.fromkeys(name for job in jobs for name in (job.stage, job.values.get("training")) if name)
+        hint = did_you_mean(until, [*names, *(job.name for job in jobs)])
+        raise UserError(f"--until {until!r}: no such stage; {hint}the stages are {', '.join(names)}")
+    makers = {path: job for job in jobs for path in job.writes}
+    needed: dict[str, Job] = {}
+    while wanted:
+        job = wanted.pop()
+        if job.name not in needed:
+            needed[job.name] = job
+            wanted += [makers[path] for path in job.reads if path in makers]
+    return [job for job in jobs if job.name in needed]
+
+
+def find_job(plan: Plan, name: str) -> Job:
+    """The job `name`. Raises UserError with those that there are."""
+    jobs = {job.name: job for job in all_jobs(plan)}
+    if name not in jobs:
+        raise UserError(f"there is no stage {name!r} here: {did_you_mean(name, jobs)}There are {', '.join(jobs)}")
+    return jobs[name]
+
+
+def rule_name(job: str) -> str:
+    """A job's name as that of a rule of Snakemake."""
+    return re.sub(r"\W", lambda sign: f"_{ord(sign[0]):x}_" if sign[0] != "/" else "__", job)
+
+
+def check_plan(plan: Plan) -> None:
+    """Raises UserError where methods of the run want labels that none of it draws, or pairs that none of it makes."""
+    wanting = [name for name in plan.methods if DRAWN in method_sources(plan, name) and needs_drawn_labels(name)]
+    if wanting and OURS not in plan.methods:
+        raise UserError(
+            f"--methods: {', '.join(wanting)} draws images on labels that {OURS} draws; add {OURS}, or give "
+            "--sources training"
+        )
+    if plan.given:
+        return
+    made = {job.name for job in pairs_jobs(plan)}
+    for name in plan.pairs:
+        folder = pairs_of(plan, name, plan.settings["segment"]["seeds"][0])
+        if not Path(folder).is_absolute() and folder not in made:
+            raise UserError(f"segment#pairs: {name} is drawn by no method and source of this run: add it to --methods")
+        method, _, source = name.partition("/")
+        if source == TEST:
+            raise UserError(f"segment#pairs: {name} shows the labels of test cases; a segmentation must not learn them")
+
+
+def needs_drawn_labels(method: str) -> bool:
+    found = load_method(method)
+    return found.takes_labels and not found.draws_labels
