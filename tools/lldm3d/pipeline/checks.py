@@ -81,8 +81,8 @@ def check_gates(method_dir: Path, sections: dict[str, dict]) -> None:
             if value is None or not value >= least:  # NaN fails too
                 shown = "missing" if value is None else f"{value:.4g}"
                 faults.append(
-                    f"{path}: {metric} is {shown}, below the gate of {least:g}; train {training} longer (raise its epochs) "
-                    f"or with more channels in the profile, or lower its gate there"
+                    f"{path}: {metric} is {shown}, below the gate of {least:g}; train {training} longer (raise its "
+                    "epochs) or with more channels in the profile, or lower its gate there"
                 )
     if faults:
         raise UserError("\n".join(faults))

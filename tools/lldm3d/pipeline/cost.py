@@ -67,7 +67,7 @@ def print_cost(work: Path, plan: Plan, jobs: list[Job]) -> None:
 
     torch.set_num_threads(plan.threads)
     schema, minutes = load_schema(work / "dataset"), {}
-    for name, method in plan.loaded.items():
+    for method in plan.loaded.values():
         minutes |= print_method_cost(work, plan, method, schema, jobs)
     segments = [SegmentStage.parse(job.name) for job in jobs if job.stage == "segment"]
     minutes |= print_study_cost(work, plan, segments, schema)

@@ -11,6 +11,7 @@ from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError, did_you_mean
 from lldm3d.methods.registry import OURS, load_method, validation_faults
 from lldm3d.pairs.sources import parse_source
+from lldm3d.pipeline.stages import STAGES
 
 HERE = Path(__file__).parent
 BUILT_IN = ("demo", "small", "full")
@@ -148,8 +149,6 @@ def readable_faults(error: ValidationError) -> list[str]:
 
 def cluster_faults(section: dict) -> list[str]:
     """A message for each fault of the section `cluster`: retries, what `all` stages ask for, and single stages."""
-    from lldm3d.pipeline.stages import STAGES
-
     faults, names = [], [stage.name for stage in STAGES]
     retries = section.get("retries")
     if type(retries) is not int or retries < 0:
@@ -260,10 +259,8 @@ def translated(content: dict) -> dict:
         }
         drawing.pop("seed", None)
         ours["inference"] = drawing
-    for gate, training, metric in (
-        ("image_psnr", "autoencoder_image", "psnr"),
-        ("label_dice", "autoencoder_label", "mean_dice"),
-    ):
+    gates = (("image_psnr", "autoencoder_image", "psnr"), ("label_dice", "autoencoder_label", "mean_dice"))
+    for gate, training, metric in gates:
         if gate in content.get("gates", {}):
             ours[training] = {**ours.get(training, {}), "gate": {metric: content["gates"][gate]}}
     content.pop("gates", None)
@@ -272,9 +269,8 @@ def translated(content: dict) -> dict:
 
 def lay_over(below: dict, above: dict) -> dict:
     """Merge two nested dicts; where both have a value that is not a dict, `above` wins."""
-    nested = {
-        key for key in below.keys() & above.keys() if isinstance(below[key], dict) and isinstance(above[key], dict)
-    }
+    both = below.keys() & above.keys()
+    nested = [key for key in both if isinstance(below[key], dict) and isinstance(above[key], dict)]
     return {**below, **above, **{key: lay_over(below[key], above[key]) for key in nested}}
 
 

@@ -53,8 +53,8 @@ def run(
         images: a folder of NIfTI images, with
         labels: a folder of labels with the same names.
         label_map: YAML file of class names and their values in the data; default: the labels of dataset.json.
-        methods: to be compared at equal minutes of training, as lldm,cond_ldm,ddpm; default: lldm alone, for the steps of
-            its profile.
+        methods: to be compared at equal minutes of training, as lldm,cond_ldm,ddpm; default: lldm alone, for the steps
+            of its profile.
         sources: of the labels that images are drawn for: drawn, training (warped), test, or folders; default: drawn.
         dry_run: only list the stages that would run and, of a prepared data set, what they take on this machine.
         until: the last stage to run: a stage, a training, or one job as a dry run lists it.
