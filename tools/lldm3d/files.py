@@ -13,7 +13,6 @@ from pathlib import Path
 import deflate
 import nibabel as nib
 import numpy as np
-import torch
 from nibabel.volumeutils import apply_read_scaling
 
 from lldm3d.errors import UserError
@@ -22,7 +21,7 @@ PROBED = 2**18  # bytes: packing them takes 3 ms
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` (same suffixes) and rename it to `path` when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,12 +39,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-whole = atomic_write  # the earlier name, until all modules use the new one
-
-
 def write_json(path: str | Path, content: object) -> None:
     """Write `content` as indented JSON; NaN is refused since it is not JSON."""
-    with atomic_write(path) as temporary:
+    with whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
@@ -63,7 +59,7 @@ def save_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None:
     """Write `array` [X, Y, Z] as NIfTI with its own dtype; `affine` [4, 4] in mm."""
     image = nib.Nifti1Image(np.asfortranarray(array), affine)
     image.header.set_xyzt_units("mm")
-    with atomic_write(path) as temporary:
+    with whole(path) as temporary:
         if str(path).endswith(".nii.gz"):
             temporary.write_bytes(gzipped(image.to_bytes()))
         else:
@@ -117,7 +113,9 @@ def load_nifti(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 def save_checkpoint(path: str | Path, content: dict) -> None:
     """Write a checkpoint of plain tensors, numbers, strings, lists and dicts: what `weights_only=True` reads back."""
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+    import torch  # takes seconds, and most of what reads files needs none
+
+    with whole(path) as temporary, open(temporary, "wb") as file:
         torch.save(content, file)  # given a path, torch writes the temporary name into the file, and its hash changes
 
 
@@ -125,6 +123,8 @@ def load_checkpoint(path: str | Path, made_by: str) -> dict:
     """Read a checkpoint onto the CPU with `weights_only=True`; `made_by` is the stage that the error message names."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such checkpoint; it is made by the stage {made_by!r}: run that stage first")
+    import torch
+
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each raise their own kinds
@@ -159,7 +159,7 @@ def require_free(output_dir: Path, overwrite: bool, inputs: list[Path]) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder and rename it to `path`, replacing what is there, when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     outer = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))

@@ -7,14 +7,16 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
 from multiprocessing import get_context
+from typing import TYPE_CHECKING
 
-import torch
-import torch.distributed as dist
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from lldm3d.children import tied_to_me
 from lldm3d.errors import UserError
+
+if TYPE_CHECKING:  # its import takes seconds, and who lists stages needs none
+    import torch
 
 
 def usable_cores() -> int:
@@ -46,6 +48,8 @@ def _begin(tie: Callable[[], None]) -> None:
     """One thread for each process, which ends with its parent; Ctrl-C is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # first: the limits take long enough to be interrupted in them
     tie()
+    import torch
+
     torch.set_num_threads(1)
     threadpool_limits(1)  # numpy's
 
@@ -53,8 +57,10 @@ def _begin(tie: Callable[[], None]) -> None:
 PATIENCE = timedelta(days=1)  # of the processes that are done first
 
 
-def device() -> torch.device:
+def device() -> "torch.device":
     """The GPU of this process, or the CPU."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("cpu")
@@ -68,6 +74,8 @@ def place() -> tuple[int, int]:
 def wait_for_all() -> None:
     """Return when all processes have come here."""
     if place()[1] > 1:
+        import torch.distributed as dist
+
         dist.init_process_group("gloo", timeout=PATIENCE)
         dist.barrier()
         dist.destroy_process_group()
