@@ -4,7 +4,9 @@ import math
 from functools import partial
 
 import torch
+from einops import rearrange
 from monai.networks.blocks import SpatialAttentionBlock
+from monai.networks.nets import DiffusionModelUNet
 from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock
 from torch import nn
 from torch.distributed.algorithms._checkpoint import checkpoint_wrapper as torch_wrapper
@@ -66,6 +68,34 @@ class ControlledDiffusion(nn.Module):
             down_block_additional_residuals=tuple(down),
             mid_block_additional_residual=middle,
         )
+
+
+class ConcatenatedDiffusion(nn.Module):
+    """A diffusion model that sees the label beside the noisy latent, as one network of (x, timesteps, condition).
+
+    Each latent voxel gets all of its `stride`³ label voxels as channels (space to depth), so that nothing of a thin class
+    is lost. MONAI's `DiffusionInferer(mode="concat")` wants a condition of the latent's own size, to which a label would
+    have to be shrunk; training it jointly beats a ControlNet beside a frozen network in GEM-3D's Table 3.
+
+    Args:
+        latent_channels: C of the latent.
+        num_classes: K of the one-hot label, with background.
+        stride: voxels of the label for each latent voxel, along each axis.
+        unet: further arguments of `DiffusionModelUNet`.
+    """
+
+    def __init__(self, latent_channels: int, num_classes: int, stride: int, **unet: object) -> None:
+        super().__init__()
+        self.stride = stride
+        inputs = latent_channels + num_classes * stride**3
+        self.unet = DiffusionModelUNet(in_channels=inputs, out_channels=latent_channels, **unet)
+
+    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """Noisy latent [B, C, x, y, z], times [B], one-hot label [B, K, stride·x, ...]; gives the prediction like x."""
+        beside = rearrange(
+            condition, "b k (x i) (y j) (z l) -> b (k i j l) x y z", i=self.stride, j=self.stride, l=self.stride
+        )
+        return self.unet(torch.cat([x, beside], 1), timesteps=timesteps)
 
 
 BLOCKS = (DiffusionUNetResnetBlock, SpatialAttentionBlock)

@@ -25,6 +25,7 @@ class Training(BaseModel):
     run: str = "training"  # id of the configs that is run
     share: float = Field(0, ge=0, le=1)  # of the method's minutes; 0: it takes what it takes
     after: tuple[str, ...] | None = None  # steps that it reads; None: the one before it
+    settings: dict[str, object] = {}  # ids of the configs, where this method differs from their defaults
     repeats: dict[str, tuple[str, ...]] = {}  # step: ids that are those of the network which it trained
 
 

@@ -148,7 +148,7 @@ def training_config(plan: Plan, method: Method, training: str, schema: Schema):
         repeated |= {key: earlier.get_parsed_content(key) for key in ids if key in earlier}
         if "stride" in ids:
             repeated["stride"] = 2 ** (len(earlier.get_parsed_content("channels")) - 1)
-    given = {"class_names": list(schema.class_names), **repeated, **overrides_of(section)}
+    given = {"class_names": list(schema.class_names), **entry.settings, **repeated, **overrides_of(section)}
     parser.update({key: value for key, value in given.items() if key.split("#")[0] in parser})
     return parser
 

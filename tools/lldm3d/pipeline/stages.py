@@ -82,8 +82,8 @@ class Plan:
 
     @property
     def pairs(self) -> dict[str, str]:
-        """The pairs that segmentations learn from: name, and slug of its folder."""
-        named = self.settings["segment"].get("pairs") or [name for name in self.methods if has_labels(name)][:1]
+        """The pairs that segmentations learn from, name and slug; by default those of all methods that have labels."""
+        named = self.settings["segment"].get("pairs") or [name for name in self.methods if has_labels(name)]
         return pairs_slugs(named or [OURS], method_names())
 
     @property

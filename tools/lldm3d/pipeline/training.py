@@ -29,7 +29,11 @@ def train_method(work: Path, job: Job, plan: Plan) -> None:
         check_gates(folder.parent, {other: plan.section(name, other) for other in method.inputs(training)})
     data = defined(bundle, configs, data_ids(work, folder.parent, load_schema(work / "dataset"), section))
     data |= {"output_dir": str(folder)}
-    settings = {**repeated(method, training, folder.parent), **defined(bundle, configs, {"seed": seed})}
+    settings = {
+        **entry.settings,
+        **repeated(method, training, folder.parent),
+        **defined(bundle, configs, {"seed": seed}),
+    }
     settings |= overrides_of(section)
     minutes = section.get("minutes") or (plan.minutes and entry.share and plan.minutes * entry.share)
     processes = section.get("processes", 1)
