@@ -9,7 +9,7 @@ import yaml
 
 from lldm3d.children import run_logged
 from lldm3d.errors import UserError, did_you_mean
-from lldm3d.files import whole
+from lldm3d.files import atomic_write
 
 INSTALLED = Path(__file__).parent / "bundles"
 CHECKOUT = Path(__file__).resolve().parents[2] / "bundles"
@@ -142,7 +142,7 @@ def run_bundle(
     if faults := undefined(bundle, [*settings, *data], bundle, list(configs)):
         raise UserError("; ".join(faults))
     folder.mkdir(parents=True, exist_ok=True)
-    with whole(folder / name) as path:
+    with atomic_write(folder / name) as path:
         overrides = {**settings, **{key: literal(value) for key, value in data.items()}}
         path.write_text(yaml.safe_dump(overrides, sort_keys=False, allow_unicode=True))
     several = [MULTI_GPU if run_id == "training" else MULTI_GPU_INFERENCE] if processes > 1 else []

@@ -26,7 +26,7 @@ COMMANDS = {  # name: function, what it does
     "prepare": ("lldm3d.data.prepare:prepare", "bring scans to one grid and intensity range, split by patient"),
     "phantom": ("lldm3d.phantom.write:write_phantom", "or write a data set of simulated liver MR"),
     "run": ("lldm3d.pipeline.run:run", "from data to report: train, draw pairs, judge them, segment"),
-    "study": ("lldm3d.pipeline.study:study", "segment with real, synthetic and both: networks, tasks, regimes, seeds"),
+    "study": ("lldm3d.pipeline.run:study", "segment with real, synthetic and both: networks, tasks, regimes, seeds"),
     "generate": ("lldm3d.pairs.generate:generate", "draw more pairs of image and label"),
     "evaluate": ("lldm3d.evaluation.evaluate:evaluate", "judge any synthetic data set: quality, alignment, copies"),
     "report": ("lldm3d.report.write:report", "write the report again"),
@@ -34,7 +34,7 @@ COMMANDS = {  # name: function, what it does
     "pack": ("lldm3d.export.package:pack", "write trained models as bundles that run with MONAI alone"),
     "tasks": ("lldm3d.data.dataset:add_tasks", "name tasks of a data set, such as all vessels as one class"),
     "encode": ("lldm3d.codec.latents:encode", "encode a data set with both autoencoders"),
-    "join": ("lldm3d.pairs.generate:join", "make one data set of pairs that several calls drew"),
+    "join": ("lldm3d.pairs.folder:join", "make one data set of pairs that several calls drew"),
     "stage": ("lldm3d.pipeline.stage:stage", "run one stage of a work directory by hand"),
 }
 RARER = ("tasks", "encode", "join", "stage")

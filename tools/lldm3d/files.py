@@ -21,7 +21,7 @@ PROBED = 2**18  # bytes: packing them takes 3 ms
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` (same suffixes) and rename it to `path` when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,9 +39,12 @@ def whole(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+whole = atomic_write  # the earlier name, until all modules use the new one
+
+
 def write_json(path: str | Path, content: object) -> None:
     """Write `content` as indented JSON; NaN is refused since it is not JSON."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
@@ -59,7 +62,7 @@ def save_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None:
     """Write `array` [X, Y, Z] as NIfTI with its own dtype; `affine` [4, 4] in mm."""
     image = nib.Nifti1Image(np.asfortranarray(array), affine)
     image.header.set_xyzt_units("mm")
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         if str(path).endswith(".nii.gz"):
             temporary.write_bytes(gzipped(image.to_bytes()))
         else:
@@ -115,7 +118,7 @@ def save_checkpoint(path: str | Path, content: dict) -> None:
     """Write a checkpoint of plain tensors, numbers, strings, lists and dicts: what `weights_only=True` reads back."""
     import torch  # takes seconds, and most of what reads files needs none
 
-    with whole(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         torch.save(content, file)  # given a path, torch writes the temporary name into the file, and its hash changes
 
 
@@ -159,7 +162,7 @@ def require_free(output_dir: Path, overwrite: bool, inputs: list[Path]) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder and rename it to `path`, replacing what is there, when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     outer = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))

@@ -9,9 +9,9 @@ from lldm3d.pipeline.stages import Job, Plan, method_sources
 
 
 def make_phantom(work: Path, job: Job, plan: Plan) -> None:
-    from lldm3d.phantom.write import write
+    from lldm3d.phantom.write import write_phantom
 
-    write(output_dir=work / "data", overwrite=True, **plan.settings["phantom"])
+    write_phantom(output_dir=work / "data", overwrite=True, **plan.settings["phantom"])
 
 
 def prepare_data(work: Path, job: Job, plan: Plan) -> None:

@@ -15,7 +15,7 @@ from lldm3d.children import source_environment, tail, tied_to_me
 from lldm3d.data.dataset import load_cases, load_schema
 from lldm3d.data.regimes import regime_cases
 from lldm3d.errors import ChildError, UserError
-from lldm3d.files import read_json, whole
+from lldm3d.files import atomic_write, read_json
 from lldm3d.locks import locked, visible_gpus
 from lldm3d.methods.registry import OURS, load_method
 from lldm3d.pairs.sources import DRAWN, parse_source
@@ -223,7 +223,7 @@ def execute(work: Path, content: dict, selected: list[Job], dry_run: bool, **whe
         shutil.rmtree(work / FAILURES, ignore_errors=True)
         if dry_run:
             return left_to_do(work, content, selected, options)
-        with whole(work / "run.yaml") as temporary:
+        with atomic_write(work / "run.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         quiet = ["--quiet", "host", "reason"] if executor else ["--quiet", "all"]  # jobs do not write to this terminal
         end = signal.SIGINT if executor else signal.SIGKILL
