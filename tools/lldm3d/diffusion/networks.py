@@ -74,8 +74,8 @@ class ConcatenatedDiffusion(nn.Module):
     """A diffusion model that sees the label beside the noisy latent, as one network of (x, timesteps, condition).
 
     Each latent voxel gets all of its `stride`³ label voxels as channels (space to depth), so that nothing of a thin
-    class is lost. MONAI's `DiffusionInferer(mode="concat")` wants a condition of the latent's own size, to which a label
-    would have to be shrunk. Trained jointly it beats a ControlNet beside a frozen network in GEM-3D's Table 3.
+    class is lost. MONAI's `DiffusionInferer(mode="concat")` wants a condition of the latent's own size, to which a
+    label would have to be shrunk. Trained jointly it beats a ControlNet beside a frozen network in GEM-3D's Table 3.
 
     Args:
         latent_channels: C of the latent.
