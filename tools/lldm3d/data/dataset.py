@@ -107,6 +107,10 @@ class Schema:
     inside: dict[str, str] = field(default_factory=dict)  # class -> the class that surrounds it
     tasks: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)  # task -> target -> classes it merges
 
+    def crop(self, roi_size: Sequence[int] | None) -> list[int]:
+        """A training crop in voxels: as wanted, but no larger than the cases; without a wish, whole cases."""
+        return [min(pair) for pair in zip(roi_size or self.roi_size, self.roi_size, strict=True)]
+
     def task(self, name: str) -> Task:
         """The task `name`; `multi` tells all classes apart. Raises UserError for a task that is not declared."""
         if name == ALL:

@@ -13,12 +13,10 @@ from monai.auto3dseg.utils import datafold_read
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
-from lldm3d.bundle import bundle_command, bundle_names, bundle_path
+from lldm3d.bundle import INFERENCE, TRAIN, bundle_command, bundle_names, bundle_path, defines, undefined
 from lldm3d.data.dataset import ALL, Task, load_schema
 from lldm3d.errors import UserError
 from lldm3d.files import atomic_write, load_checkpoint, read_json, write_json
-from lldm3d.pipeline.configs import INFERENCE, TRAIN, defines, undefined
-from lldm3d.pipeline.training import crop
 
 EVALUATE, MULTI_GPU = "configs/evaluate.yaml", "configs/multi_gpu.yaml"
 LEFT = shutil.ignore_patterns("models", "eval")
@@ -73,7 +71,7 @@ class SegmentationAlgo(BundleAlgo):
             "ckpt_path": str(folder / "models/model.pt"),
             "class_names": list(task.class_names),
             "targets": list(task.targets),
-            "roi_size": crop(yaml.safe_load((folder / TRAIN).read_text()), schema),
+            "roi_size": schema.crop(yaml.safe_load((folder / TRAIN).read_text())["roi_size"]),
         }
         self.write_overrides(overrides)
         return {"overrides.yaml": overrides}

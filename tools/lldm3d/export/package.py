@@ -11,11 +11,11 @@ from pathlib import Path
 import yaml
 from monai.bundle import ConfigParser
 
-from lldm3d.bundle import bundle_names, bundle_path
+from lldm3d.bundle import INFERENCE, bundle_names, bundle_path, load_configs
 from lldm3d.errors import UserError
 from lldm3d.export.package_configs import check_weights, latent_stride, write_configs, write_metadata, write_weights
 from lldm3d.files import atomic_write, load_checkpoint, read_json, sha256, write_json
-from lldm3d.pipeline.configs import INFERENCE, bundle_and_configs, load_configs
+from lldm3d.methods.registry import OURS, Method, load_method
 
 SECTION = """
 ## This copy
@@ -35,10 +35,10 @@ def readme_section(checkpoints: dict[str, Path], names: dict[str, str], privacy_
     return SECTION + rows + (f"\n{privacy_note}\n" if privacy_note else "")
 
 
-def copies_note(work: Path) -> str:
-    """How near the synthetic cases of a chain come to its patients: what to know before its models are shared."""
-    metrics = work / "evaluation/metrics.json"
-    rows = read_json(metrics)["rows"] if metrics.is_file() else []
+def copies_note(work: Path, method: str = "*") -> str:
+    """How near the synthetic cases of a method come to its patients: what to know before its models are shared."""
+    metrics = next(iter(sorted(work.glob(f"evaluation/{method}/*/seed_*/metrics.json"))), None)
+    rows = read_json(metrics)["rows"] if metrics else []
     found = next((row for row in rows if row["name"] == "share of near copies" and row["value"] is not None), None)
     if found is None:
         return (
@@ -80,8 +80,8 @@ def trained(name: str, weights: str | Path) -> Package:
     return trained_package(Path(name).name, bundle, {**read_paths(bundle, weights.parents[1]), "ckpt_path": weights})
 
 
-def chain(work: Path, stages: tuple[str, ...] | None) -> list[Package]:
-    """What the work directory trained: each generative bundle, and the segmentations of the first seed.
+def trained_packages(work: Path, stages: tuple[str, ...] | None) -> list[Package]:
+    """What the work directory trained: each generative bundle, and the segmentations, of the first seed.
 
     Args:
         stages: only these stages; the start of a name stands for all that begin so, of any seed.
@@ -97,58 +97,70 @@ def chain(work: Path, stages: tuple[str, ...] | None) -> list[Package]:
             raise UserError(f"--stages {stage}: no trained stage of {work} begins so; there are {', '.join(found)}")
     if stages:
         return [item for name, item in found.items() if any(begins(name, stage) for stage in stages)]
-    first = min((name.rsplit("seed_")[1] for name in found if "seed_" in name), key=int, default="")
-    return [item for name, item in found.items() if "seed_" not in name or name.endswith(f"/seed_{first}")]
+    first = min(map(seed_of, found))
+    return [item for name, item in found.items() if seed_of(name) == first]
 
 
 def begins(name: str, stage: str) -> bool:
     return f"{name}/".startswith(stage.rstrip("/") + "/")
 
 
+def seed_of(stage: str) -> int:
+    return int(re.search(r"/seed_(\d+)", stage)[1])
+
+
 def generative(work: Path) -> dict[str, Package]:
-    """Stage: package, for each bundle whose inference reads its checkpoints from a work directory that has them."""
+    """Stage: package, for each bundle of a method whose inference finds its checkpoints among the method's trainings.
+
+    Of methods other than 3D-LLDM only their own bundle, as those that they share would be packed twice.
+    """
     found = {}
-    for name in bundle_names():
-        paths = read_paths(bundle_path(name), work)
-        if paths and all(map(Path.is_file, paths.values())):
-            stage = paths["ckpt_path"].parent.name
-            made = trained_package(Path(name).name, bundle_path(name), paths, copies_note(work))
-            found[stage] = replace(made, settings={**overlaid(work, stage), **made.settings, **sampling(work)})
+    for folder in sorted(work.glob("methods/*/seed_*")):
+        method = load_method(folder.parent.name)
+        shared = dict.fromkeys(method.bundle_of(training) for training in method.trainings)
+        for name in shared if method.name == OURS else [method.bundle]:
+            paths = read_paths(bundle_path(name), folder)
+            if paths and all(map(Path.is_file, paths.values())):
+                training = paths["ckpt_path"].parent.name
+                made = trained_package(Path(name).name, bundle_path(name), paths, copies_note(work, method.name))
+                settings = {**overlaid(work, method, training), **made.settings, **sampling(work, folder)}
+                found[f"{folder.relative_to(work).as_posix()}/{training}"] = replace(made, settings=settings)
     return found
 
 
-def overlaid(work: Path, stage: str) -> dict:
-    """What the overlays of the chain's profile, such as ddpm.yaml, say of a training stage."""
-    run = yaml.safe_load((work / "run.yaml").read_text())
-    bundle, configs = bundle_and_configs(stage, run["settings"][stage])
-    return load_configs(bundle_path(bundle), configs[1:])
+def overlaid(work: Path, method: Method, training: str) -> dict:
+    """What the overlays of the run's profile, such as ddpm.yaml, say of a training."""
+    settings = yaml.safe_load((work / "run.yaml").read_text())["settings"]["methods"]
+    overlays = settings.get(method.name, {}).get(training, {}).get("overlays", [])
+    return load_configs(bundle_path(method.bundle_of(training)), [f"configs/{name}" for name in overlays])
 
 
-def sampling(work: Path) -> dict:
-    """How the chain drew its pairs."""
-    overrides = work / "synthetic/overrides.yaml"
-    settings = yaml.safe_load(overrides.read_text()) if overrides.is_file() else {}
+def sampling(work: Path, method_dir: Path) -> dict:
+    """How the run drew pairs with the models of a method's folder."""
+    seed, method = method_dir.name, method_dir.parent.name
+    overrides = next(iter(sorted(work.glob(f"pairs/{method}/*/{seed}/overrides.yaml"))), None)
+    settings = yaml.safe_load(overrides.read_text()) if overrides else {}
     return {key: settings[key] for key in SAMPLING if key in settings}
 
 
 def segmentations(work: Path) -> dict[str, Package]:
-    """Stage: package, for each `segment/<network>/.../seed_<k>` with weights; the zip is named after the stage."""
+    """Stage: package, for each `segment/.../seed_<k>` with weights; the zip is named after the stage."""
     found = {}
     for weights in sorted(work.glob("segment/*/**/seed_*/model.pt")):
         stage = weights.parent.relative_to(work).as_posix()
-        network = stage.split("/")[1]
+        network = stage.split("/")[2]
         name = re.sub(r"[^\w.]+", "_", stage.removeprefix("segment/"))
         found[stage] = trained_package(name, bundle_path(network), {"ckpt_path": weights})
     return found
 
 
-def read_paths(bundle: Path, work: Path) -> dict[str, Path]:
-    """The checkpoints that `inference.yaml` looks for in a work directory; none where it knows no `work_dir`."""
+def read_paths(bundle: Path, method_dir: Path) -> dict[str, Path]:
+    """The checkpoints that `inference.yaml` looks for in a method's folder; none where it knows no `method_dir`."""
     parser = ConfigParser()
     parser.read_config(bundle / INFERENCE)
-    if "work_dir" not in parser:
+    if "method_dir" not in parser:
         return {}
-    parser["work_dir"] = str(work)
+    parser["method_dir"] = str(method_dir)
     return {name: Path(parser.get_parsed_content(name)) for name in parser.get() if name.endswith("_path")}
 
 
@@ -220,7 +232,7 @@ def chosen_packages(
     if weights and not bundle:
         raise UserError(f"--weights {weights}: give the --bundle that trained them too")
     if workdir:
-        return chain(Path(workdir).resolve(), stages)
+        return trained_packages(Path(workdir).resolve(), stages)
     return [trained(bundle, weights)] if weights else untrained(bundle)
 
 

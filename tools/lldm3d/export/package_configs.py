@@ -8,9 +8,9 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 
+from lldm3d.bundle import defines
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint, read_json, save_checkpoint, write_json
-from lldm3d.pipeline.configs import defines
 
 DEMO = re.compile(r"\.\./\.\./work/demo(\S*)( #.*)?")  # where a checkout finds its data; a zip has them beside it
 TWINS = ("train", "inference")  # `monai.bundle.load` reads these two, as JSON alone

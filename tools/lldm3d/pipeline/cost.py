@@ -158,14 +158,13 @@ def network_and_inputs(plan: Plan, method: Method, training: str, schema: Schema
     import torch
 
     from lldm3d.diffusion.networks import ControlledDiffusion
-    from lldm3d.pipeline.training import crop_size
 
     parser = training_config(plan, method, training, schema)
     batch, classes = parser.get_parsed_content("batch_size"), len(schema.class_names)
     network = parser.get_parsed_content("architecture")()
     if not latent:
         channels = classes if parser.get_parsed_content("kind") == "label" else 1
-        return network, [torch.rand(batch, channels, *crop_size(plan.section(method.name, training), schema))]
+        return network, [torch.rand(batch, channels, *schema.crop(plan.section(method.name, training).get("roi_size")))]
     codec = training_config(plan, method, codec_of(method, training), schema)
     stride = 2 ** (len(codec.get_parsed_content("channels")) - 1)
     size = [length // stride for length in schema.roi_size]
@@ -187,8 +186,6 @@ def pair_seconds(plan: Plan, method: Method, costs: dict[str, Cost], schema: Sch
     """Of drawing a pair by the networks that no other one contains, and decoding (half of a forward pass)."""
     import torch
 
-    from lldm3d.pipeline.training import crop_size
-
     section, calls, decoding = plan.section(method.name, "inference"), 0.0, 0.0
     guided = 2 if section.get("guidance_scale", 1) != 1 else 1
     diffusion = [name for name in costs if method.trainings[name].repeats]
@@ -198,7 +195,7 @@ def pair_seconds(plan: Plan, method: Method, costs: dict[str, Cost], schema: Sch
             conditional = "condition" in training_config(plan, method, name, schema)
             calls += cost.forward_seconds * (guided if conditional else 1)
         elif name not in diffusion:
-            window = torch.Size(crop_size(plan.section(method.name, name), schema)).numel()
+            window = torch.Size(schema.crop(plan.section(method.name, name).get("roi_size"))).numel()
             decoding += cost.forward_seconds / 2 * torch.Size(schema.roi_size).numel() / window
     return section.get("num_inference_steps", 20) * calls + decoding
 
@@ -209,10 +206,8 @@ def print_study_cost(work: Path, plan: Plan, stages: list[SegmentStage], schema:
         return {}
     import torch
 
-    from lldm3d.pipeline.training import crop_size
-
     section = plan.settings["segment"]["overrides"]
-    overrides = {"class_names": list(schema.class_names), **section, "roi_size": crop_size(section, schema)}
+    overrides = {"class_names": list(schema.class_names), **section, "roi_size": schema.crop(section.get("roi_size"))}
     voxels, tasks = torch.Size(schema.roi_size).numel(), {stage.task for stage in stages}
     predictions = len(load_cases(work / "dataset", "test")) * voxels * ZIPPED
     cases = sum(len(load_cases(work / "dataset", split)) for split in ("training", "validation"))

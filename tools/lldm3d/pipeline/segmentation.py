@@ -8,7 +8,7 @@ from lldm3d.data.dataset import load_schema
 from lldm3d.locks import at_work
 from lldm3d.pipeline.profile import SEGMENT_OVERLAY
 from lldm3d.pipeline.stages import Job, Plan, pairs_of
-from lldm3d.pipeline.training import crop_size, go_on_or_start
+from lldm3d.pipeline.training import go_on_or_start
 from lldm3d.study.scores import write_case_metrics, write_data_lists
 from lldm3d.study.stages import REAL, SegmentStage, trainings
 
@@ -27,7 +27,7 @@ def segment(work: Path, job: Job, plan: Plan) -> None:
         "class_names": list(task.class_names),
         "targets": list(task.targets),
         "cache_dir": str(work / "cache"),
-        "roi_size": crop_size(section, schema),
+        "roi_size": schema.crop(section.get("roi_size")),
     }
     steps = trainings(folder, stage, content["epochs"], content["val_interval"])
     with at_work(work, job.name) as environment:

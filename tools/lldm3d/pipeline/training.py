@@ -59,14 +59,9 @@ def data_ids(work: Path, method_dir: Path, schema: Schema, section: dict) -> dic
         "method_dir": str(method_dir),
         "class_names": list(schema.class_names),
         "tubular": list(schema.tubular),
-        "roi_size": crop_size(section, schema),
+        "roi_size": schema.crop(section.get("roi_size")),
         **{f"{split}#dataset#cache_dir": cache for split in ("train", "validate")},
     }
-
-
-def crop_size(section: dict, schema: Schema) -> list[int]:
-    """The training crop in voxels: that of the profile, but no larger than the cases; without one, whole cases."""
-    return [min(pair) for pair in zip(section.get("roi_size", schema.roi_size), schema.roi_size, strict=True)]
 
 
 def repeated(method: Method, training: str, method_dir: Path) -> dict:
