@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
+from lldm3d.pipeline.study_cost import TIMED, WARM_UP, step_seconds
 
 from benchmarks.flops import count
 from benchmarks.machine import describe
@@ -36,7 +37,6 @@ from lldm3d.phantom.write import write_phantom
 from lldm3d.pipeline.cost import network_and_inputs, plain_step, saved_bytes
 from lldm3d.pipeline.profile import load_profile
 from lldm3d.pipeline.run import run
-from lldm3d.pipeline.study_cost import TIMED, WARM_UP, step_seconds
 from lldm3d.study.scores import HEADER, read_scores, write_table
 from lldm3d.study.stages import REAL, SegmentStage
 from lldm3d.study.statistics import lines

@@ -22,6 +22,8 @@ import fire
 import psutil
 import torch
 from ignite.engine import Events
+from lldm3d.pipeline.configs import bundle_and_configs, overrides_of
+from lldm3d.pipeline.study_cost import wait
 from monai.bundle import ConfigParser
 from monai.engines import SupervisedTrainer
 from monai.utils import set_determinism
@@ -33,9 +35,7 @@ from lldm3d.bundle import bundle_path
 from lldm3d.codec.latents import encode
 from lldm3d.data.prepare import prepare
 from lldm3d.phantom.write import write_phantom
-from lldm3d.pipeline.configs import bundle_and_configs, overrides_of
 from lldm3d.pipeline.profile import load_profile
-from lldm3d.pipeline.study_cost import wait
 from lldm3d.pipeline.training import STAGES
 from lldm3d.training.checkpoints import save_network
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lldm3d.pipeline.study import study
 
 from lldm3d.data.dataset import add_tasks
 from lldm3d.errors import UserError
 from lldm3d.pipeline.run import run
 from lldm3d.pipeline.stage import number_of_pairs
-from lldm3d.pipeline.study import study
 
 from .conftest import lldm3d, write_profile
 
