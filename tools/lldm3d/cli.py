@@ -100,10 +100,7 @@ def overview() -> str:
 def function_of(command: str) -> Callable:
     """Import the function that a command is."""
     module, function = COMMANDS[command][0].split(":")
-    found = getattr(importlib.import_module(module), function)
-    if command in ("run", "study") and not {"images", "pairs"} & set(inspect.signature(found).parameters):
-        return getattr(importlib.import_module("lldm3d.commands.chain"), command)  # until these take the same options
-    return found
+    return getattr(importlib.import_module(module), function)
 
 
 def parse_options(command: str, function: Callable, arguments: list[str]) -> dict[str, Any]:

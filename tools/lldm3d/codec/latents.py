@@ -85,7 +85,7 @@ def encode(
     Args:
         dataset_dir: prepared data set.
         image_codec: `codec.pt` of the image autoencoder.
-        label_codec: `codec.pt` of the label autoencoder; None: images alone.
+        label_codec: `codec.pt` of the label autoencoder; null in a config: images alone.
         output_dir: folder to make, whole or not at all.
         views: entries for each training case; the first is the case itself, the others are augmented.
         degrees: range of the augmentation's rotation.
