@@ -32,7 +32,7 @@ GENERATIVE = {"autoencoder": "autoencoder_image/codec.pt"}
 GENERATIVE |= {name: f"{name}/model.pt" for name in ("label_ldm", "image_ldm", "controlnet")}
 SEGMENTATION = {f"{name}_multi_R_seed_0": f"segment/{name}/multi/R/seed_0/model.pt" for name in SEGMENTERS}
 WEIGHTS = {**GENERATIVE, **SEGMENTATION}
-TRACED = ("seg_dynunet", "seg_swinunetr")  # their ckpt_export needs use_trace, see docs/reuse.md
+TRACED = ("seg_dynunet", "seg_swinunetr")  # their ckpt_export needs use_trace, see docs/how-to/share.md
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_load_fetches_a_release_by_itself(zips, server, tmp_path, monkeypatch, t
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_the_independent_conformance_check_passes_with_weights(name, bundles, tiny_chain, tmp_path, monkeypatch):
-    """Also verify_metadata, verify_net_in_out and ckpt_export; docs/reuse.md says which need an excuse, and why."""
+    """Also verify_metadata, verify_net_in_out and ckpt_export; docs/how-to/share.md says which are excused."""
     script = ROOT.parent / "shared" / "bundle_conformance.py"
     if not script.is_file():
         pytest.skip("../shared/bundle_conformance.py does not exist")

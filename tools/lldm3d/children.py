@@ -14,7 +14,8 @@ from lldm3d.errors import ChildError
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Blocks under 32 MiB are kept when freed, up to 1 GiB in all. By default glibc gives them back to the system in each
-# training step and takes them again page by page: a fifth of the time of a small network on a CPU (docs/loading.md).
+# training step and takes them again page by page: a fifth of the time of a small network on a CPU
+# (docs/reference/training.md).
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 

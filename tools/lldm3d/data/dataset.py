@@ -1,4 +1,4 @@
-"""Reading a prepared data set (Decathlon layout, see docs/data.md), and its tasks: the classes told apart."""
+"""Reading a prepared data set (Decathlon layout, see docs/how-to/data.md), and its tasks: the classes told apart."""
 
 import os
 import re

@@ -14,7 +14,7 @@ from lldm3d.pairs.sampling import Generation, LatentSampler
 
 GB = 1e9
 # What convolutions take beside their tensors, and libraries once: on a CPU this comes out 7 to 42 % above the measured
-# peak (docs/sampling.md)
+# peak (docs/reference/sampling.md)
 WORKSPACE, ONCE = 1.4, 0.1 * GB
 
 

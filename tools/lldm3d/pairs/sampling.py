@@ -35,7 +35,7 @@ class LatentSampler:
         latent_shape: [C, x, y, z].
         seed: seed of all cases.
         guidance_scale: guidance on the label; 1 for none.
-        autocast: bfloat16, in sampling and decoding (docs/sampling.md has what that changes).
+        autocast: bfloat16, in sampling and decoding (docs/reference/sampling.md has what that changes).
     """
 
     def __init__(
