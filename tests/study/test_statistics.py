@@ -1,15 +1,18 @@
 """The statistics of a study on tables that can be reckoned by hand."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import wilcoxon
 
 from lldm3d.errors import UserError
-from lldm3d.study.scores import HEADER, read_scores
+from lldm3d.study.scores import HEADER, SCORES, read_scores
 from lldm3d.study.stages import REAL, Arm, SegmentStage
 from lldm3d.study.statistics import Line, lines
+from lldm3d.study.tables import write_study
 
 EMPTY = dict.fromkeys(HEADER, "")
 R, MIXED = Arm("R", REAL), Arm("R+S", "lldm")
@@ -120,9 +123,19 @@ def test_a_gain_is_clear_where_patients_and_seeds_agree(tmp_path):
     assert opposite.p_holm < 0.01 and not opposite.clear
 
 
-def test_a_harm_is_as_clear_as_a_gain(tmp_path):
+def test_a_planted_harm_is_found_and_printed_as_harm(tmp_path, tiny_dataset):
+    """In all that a study writes."""
     line = two_seeds(tmp_path, (-0.1, -0.05))
     assert line.verdict(MIXED) == "worse" and line.gains[MIXED].interval[1] < 0
+    shutil.copytree(tiny_dataset, tmp_path / "dataset")
+    write_study(tmp_path)
+    assert all("* (harm)" in (tmp_path / "study" / name).read_text() for name in ("table.md", "table.tex"))
+    gains = pd.read_csv(tmp_path / "study/gains.csv").set_index("regime")
+    assert gains.loc["R+S", ["until", "pairs", "reference", "verdict"]].tolist() == ["steps", "lldm", "R", "worse"]
+    assert gains.loc["R+S", "gain"] == pytest.approx(line.gains[MIXED].absolute)
+    values = pd.read_csv(tmp_path / "study/study.csv")
+    assert len(values) == 48 and list(values) == [*SCORES, "unit"]
+    assert (tmp_path / "study/figure.png").stat().st_size > 5000
 
 
 def test_the_correction_counts_all_gains_of_a_metric(tmp_path):

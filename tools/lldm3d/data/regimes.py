@@ -163,7 +163,7 @@ def synthetic_pairs(real_dir: str | Path, pairs_dir: str | Path | None, regime: 
     if len(pairs) < number:
         raise UserError(
             f"{pairs_dir}: holds {len(pairs)} pairs, but the regime {regime} takes {number} for the "
-            f"{len(load_cases(real_dir, 'training'))} real training cases; make more (generate#n in the "
+            f"{len(load_cases(real_dir, 'training'))} real training cases; make more (methods#n in the "
             "profile of `lldm3d run`), or leave out the regime"
         )
     held_out = {case.patient for split in ("validation", "test") for case in load_cases(real_dir, split)}

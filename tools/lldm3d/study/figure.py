@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from lldm3d import plots
 from lldm3d.evaluation.figures import light
-from lldm3d.study.stages import REAL, Arm
+from lldm3d.study.stages import Arm
 from lldm3d.study.statistics import Line, of_task
 
 COLOURS = (plots.REAL, plots.SYNTHETIC, plots.HELD_OUT, "#CC79A7", "#E69F00", "#56B4E9", plots.GREY)
@@ -31,7 +31,7 @@ def study_figure(found: Sequence[Line]) -> Figure:
     for column, (task, until) in zip(grid.T, panels, strict=True):
         of = {line.network: line for line in shown if (line.task, line.until) == (task, until)}
         plot_dice(column[0], of, arms, colours)
-        column[0].set_title(f"{task}, {TITLES[until]}", fontsize=9)
+        column[0].set_title(f"{task}, {TITLES[until]}", fontsize=9, pad=16)
         if gained:
             plot_gains(column[1], of, gained, colours)
     figure.suptitle("Dots: seeds. Lines: their means, and 95 % intervals over patients", fontsize=8)
@@ -47,15 +47,14 @@ def places(count: int, networks: int, index: int) -> np.ndarray:
 
 
 def name_arms(axes: Axes, arms: list[Arm]) -> None:
-    """Name each arm below the axis, its pairs under the regime; a line parts the regimes where one has several."""
-    names = [arm.regime if arm.pairs == REAL else f"{arm.regime}\n{arm.pairs}" for arm in arms]
-    axes.set_xticks(range(len(arms)), names, rotation=45 if len(arms) > 4 else 0, fontsize=8)
+    """Name the pairs of each arm below the axes and the regimes above them, parted by lines."""
+    axes.set_xticks(range(len(arms)), [arm.pairs for arm in arms], rotation=90 if len(arms) > 4 else 0, fontsize=8)
     axes.set_xlim(-0.6, len(arms) - 0.4)
-    regimes = [arm.regime for arm in arms]
-    if len(set(regimes)) < len(regimes):
-        for at in range(1, len(arms)):
-            if regimes[at] != regimes[at - 1]:
-                axes.axvline(at - 0.5, color="#DDDDDD", lw=0.8, zorder=0)
+    for regime in dict.fromkeys(arm.regime for arm in arms):
+        own = [at for at, arm in enumerate(arms) if arm.regime == regime]
+        axes.text(np.mean(own), 1, regime, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=8)
+        if own[0]:
+            axes.axvline(own[0] - 0.5, color="#DDDDDD", lw=0.8, zorder=0)
 
 
 def plot_dice(axes: Axes, of: dict[str, Line], arms: list[Arm], colours: dict[str, str]) -> None:
@@ -85,4 +84,4 @@ def plot_gains(axes: Axes, of: dict[str, Line], arms: list[Arm], colours: dict[s
                 axes.vlines(at, *gain.interval, color=colour, lw=1.4, zorder=0)
     name_arms(axes, arms)
     axes.set_ylabel("gain in Dice", fontsize=8)
-    axes.set_title("gain by S; filled where clear", fontsize=9)
+    axes.set_title("gain by S; filled where clear", fontsize=9, pad=16)

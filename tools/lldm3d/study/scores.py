@@ -65,7 +65,7 @@ def write_case_metrics(dataset_dir: str | Path, predictions_dir: str | Path, tas
     """
     spacing, rows = load_schema(dataset_dir).spacing, []
     for case in load_cases(dataset_dir, "test"):
-        pred, truth = read_pair(Path(predictions_dir) / f"{case.name}_pred.nii.gz", case.label, task)
+        pred, truth = read_prediction(Path(predictions_dir) / f"{case.name}_pred.nii.gz", case.label, task)
         for value, target in list(enumerate(task.class_names))[1:]:
             kinds = {"tubular": target in task.tubular, "lesions": target in task.lesions}
             found = agreement(pred == value, truth == value, spacing, **kinds)
@@ -80,7 +80,7 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
         table.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def read_pair(pred_path: Path, label_path: str, task: Task) -> tuple[np.ndarray, np.ndarray]:
+def read_prediction(pred_path: Path, label_path: str, task: Task) -> tuple[np.ndarray, np.ndarray]:
     """Prediction and label [X, Y, Z] uint8 in the classes of the task."""
     if not pred_path.is_file():
         raise UserError(f"{pred_path}: no such file; run the segmentation bundle's `inferring` on the test cases")

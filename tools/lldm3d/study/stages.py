@@ -13,6 +13,7 @@ from lldm3d.errors import UserError
 # how long the networks are trained: the same number of steps in every regime, or until the loss of the real validation
 # cases falls no more
 UNTIL = ("steps", "convergence")
+CAP = 5  # times the equal steps, at which a training to convergence ends in any case
 REAL = "real"  # in place of pairs, for regimes without S
 DRAWN = "drawn"  # the source of labels that a method takes by itself
 LAYOUT = "segment/<until>/<network>/<task>/<regime>/<pairs>/seed_<k>"
@@ -120,7 +121,7 @@ def pairs_slugs(names: Iterable[str], methods: Collection[str]) -> dict[str, str
     return found
 
 
-class Training(NamedTuple):
+class SegmentTraining(NamedTuple):
     """One training of a segmentation."""
 
     folder: Path
@@ -128,24 +129,25 @@ class Training(NamedTuple):
     init_path: str | None  # the weights that it begins with; None: random ones
 
 
-def trainings(folder: Path, stage: SegmentStage, epochs: int, val_interval: int) -> list[Training]:
+def trainings(folder: Path, stage: SegmentStage, epochs: int, val_interval: int) -> list[SegmentTraining]:
     """The trainings of a stage whose own folder is `folder`, in order: the last one there, one before in `first/`.
 
-    With equal steps two trainings share the epochs, so that every regime takes as many steps; to convergence `epochs`
-    is the cap of each.
+    With equal steps two trainings share the epochs, so that every regime takes as many steps; to convergence each has
+    a cap of `CAP` times `epochs`.
 
     Raises:
         UserError: where too few epochs are left for a validation of each, from which the next one's weights come.
     """
-    if len(parse_regime(stage.regime).phases) == 1:
-        return [Training(folder, epochs, None)]
     shared = stage.until == "steps"
-    before = epochs // 2 // val_interval * val_interval if shared else epochs
-    after = epochs - before if shared else epochs
+    most = epochs if shared else CAP * epochs
+    if len(parse_regime(stage.regime).phases) == 1:
+        return [SegmentTraining(folder, most, None)]
+    before = epochs // 2 // val_interval * val_interval if shared else most
+    after = epochs - before if shared else most
     if min(before, after) < val_interval:
         raise UserError(
             f"{stage.path}: {epochs} epochs are too few for two trainings that validate every {val_interval} epochs; "
             f"give {2 * val_interval} or more, or a shorter val_interval"
         )
     first = folder / "first"
-    return [Training(first, before, None), Training(folder, after, str(first / "model.pt"))]
+    return [SegmentTraining(first, before, None), SegmentTraining(folder, after, str(first / "model.pt"))]

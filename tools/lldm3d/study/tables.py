@@ -14,7 +14,7 @@ from lldm3d.errors import UserError
 from lldm3d.files import whole
 from lldm3d.study.figure import study_figure
 from lldm3d.study.scores import read_scores, write_table
-from lldm3d.study.stages import REAL, Arm
+from lldm3d.study.stages import CAP, REAL, Arm
 from lldm3d.study.statistics import LEVEL, Line, lines
 
 DASH = "–"
@@ -34,7 +34,7 @@ def study_notes(found: Sequence[Line], spacing: Sequence[float]) -> list[str]:
         each = ", first on S and then on R" if two else ""
         notes.append(
             "Trained to convergence: until the loss of the real validation cases had not fallen for a number of "
-            f"validations, or the cap of steps was reached{each}. The steps differ from training to training."
+            f"validations, or {CAP} times the equal steps were taken{each}; the steps differ between trainings."
         )
     notes += [
         "Values are means over patients, ± standard deviation over seeds. Gains are against the same regime without "
