@@ -59,7 +59,8 @@ def read_plan(work: Path) -> dict:
 def do(work: Path, job: Job, plan: Plan) -> None:
     """Check what the job reads, and do it."""
     names = [item.name for item in all_jobs(plan)]
-    print(f"lldm3d: stage {job.name} ({names.index(job.name) + 1} of {len(names)})", flush=True)
+    row = next(item for item in STAGES if item.name == job.stage)
+    print(f"lldm3d: stage {job.name} ({names.index(job.name) + 1} of {len(names)}) {row.title}", flush=True)
     check_inputs(work, job)
-    module, function = next(item.action for item in STAGES if item.name == job.stage).split(":")
+    module, function = row.action.split(":")
     getattr(importlib.import_module(f"lldm3d.pipeline.{module}"), function)(work, job, plan)

@@ -273,7 +273,7 @@ class Stage:
     """A row of the table."""
 
     name: str
-    title: str  # what it does, for a dry run and the report
+    title: str  # what it does, for who watches a run
     jobs: Callable[[Plan], list[Job]]
     action: str  # module and function that does a job, imported when it is run
 
