@@ -26,6 +26,7 @@ from lldm3d.pipeline.stages import FORMAT, OF_STUDY, Job, Plan, check_plan, pair
 from lldm3d.processes import usable_cores
 
 SNAKEFILE = Path(__file__).parent / "Snakefile"
+CONFIG = ".snakemake/lldm3d.yaml"  # in the work directory, as jobs of a cluster read it too
 
 
 def run(
@@ -227,8 +228,8 @@ def execute(work: Path, content: dict, selected: list[Job], dry_run: bool, **whe
             temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         quiet = ["--quiet", "host", "reason"] if executor else ["--quiet", "all"]  # jobs do not write to this terminal
         end = signal.SIGINT if executor else signal.SIGKILL
-        with config_file(content, selected) as config:
-            snakemake(work, config, [*options, *quiet], end)
+        write_config(work / CONFIG, content, selected)
+        snakemake(work, work / CONFIG, [*options, *quiet], end)
     return []
 
 
@@ -266,25 +267,18 @@ def placed(
     return ["--cores", str(cores), "--resources", f"gpu={gpus}"]
 
 
-class config_file:
-    """A temporary file of the plan and the names of the selected jobs: Snakemake's config."""
-
-    def __init__(self, content: dict, selected: list[Job]) -> None:
-        self.content = {**content, "selected": [job.name for job in selected]}
-
-    def __enter__(self) -> Path:
-        self.file = tempfile.NamedTemporaryFile("w", suffix=".yaml")
-        yaml.safe_dump(self.content, self.file, allow_unicode=True)
-        self.file.flush()
-        return Path(self.file.name)
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
+def write_config(path: Path, content: dict, selected: list[Job]) -> None:
+    """Write the plan and the names of the selected jobs: Snakemake's config."""
+    with atomic_write(path) as temporary:
+        config = {**content, "selected": [job.name for job in selected]}
+        temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
 def left_to_do(work: Path, content: dict, selected: list[Job], options: list[str]) -> list[Job]:
     """Print and return the jobs that would run; the work directory keeps the settings it has."""
-    with config_file(content, selected) as config:
+    with tempfile.TemporaryDirectory(prefix="lldm3d-") as folder:
+        config = Path(folder) / "config.yaml"
+        write_config(config, content, selected)
         options = [*options, "--dry-run", "--printshellcmds"]
         shown = snakemake(work, config, options, signal.SIGKILL, stdout=subprocess.PIPE)
     names = set(re.findall(r"lldm3d stage --workdir \. (\S+)", shown))
