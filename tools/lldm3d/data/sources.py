@@ -99,8 +99,8 @@ def _pairs(images: Path, labels: Path) -> Source:
     for folder in (images, labels):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; give two folders, or two files of one case")
-    left = {re.sub(r"_0000$", "", name): path for name, path in _volumes(images).items()}
     right = _volumes(labels)
+    left = {name if name in right else re.sub(r"_0000$", "", name): path for name, path in _volumes(images).items()}
     if alone := sorted(left.keys() ^ right.keys()):
         sides = [f"{name} (no {'label' if name in left else 'image'})" for name in alone]
         raise UserError(
