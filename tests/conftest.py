@@ -1,18 +1,65 @@
-"""Data that several tests share."""
+"""What all tests share: one thread each, the state of the libraries, tiny data, what is made once for all workers."""
 
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+# networks of these tests are so small that threads cost more than they bring, and the workers share the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[1]
 SIZE = 16  # voxels along each axis
 SPACING = (1.0, 1.0, 2.0)  # mm
 CLASS_NAMES = ("background", "liver", "portal vein")
 SPLITS = {"training": 4, "validation": 2, "test": 2}
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """Leave torch as it was: MONAI's `set_determinism`, which every training calls, is for good."""
+    deterministic, state = torch.are_deterministic_algorithms_enabled(), torch.get_rng_state()
+    threads, default = torch.get_num_threads(), torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        torch.set_rng_state(state)
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(default)
+
+
+@pytest.fixture(autouse=True)
+def libraries_as_they_were():
+    with restored():
+        yield
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """`made_once(name, make)` is a folder that `make(folder)` fills once, whatever the number of workers."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def call(name: str, make: Callable[[Path], None]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                assert not folder.exists(), f"another worker failed to make {folder}: see its error"
+                folder.mkdir()
+                with restored():
+                    make(folder)
+                done.touch()
+        return folder
+
+    return call
 
 
 @pytest.fixture(scope="session")

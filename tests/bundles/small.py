@@ -1,4 +1,19 @@
-"""Settings that make each network one of seconds, on volumes of 16x16x16 voxels."""
+"""Settings that make each network one of seconds, on volumes of 16x16x16 voxels, and the workflows of the bundles.
+
+A workflow is MONAI's own, in this process: what a process of its own adds is tested once for each kind of bundle.
+"""
+
+from pathlib import Path
+
+import yaml
+from monai.bundle import ConfigWorkflow
+
+from lldm3d.bundle import bundle_path
+from lldm3d.codec.latents import encode
+from lldm3d.files import save_checkpoint
+
+KINDS = {"train": "train", "inference": "infer"}  # config, and what MONAI calls the workflow
+CLASS_NAMES = ["background", "liver", "portal vein"]
 
 U_NET = {"network_def#channels": [4, 8], "network_def#strides": [2]}
 SEGMENTATION = {
@@ -10,8 +25,10 @@ SEGMENTATION = {
     "seg_swinunetr": {"network_def#feature_size": 12},
 }
 
-UNET = {"channels": [32], "attention_levels": [False], "num_res_blocks": 1}
-LATENT_UNET = {**UNET, "latent_channels": 2}
+# MONAI's U-Net attends in its middle whatever `attention_levels` say: with 16x16x16 tokens a step takes seconds. On a
+# CPU the bfloat16 gradients of torch 2.13 are random where a convolution has 2 voxels, so no level is that small.
+UNET = {"channels": [8, 32], "attention_levels": [False, False], "num_res_blocks": 1, "norm_num_groups": 4}
+LATENT_UNET = {"channels": [32], "attention_levels": [False], "num_res_blocks": 1, "latent_channels": 2}
 DISCRIMINATOR = {"crop_size": [16, 16, 16], "discriminator_channels": 4, "discriminator_layers": 1}
 GAN = {"channels": 16, "groups": 4, "latent_size": 8, "slab": 8}
 VQ = {"channels": [8], "num_res_layers": 1, "latent_channels": 2, "num_embeddings": 16}
@@ -23,3 +40,87 @@ BASELINES = {
     "baselines/ldm_vqvae": {"autoencoder": {**DISCRIMINATOR, **VQ}, "diffusion": LATENT_UNET},
     "baselines/ldm_vae": {"autoencoder": {**DISCRIMINATOR, **VAE}, "diffusion": LATENT_UNET},
 }
+
+# after fewer steps a codebook has not come to life, and all cases decode alike
+LONGER = {"epochs": 2, "epoch_length": 3, "batch_size": 2, "learning_rate": 0.002}
+
+AUTOENCODER = {"channels": [8, 8, 8], "latent_channels": 2, "roi_size": [16, 16, 16]}
+DIFFUSION = {"channels": [32], "attention_levels": [False], "latent_channels": 2}
+CONTROLNET = {**DIFFUSION, "conditioning_channels": [4, 8, 16]}
+DIFFUSIONS = ("label_ldm", "image_ldm", "controlnet")
+GENERATIVE = {"autoencoder": AUTOENCODER, "label_ldm": DIFFUSION, "image_ldm": DIFFUSION, "controlnet": CONTROLNET}
+TRAINED = sorted([*GENERATIVE, *SEGMENTATION, *BASELINES])  # further methods: tests/methods
+
+
+def trainings(bundle: str) -> dict[str, str]:
+    """Training and config of a baseline, in order."""
+    content = yaml.safe_load((bundle_path(bundle) / "configs/method.yaml").read_text())["trainings"]
+    return {name: Path(entry.get("configs", ["train.yaml"])[0]).stem for name, entry in content.items()}
+
+
+def settings(bundle: str, config: str, work: Path, output_dir: Path) -> dict:
+    """The ids of a config that make its workflow one of seconds in `work`: `dataset` and a folder of each training."""
+    path = bundle_path(bundle) / "configs" / f"{config}.yaml"
+    wanted = {
+        "bundle_root": str(path.parents[1]),
+        "method_dir": str(work),
+        "dataset_dir": str(work / "dataset"),
+        "output_dir": str(output_dir),
+        "device": "$torch.device('cpu')",
+        "class_names": CLASS_NAMES,
+        "tubular": ["portal vein"],
+        "epochs": 1,
+        "epoch_length": 2,
+        "val_interval": 1,
+        "batch_size": 2 if bundle == "seg_vnet" else 1,  # its batch norm needs two voxels at the bottom
+        "num_cases": 1,
+        "num_inference_steps": 2,
+        "label_dir": str(work / "dataset"),
+        **GENERATIVE.get(bundle, {"roi_size": [16, 16, 16]}),
+        **SEGMENTATION.get(bundle, {}),
+        **of_method(bundle, config, work),
+    }
+    if bundle.startswith("seg_") and config == "inference":
+        wanted["ckpt_path"] = str(work / bundle / "model.pt")
+    content = yaml.safe_load(path.read_text())
+    return {key: value for key, value in wanted.items() if key.split("#")[0] in content}
+
+
+def of_method(bundle: str, config: str, work: Path) -> dict:
+    """The ids of a baseline's config: those of its training, and the folder of all of them."""
+    if bundle not in BASELINES:
+        return {}
+    trained = {config: name for name, config in trainings(bundle).items()}
+    folder = {"method_dir": str(work / bundle), "roi_size": [16, 16, 16]}
+    return folder | BASELINES[bundle].get(trained.get(config), {})
+
+
+def workflow(
+    bundle: str, config: str, work: Path, output_dir: Path, overlays: tuple[str, ...] = (), **overrides
+) -> ConfigWorkflow:
+    configs = bundle_path(bundle) / "configs"
+    flow = ConfigWorkflow(
+        config_file=[str(configs / f"{name}.yaml") for name in (config, *overlays)],
+        meta_file=str(configs / "metadata.json"),
+        logging_file=False,
+        workflow_type=KINDS.get(config, "train"),
+        **{**settings(bundle, config, work, output_dir), **overrides},
+    )
+    flow.initialize()
+    return flow
+
+
+def train_all(work: Path) -> None:
+    """Train every bundle for some steps on `work/dataset`; of the segmentations one, the others stay random."""
+    workflow("autoencoder", "train", work, work / "autoencoder_image").run()
+    workflow("autoencoder", "train", work, work / "autoencoder_label", ("label",)).run()
+    codecs = [str(work / f"autoencoder_{kind}/codec.pt") for kind in ("image", "label")]
+    encode(str(work / "dataset"), *codecs, str(work / "latents/encoded"))
+    for name in (*DIFFUSIONS, "seg_unet"):
+        workflow(name, "train", work, work / name).run()
+    for name in SEGMENTATION.keys() - {"seg_unet"}:
+        network = workflow(name, "train", work, work / name).parser.get_parsed_content("network_def")
+        save_checkpoint(work / name / "model.pt", network.state_dict())
+    for name in BASELINES:
+        for training, config in trainings(name).items():
+            workflow(name, config, work, work / name / training, **LONGER).run()

@@ -1,22 +1,23 @@
 """Every config of every bundle: it parses, its references and classes exist, and its header tells how to run it."""
 
+import functools
 import inspect
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from pydoc import locate
 
 import jsonschema
 import pytest
-from monai.bundle import ConfigComponent, ConfigParser, ReferenceResolver
+from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, ReferenceResolver
 
-ROOT = Path(__file__).parents[2]
-BUNDLES = ROOT / "bundles"
-CHAIN_OVERLAY = ROOT / "tools/lldm3d/chain/segment.yaml"
-CONFIGS = sorted(path for path in BUNDLES.rglob("configs/*.yaml") if path.name != "method.yaml")
-BUNDLE_DIRS = sorted({config.parents[1] for config in CONFIGS})
+from lldm3d.bundle import bundle_names, bundle_path
+from lldm3d.pipeline.profile import SEGMENT_OVERLAY
+
+LOCATOR = ComponentLocator()  # one, as each looks through all of MONAI
 COMMAND = re.compile(r"""run (?P<run_id>\w+) --config_file (?P<files>"\[[^"]+\]"|[\w./]+\.yaml)""")
-
+DEMO = bundle_path("autoencoder").parents[1] / "work/demo"
 
 # what the chain and the README rely on, in every train.yaml
 IDS = """bundle_root device dataset_dir output_dir class_names seed epochs epoch_length val_interval batch_size
@@ -26,12 +27,19 @@ BASELINE_IDS = """bundle_root device dataset_dir method_dir output_dir roi_size 
 batch_size learning_rate ckpt_path training run""".split()
 
 
-def name(path: Path) -> str:
-    return path.relative_to(BUNDLES).as_posix()
-
-
-def is_baseline(bundle: Path) -> bool:
-    return bundle.parent.name == "baselines"
+@pytest.mark.parametrize("bundle", bundle_names())
+def test_the_bundle_is_sound(bundle):
+    """All faults at once; what each check asks for stands at its head."""
+    folder = bundle_path(bundle)
+    checks = (files_that_lack, headers, ids, metadata)
+    faults = [fault for check in checks for fault in check(folder)]
+    merges = {files for config in folder.glob("configs/*.yaml") for _, files in commands(config)}
+    if bundle.startswith("seg_"):
+        merges.add(("configs/train.yaml", str(SEGMENT_OVERLAY)))
+    for files in sorted(merges):
+        content = parse(folder, files)
+        faults += [f"{files}: {fault}" for check in (references, classes) for fault in check(content)]
+    assert not faults, f"{bundle}:\n" + "\n".join(faults)
 
 
 def commands(config: Path) -> list[tuple[str, tuple[str, ...]]]:
@@ -42,23 +50,7 @@ def commands(config: Path) -> list[tuple[str, tuple[str, ...]]]:
     return [(found["run_id"], tuple(re.findall(r"[\w./]+\.yaml", found["files"]))) for found in COMMAND.finditer(text)]
 
 
-def merges() -> list:
-    """Every list of config files that the headers of a bundle tell to lay over each other."""
-    found = {
-        (bundle, files)
-        for bundle in BUNDLE_DIRS
-        for config in bundle.glob("configs/*.yaml")
-        for _, files in commands(config)
-    }
-    chain = {
-        (bundle, ("configs/train.yaml", str(CHAIN_OVERLAY))) for bundle in BUNDLE_DIRS if bundle.name.startswith("seg_")
-    }
-    return [
-        pytest.param(*item, id=f"{name(item[0])}-{'+'.join(Path(f).stem for f in item[1])}")
-        for item in sorted(found | chain)
-    ]
-
-
+@functools.cache
 def parse(bundle: Path, files: tuple[str, ...]) -> ConfigParser:
     parser = ConfigParser()
     parser.read_config([str(bundle / file) for file in files])
@@ -66,7 +58,54 @@ def parse(bundle: Path, files: tuple[str, ...]) -> ConfigParser:
     return parser
 
 
-def nodes(content, place: str = ""):
+def is_baseline(bundle: Path) -> bool:
+    return bundle.parent.name == "baselines"
+
+
+def files_that_lack(bundle: Path) -> Iterator[str]:
+    """A bundle has these files, and no Python: code belongs into tools/lldm3d."""
+    wanted = [f"configs/{file}" for file in ("train.yaml", "inference.yaml", "metadata.json")]
+    for file in (*wanted, "LICENSE", "docs/README.md"):
+        if not (bundle / file).is_file():
+            yield f"lacks {file}"
+    yield from (f"{file}: code belongs into tools/lldm3d" for file in bundle.rglob("*.py"))
+
+
+def headers(bundle: Path) -> Iterator[str]:
+    """The first lines of each config hold `python -m monai.bundle run ... --config_file ...` with this file."""
+    for config in bundle.glob("configs/*.yaml"):
+        mine = [(run_id, files) for run_id, files in commands(config) if f"configs/{config.name}" in files]
+        if not mine and config.name != "method.yaml":
+            yield f"{config.name}: its first lines must hold a command `python -m monai.bundle run` with this file"
+        for run_id, files in mine:
+            if missing := {run_id, "run"} - set(parse(bundle, files).get()):
+                yield f"{config.name}: {files} define no {sorted(missing)}"
+
+
+def ids(bundle: Path) -> Iterator[str]:
+    """A training has the ids that every bundle has, and starts from what the demo leaves."""
+    for path in bundle.glob("configs/train*.yaml"):
+        content = ConfigParser.load_config_file(path)
+        if missing := set(BASELINE_IDS if is_baseline(bundle) else IDS) - set(content):
+            yield f"{path.name}: lacks {sorted(missing)}"
+        elif (bundle / content["dataset_dir"]).resolve() != DEMO / "dataset":
+            yield f"{path.name}: dataset_dir {content['dataset_dir']} is not what the demo leaves"
+
+
+def metadata(bundle: Path) -> Iterator[str]:
+    """MONAI's schema, a changelog with the version, and for each `<name>_data_format` a network `<name>_def`."""
+    content = json.loads((bundle / "configs/metadata.json").read_text())
+    schema = Path(__file__).with_name(content["schema"].rsplit("/", 1)[-1])
+    validator = jsonschema.Draft7Validator(json.loads(schema.read_text()))
+    yield from (f"metadata.json: {error.message}" for error in validator.iter_errors(content))
+    if content["version"] not in content["changelog"]:
+        yield f"metadata.json: {content['version']} is not in its changelog"
+    networks = {key.replace("_data_format", "_def") for key in content if key.endswith("_data_format")}
+    if missing := networks - set(parse(bundle, ("configs/inference.yaml",)).get()):
+        yield f"inference.yaml defines no {sorted(missing)}"
+
+
+def nodes(content, place: str = "") -> Iterator[tuple]:
     """Every (id, value) of a nested config."""
     yield place, content
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
@@ -74,43 +113,23 @@ def nodes(content, place: str = ""):
         yield from nodes(value, f"{place}#{key}" if place else str(key))
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=name)
-def test_the_header_gives_a_command_that_runs_the_config(config):
-    mine = [(run_id, files) for run_id, files in commands(config) if f"configs/{config.name}" in files]
-    assert mine, (
-        f"{config}: its first lines must hold `python -m monai.bundle run ... --config_file ...` with this file"
-    )
-    for run_id, files in mine:
-        content = parse(config.parents[1], files)
-        assert {run_id, "run"} <= set(content.get()), f"{config}: {files} define no {run_id!r} or no 'run'"
+def references(parser: ConfigParser) -> Iterator[str]:
+    """Every `@id` is defined."""
+    for place, value in nodes(parser.get()):
+        if isinstance(value, str) and value[:1] in ("@", "$"):
+            missing = [name for name in ReferenceResolver.match_refs_pattern(value) if name not in parser]
+            yield from (f"{place}: undefined reference {name}" for name in missing)
 
 
-@pytest.mark.parametrize("bundle, files", merges())
-def test_every_reference_is_defined(bundle, files):
-    parser = parse(bundle, files)
-    strings = [
-        (place, value) for place, value in nodes(parser.get()) if isinstance(value, str) and value[:1] in ("@", "$")
-    ]
-    missing = [
-        f"{place}: {reference}"
-        for place, value in strings
-        for reference in ReferenceResolver.match_refs_pattern(value)
-        if reference not in parser
-    ]
-    assert not missing, f"{files} of {name(bundle)}: undefined references {missing}"
-
-
-@pytest.mark.parametrize("bundle, files", merges())
-def test_every_class_exists_and_takes_the_arguments_given(bundle, files):
-    faults = []
-    for place, node in nodes(parse(bundle, files).get()):
+def classes(parser: ConfigParser) -> Iterator[str]:
+    """Every `_target_` can be imported and takes the arguments given."""
+    for place, node in nodes(parser.get()):
         if isinstance(node, dict) and not str(node.get("_target_", "$")).startswith("$"):
-            path = ConfigComponent(config=node, id=place).resolve_module_name()
+            path = ConfigComponent(config=node, id=place, locator=LOCATOR).resolve_module_name()
             try:
                 bind(locate(path), node)
             except TypeError as error:
-                faults.append(f"{place}: {path}: {error}")
-    assert not faults, f"{files} of {name(bundle)}: {faults}"
+                yield f"{place}: {path}: {error}"
 
 
 def bind(found, node: dict) -> None:
@@ -121,39 +140,3 @@ def bind(found, node: dict) -> None:
     arguments = {key: value for key, value in node.items() if not key.startswith("_")}
     partial = node.get("_mode_") in ("callable", "partial")
     (signature.bind_partial if partial else signature.bind)(*node.get("_args_", ()), **arguments)
-
-
-@pytest.mark.parametrize("bundle", BUNDLE_DIRS, ids=name)
-def test_the_bundle_is_whole_and_holds_no_python(bundle):
-    last = "method.yaml" if is_baseline(bundle) else "multi_gpu.yaml"
-    wanted = [f"configs/{file}" for file in ("train.yaml", "inference.yaml", "metadata.json", "logging.conf", last)]
-    missing = [file for file in [*wanted, "LICENSE", "docs/README.md"] if not (bundle / file).is_file()]
-    assert not missing, f"{name(bundle)} lacks {missing}"
-    assert not list(bundle.rglob("*.py")), f"{name(bundle)}: code belongs into tools/lldm3d"
-
-
-@pytest.mark.parametrize("bundle", BUNDLE_DIRS, ids=name)
-def test_train_defines_what_every_bundle_does_and_starts_from_what_the_demo_leaves(bundle):
-    for path in bundle.glob("configs/train*.yaml"):
-        content, ids = ConfigParser.load_config_file(path), BASELINE_IDS if is_baseline(bundle) else IDS
-        assert not set(ids) - set(content), f"{name(path)} lacks {sorted(set(ids) - set(content))}"
-        demo = (ROOT / "bundles/autoencoder/../../work/demo").resolve()
-        assert (bundle / content["dataset_dir"]).resolve() in (demo / "dataset", demo / "latents")
-
-
-@pytest.mark.parametrize("metadata", sorted(BUNDLES.rglob("configs/metadata.json")), ids=name)
-def test_the_metadata_follow_the_published_schema(metadata):
-    content = json.loads(metadata.read_text())
-    schema = Path(__file__).with_name(content["schema"].rsplit("/", 1)[-1])
-    jsonschema.validate(content, json.loads(schema.read_text()))
-    assert content["version"] in content["changelog"], f"{name(metadata)}: {content['version']} is not in its changelog"
-
-
-@pytest.mark.parametrize("metadata", sorted(BUNDLES.rglob("configs/metadata.json")), ids=name)
-def test_each_network_format_has_its_network(metadata):
-    """MONAI's convention: `<name>_data_format` describes the network `<name>_def`."""
-    networks = {
-        key.replace("_data_format", "_def") for key in json.loads(metadata.read_text()) if key.endswith("_data_format")
-    }
-    defined = set(parse(metadata.parents[1], ("configs/inference.yaml",)).get())
-    assert networks <= defined, f"{name(metadata)}: inference.yaml defines no {sorted(networks - defined)}"

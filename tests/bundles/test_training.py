@@ -1,7 +1,6 @@
 """What the options of the generative stages' trainings promise, with each stage's own trainer on tiny data."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,30 +9,13 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from monai.utils import set_determinism
 
-from lldm3d.codec.latents import encode
 from lldm3d.training import inferers
 
-from .test_workflows import BY_CASE, workflow
+from .small import workflow
+from .test_processes import BY_CASE
 
 STAGES = list(BY_CASE)
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-
-
-@pytest.fixture(scope="module")
-def work(tiny_dataset, tmp_path_factory) -> Path:
-    """A work directory with data, codecs, latents, an image LDM and a ControlNet."""
-    work = tmp_path_factory.mktemp("work")
-    shutil.copytree(tiny_dataset, work / "dataset")
-    workflow("autoencoder", "train", work, work / "autoencoder_image").run()
-    workflow("autoencoder", "train", work, work / "autoencoder_label", ("label",)).run()
-    encode(
-        str(tiny_dataset),
-        *(str(work / f"autoencoder_{kind}/codec.pt") for kind in ("image", "label")),
-        str(work / "latents"),
-    )
-    for name in ("image_ldm", "controlnet"):
-        workflow(name, "train", work, work / name).run()
-    return work
 
 
 def train(stage: str, work: Path, folder: Path, overlays: tuple[str, ...] = (), **overrides) -> tuple[dict, dict]:

@@ -6,10 +6,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema, stem
+from lldm3d.data.dataset import ENDINGS, SPLITS, Case, Schema, load_cases, load_schema, stem
 from lldm3d.data.scans import Scan, check_grid, check_label, read_label  # noqa: F401
 from lldm3d.data.scans import read_pair as read  # noqa: F401
-from lldm3d.data.sources import scan_files
 from lldm3d.errors import UserError
 from lldm3d.files import load_nifti
 
@@ -84,8 +83,8 @@ def open_side(folder: Path) -> tuple[Schema, dict[str, list[Case]]]:
 
 def scans(folder: Path) -> dict[str, str]:
     """The scans of a folder by name, without the `_0000` that nnU-Net's images end with."""
-    found = scan_files(folder, "_0000") if folder.is_dir() else {}
-    return {name: str(path.resolve()) for name, path in found.items()}
+    paths = [path for path in folder.glob("*") if path.name.endswith(ENDINGS)] if folder.is_dir() else []
+    return {stem(path).removesuffix("_0000"): str(path.resolve()) for path in paths}
 
 
 def plain_schema(folder: Path, image: str) -> Schema:

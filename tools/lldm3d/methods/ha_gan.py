@@ -36,7 +36,7 @@ def check_sizes(dataset_dir: str, roi_size: Sequence[int], slab: Sequence[int], 
         channels: of the discriminators, "high" and "low".
     """
     fewer = "give discriminator_channels#{} fewer entries, each of which halves that"
-    check_cases(dataset_dir, roi_size, MULTIPLE, mend="")
+    check_cases(dataset_dir, roi_size, MULTIPLE, remedy="")
     check_least("roi_size", roi_size, STRIDE * 2 ** len(channels["low"]), fewer.format("low"))
     check_multiple("slab", slab[:1], STRIDE, "give another slab")
     check_least("slab", slab, 2 ** len(channels["high"]), fewer.format("high"))
