@@ -17,7 +17,7 @@ from lldm3d.pairs.sources import (
     TEST,
     TRAINING,
     LabelFile,
-    Source,
+    LabelSource,
     labels_in,
     parse_source,
     real_labels,
@@ -103,7 +103,7 @@ def labels_of_file(path: str) -> list[LabelFile]:
 
 
 def source_labels(
-    work: Path, method: Method, source: Source, folder: Path, n: int | None, seed: int, strength: float
+    work: Path, method: Method, source: LabelSource, folder: Path, n: int | None, seed: int, strength: float
 ) -> list[LabelFile] | None:
     """The labels of a source; None where the method draws without any.
 
@@ -130,7 +130,7 @@ def source_labels(
     return limited(labels_in(source.folder), n, source)
 
 
-def limited(labels: list[LabelFile], n: int | None, source: Source) -> list[LabelFile]:
+def limited(labels: list[LabelFile], n: int | None, source: LabelSource) -> list[LabelFile]:
     """The first `n` labels. Raises UserError where there are fewer."""
     if n is not None and n > len(labels):
         raise UserError(f"{n} pairs are wanted, but the source {source.folder or source.kind} has {len(labels)} labels")

@@ -30,7 +30,7 @@ class LabelFile:
 
 
 @dataclass(frozen=True)
-class Source:
+class LabelSource:
     """A source of labels: `drawn`, `training`, `test`, or a folder of NIfTI label maps."""
 
     kind: str  # drawn, training, test or folder
@@ -42,13 +42,13 @@ class Source:
         return self.kind if self.folder is None else folder_name(self.folder)
 
 
-def parse_source(text: str) -> Source:
+def parse_source(text: str) -> LabelSource:
     """Read the name of a source, or the path of a folder. Raises UserError for what is neither."""
     if text in (DRAWN, TRAINING, TEST):
-        return Source(text)
+        return LabelSource(text)
     if not Path(text).is_dir():
         raise UserError(f"there is no source of labels {text!r}: give drawn, training, test, or a folder of label maps")
-    return Source("folder", str(Path(text).resolve()))
+    return LabelSource("folder", str(Path(text).resolve()))
 
 
 def folder_name(path: str) -> str:

@@ -88,7 +88,7 @@ class EvaluateSettings(Section):
     radiomics: bool | None = None
 
 
-class Job(Section):
+class ClusterJob(Section):
     """What a stage asks of a cluster: resources of Snakemake and its Slurm plugin."""
 
     runtime: Count | None = None  # minutes
@@ -163,7 +163,7 @@ def cluster_faults(section: dict) -> list[str]:
             faults.append(f"cluster#{name} is unknown, {hint}")
             continue
         try:
-            Job.model_validate(content)
+            ClusterJob.model_validate(content)
         except ValidationError as error:
             faults += [f"cluster#{name}#{fault}" for fault in validation_faults(error)]
     return faults

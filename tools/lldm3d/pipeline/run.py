@@ -70,7 +70,7 @@ def run(
     """
     work, files = Path(workdir).resolve(), {"data": data, "images": images, "labels": labels, "label_map": label_map}
     source = {key: absolute(name) for key, name in files.items() if name} or None
-    content = planned(work, profile, source, methods=listed(methods), sources=listed(sources))
+    content = planned(work, profile, source, methods=as_list(methods), sources=as_list(sources))
     require_own_data(work, content)
     plan = Plan.of(content)
     check_plan(plan)
@@ -124,9 +124,9 @@ def study(
     """
     work = Path(workdir).resolve()
     axes = {"pairs": pairs, "networks": networks, "tasks": tasks, "regimes": regimes, "until": until}
-    grid = {key: listed(value) for key, value in axes.items() if value}
+    grid = {key: as_list(value) for key, value in axes.items() if value}
     if seeds is not None:
-        grid["seeds"] = [int(seed) if str(seed).isdigit() else seed for seed in listed(seeds)]
+        grid["seeds"] = [int(seed) if str(seed).isdigit() else seed for seed in as_list(seeds)]
     if (work / "run.yaml").is_file():
         content = planned(work, profile, None, grid)
     else:
@@ -143,7 +143,7 @@ def study(
         print_cost(work, Plan.of(content), left)
 
 
-def listed(value: str | int | Sequence | None) -> list | None:
+def as_list(value: str | int | Sequence | None) -> list | None:
     """A comma-separated text, or what the command line has split already, as a list."""
     if value is None:
         return None
