@@ -18,12 +18,12 @@ from scipy.ndimage import gaussian_filter
 
 from benchmarks.machine import describe
 from lldm3d.data.dataset import SPLITS, Case, load_cases, load_schema
-from lldm3d.evaluation.evaluate import judge, surveys
-from lldm3d.evaluation.features import load_segmenter
-from lldm3d.evaluation.metrics import Row
-from lldm3d.evaluation.observer import Observer, survey
-from lldm3d.evaluation.records import Survey
-from lldm3d.evaluation.scans import Scan, read
+from lldm3d.data.scans import Scan, read_pair
+from lldm3d.evaluation.evaluate import compute_metrics, extract_all
+from lldm3d.evaluation.extraction import RecordExtractor, extract_split
+from lldm3d.evaluation.features import TEXTURE, load_segmenter
+from lldm3d.evaluation.metrics import Metric, Row
+from lldm3d.evaluation.records import CaseRecords
 from lldm3d.files import save_nifti
 from lldm3d.plots import save
 
@@ -42,24 +42,19 @@ UNITS = {
     "training cases": "share of the cases",
 }
 FIDELITY = {
-    "fidelity FID": 1,
-    "fidelity KID": 1,
-    "fidelity FID, texture": 1,
-    "fidelity KID, texture": 1,
-    "fidelity precision": -1,
-    "fidelity density": -1,
+    Metric.FID: 1,
+    Metric.KID: 1,
+    f"{Metric.FID}, {TEXTURE}": 1,
+    f"{Metric.KID}, {TEXTURE}": 1,
+    Metric.PRECISION: -1,
+    Metric.DENSITY: -1,
 }
 WORSE = {  # what each must move, and which way: 1 up, -1 down
     "blur": FIDELITY,
-    "noise": {**FIDELITY, "alignment Dice": -1},
-    "exchanged labels": {"alignment Dice": -1, "alignment recall": -1, "alignment HD95": 1},
-    "repetition": {
-        "fidelity FID": 1,
-        "diversity recall": -1,
-        "diversity coverage": -1,
-        "diversity SSIM of pairs": 1,
-    },
-    "training cases": {"copies share of near copies": 1},
+    "noise": {**FIDELITY, Metric.ALIGNMENT_DICE: -1},
+    "exchanged labels": {Metric.ALIGNMENT_DICE: -1, Metric.ALIGNMENT_RECALL: -1, Metric.ALIGNMENT_HD95: 1},
+    "repetition": {Metric.FID: 1, Metric.RECALL: -1, Metric.COVERAGE: -1, Metric.PAIRWISE_SSIM: 1},
+    "training cases": {Metric.NEAR_COPIES_SHARE: 1},
 }
 
 
@@ -80,37 +75,40 @@ def spoil(scans: list[Scan], training: list[Scan], kind: str, amount: float) -> 
     return [training[index] if index in chosen else scan for index, scan in enumerate(scans)]
 
 
-def measure(sides: dict[str, Survey], scans: list[Scan], observer: Observer) -> list[Row]:
-    """The rows of an evaluation in which `scans` are the synthetic side."""
+def evaluated(records: dict[str, CaseRecords], scans: list[Scan], extractor: RecordExtractor) -> list[Row]:
+    """The rows of an evaluation in which `scans` are the synthetic cases."""
     with tempfile.TemporaryDirectory() as folder:
         cases = []
         for index, scan in enumerate(scans):
             case = {key: f"{folder}/{key}_{index:03d}.nii.gz" for key in ("image", "label")}
             for key, volume in (("image", scan.image.astype(np.float32)), ("label", scan.label)):
-                save_nifti(case[key], volume, np.diag([*observer.schema.spacing, 1]))
+                save_nifti(case[key], volume, np.diag([*extractor.schema.spacing, 1]))
             cases.append(Case(str(index), **case, patient=str(index)))
-        return judge({**sides, "synthetic": survey("spoilt", cases, observer, score=True)}, observer)[0]
+        synthetic = extract_split("spoilt", cases, extractor, score=True)
+        return compute_metrics({**records, "synthetic": synthetic}, extractor)[0]
 
 
-def value(rows: list[Row], metric: str) -> float:
-    """The metric `group name` as it is first compared, mean over the classes."""
-    found = [row for row in rows if f"{row.group} {row.name}" == metric]
-    return float(np.mean([row.value for row in found if row.between == found[0].between]))
+def value(rows: list[Row], name: str) -> float:
+    """The metric `key` or `key, variant` as it is first compared, mean over the classes."""
+    key, _, variant = name.partition(", ")
+    found = [row for row in rows if row.metric == key and row.variant == (variant or None)]
+    return float(np.mean([row.value for row in found if row.compared == found[0].compared]))
 
 
 def degrade(workdir: str | Path, stage: str) -> dict[str, dict]:
     """{kind: {"steps", "values": {metric: one for each step}, "worsens": {metric: bool}}}."""
     work = Path(workdir)
     schema = load_schema(work / "dataset")
-    observer = Observer(schema, load_segmenter(work / stage, schema.class_names))
+    extractor = RecordExtractor(schema, load_segmenter(work / stage, schema.class_names))
     cases = {split: load_cases(work / "dataset", split) for split in SPLITS}
-    sides = surveys(cases, observer)
-    scans, training = ([read(case, schema) for case in cases[split]] for split in ("test", "training"))
-    result = {}
+    records = extract_all(cases, extractor)
+    scans, training = ([read_pair(case, schema) for case in cases[split]] for split in ("test", "training"))
+    result, unspoilt = {}, evaluated(records, scans, extractor)
     for kind, steps in STEPS.items():
-        rows = [measure(sides, spoil(scans, training, kind, amount), observer) for amount in steps]
-        values = {name: [value(step, name) for step in rows] for name in WORSE[kind]}
-        worsens = {name: bool((np.diff(values[name]) * sign > 0).all()) for name, sign in WORSE[kind].items()}
+        spoilt = (spoil(scans, training, kind, amount) for amount in steps[1:])
+        rows = [unspoilt, *(evaluated(records, found, extractor) for found in spoilt)]
+        values = {str(name): [value(step, name) for step in rows] for name in WORSE[kind]}
+        worsens = {str(name): bool((np.diff(values[name]) * sign > 0).all()) for name, sign in WORSE[kind].items()}
         result[kind] = {"steps": list(steps), "values": values, "worsens": worsens}
     return result
 

@@ -19,6 +19,8 @@ import fire
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from lldm3d.evaluation.observer import Cache, Observer
+from lldm3d.evaluation.scans import open_sides
 from torch.utils.data import DataLoader
 
 from benchmarks.machine import describe
@@ -32,9 +34,7 @@ from lldm3d.diffusion.noise import DDPM, RectifiedFlow
 from lldm3d.evaluation.distances import fid, fidelity_rows
 from lldm3d.evaluation.evaluate import look_at, open_observer
 from lldm3d.evaluation.metrics import bootstrap, compare
-from lldm3d.evaluation.observer import Cache, Observer
 from lldm3d.evaluation.records import Survey
-from lldm3d.evaluation.scans import open_sides
 from lldm3d.files import load_nifti, read_json, write_json
 from lldm3d.pairs.cases import CaseDataset, drawn_name
 from lldm3d.pairs.generate import write_dataset_json as describe_pairs

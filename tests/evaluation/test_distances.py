@@ -6,8 +6,7 @@ from scipy.linalg import sqrtm
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from lldm3d.evaluation.distances import fid, kid, wasserstein
-from lldm3d.evaluation.metrics import compare
+from lldm3d.evaluation.distances import compare, fid, kid, wasserstein
 
 
 def normal(n: int, d: int, seed: int, shift: float = 0.0) -> np.ndarray:

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from lldm3d.errors import UserError
 from lldm3d.evaluation.evaluate import evaluate
+from lldm3d.evaluation.metrics import Compared, Metric, find_row, near_copies_share, read_metrics
 from lldm3d.files import load_nifti, read_json, save_nifti, sha256
 
 from .test_medicalnet import published
@@ -33,18 +34,13 @@ def judged(work: Path, name: str, seeds=NEW, change=None) -> dict:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lldm3d.evaluation.similarity.PAIRS", 6)
         if name != "good":
-            patch.setattr("lldm3d.evaluation.figures.write", lambda *arguments: None)
+            patch.setattr("lldm3d.evaluation.figures.write_figures", lambda *arguments: None)
         evaluate(work / "dataset", work / name, work / f"{name}_evaluation", work / "stage", cache_dir=work / "cache")
     return read_json(work / f"{name}_evaluation" / "metrics.json")
 
 
-def value(metrics: dict, name: str, between: str = "", class_name: str | None = None) -> float:
-    found = [
-        row
-        for row in metrics["rows"]
-        if row["name"] == name and row["between"].startswith(between) and row["class"] == class_name
-    ]
-    return found[0]["value"]
+def value(metrics: dict, metric: Metric, compared: Compared | None = None, class_name: str | None = None) -> float:
+    return (find_row(metrics["rows"], metric, compared, class_name) or {"value": None})["value"]
 
 
 @pytest.fixture(scope="module")
@@ -65,25 +61,26 @@ def test_what_is_written(work, good):
     }
     with open(folder / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["name"] for row in rows] == [row["name"] for row in good["rows"]]
+    assert [(row["key"], row["compared"]) for row in rows] == [(row["key"], row["compared"]) for row in good["rows"]]
     assert good["cases"] == {"training": 12, "validation": 4, "test": 6, "synthetic": 8}
     json.dumps(good, allow_nan=False)
     assert all(row["value"] is not None or row["note"] for row in good["rows"])
 
 
 def test_new_cases_of_the_same_kind_come_near_every_floor(good):
-    fid = next(row for row in good["rows"] if row["name"] == "FID")
-    assert fid["n"] == 6 and fid["interval"][0] <= 1.5 * fid["floor"]
-    assert value(good, "held share in liver", class_name="vessel") == 1
+    fid = find_row(good["rows"], Metric.FID)
+    assert fid["n"] == 6 and fid["interval_low"] <= 1.5 * fid["floor"]
+    assert value(good, Metric.HELD_SHARE, class_name="vessel") == 1
 
 
 def test_blur_and_noise_raise_fid_and_kid(work, good):
     noise = np.random.default_rng(0)
     blurred = judged(work, "blurred", change=lambda image, label, _: (gaussian_filter(image, 1.5), label))
     noisy = judged(work, "noisy", change=lambda image, label, _: (image + noise.normal(0, 0.3, image.shape), label))
-    for name in ("FID", "KID"):
+    for metric in (Metric.FID, Metric.KID):
         for worse in (blurred, noisy):
-            assert value(worse, name, "synthetic / real training") > 2 * value(good, name, "synthetic / real training")
+            found, before = (value(metrics, metric, Compared.SYNTHETIC_TRAINING) for metrics in (worse, good))
+            assert found > 2 * before
 
 
 def test_other_labels_move_their_statistics(work, good):
@@ -91,20 +88,27 @@ def test_other_labels_move_their_statistics(work, good):
         return image, np.where((label == 3) | ((label == 1) & (np.indices(label.shape)[0] > 12)), 0, label)
 
     metrics = judged(work, "smaller", change=smaller)
-    name = "volume: Wasserstein distance"
-    assert value(metrics, name, "synthetic / real training", "liver") > 5 * value(good, name, class_name="liver")
-    assert value(metrics, "lesion long axis: Wasserstein distance", class_name="tumour") is None
-    assert value(metrics, "Dice", class_name="tumour") is None
+    volume = Metric.VOLUME_DISTANCE, Compared.SYNTHETIC_TRAINING, "liver"
+    assert value(metrics, *volume) > 5 * value(good, *volume)
+    assert value(metrics, Metric.LESION_AXIS_DISTANCE, class_name="tumour") is None
+    assert value(metrics, Metric.ALIGNMENT_DICE, class_name="tumour") is None
+
+
+COPIES = (Metric.NEAR_COPIES, Metric.NEARER_SHARE)
 
 
 def test_planted_copies_are_found(work, good):
     metrics = judged(work, "copies", {"training": [3, 5, *NEW["training"][:6]]})
     found = {(entry["case"], entry["nearest"]) for entry in metrics["nearest"] if entry["distance"] < 1e-6}
     assert {("training_00", "training_03"), ("training_01", "training_05")} <= found
-    for space in ("features", "image"):
-        assert value(metrics, f"near copies, {space}") == 2 and value(good, f"near copies, {space}") == 0
-        name = f"share nearer than 5 % of held-out cases, {space}"
-        assert value(metrics, name) >= 0.25 and value(metrics, name) > value(good, name)
+    assert near_copies_share(metrics) == (2 / 8, 8) and near_copies_share(good) == (0, 8)
+    for by in ("features", "image"):
+        planted, clean = (
+            {metric: find_row(rows["rows"], metric, variant=by)["value"] for metric in COPIES}
+            for rows in (metrics, good)
+        )
+        assert planted[Metric.NEAR_COPIES] == 2 and clean[Metric.NEAR_COPIES] == 0
+        assert planted[Metric.NEARER_SHARE] >= 0.25 and planted[Metric.NEARER_SHARE] > clean[Metric.NEARER_SHARE]
 
 
 def test_data_with_more_copies_than_allowed_are_refused_with_status_3(work, good):
@@ -129,7 +133,7 @@ def test_data_with_more_copies_than_allowed_are_refused_with_status_3(work, good
         if status:
             said = result.stderr.strip().splitlines()[-1]
             assert said.startswith("lldm3d: error: copied: 20.0% of the cases are near copies")
-    assert value(good, "share of near copies") == 0
+    assert near_copies_share(good) == (0, 8)
 
 
 @pytest.mark.parametrize("limit", [1, -0.1, "few"])
@@ -140,9 +144,9 @@ def test_a_limit_of_copies_is_a_share(work, limit):
 
 def test_equal_images_lack_diversity(work, good):
     metrics = judged(work, "equal", {"training": [300] * 4})
-    assert value(metrics, "SSIM of pairs") == pytest.approx(1)
-    assert value(good, "SSIM of pairs") < 0.9
-    small = next(row for row in good["rows"] if row["name"] == "MS-SSIM of pairs")
+    assert value(metrics, Metric.PAIRWISE_SSIM) == pytest.approx(1)
+    assert value(good, Metric.PAIRWISE_SSIM) < 0.9
+    small = next(row for row in good["rows"] if row["key"] == Metric.PAIRWISE_MS_SSIM)
     assert small["value"] is None and "28 voxels" in small["note"]
 
 
@@ -153,25 +157,27 @@ def test_images_of_real_labels_are_compared_with_the_real_images(work, good):
         return image + noise.normal(0, 0.05, image.shape), label
 
     metrics = judged(work, "paired", {"training": SEEDS["test"]}, noisy)
-    found = {row["name"]: row for row in metrics["rows"] if row["group"] == "paired"}
-    assert found["PSNR"]["value"] == pytest.approx(26, abs=0.3) and found["PSNR"]["n"] == 6  # dB, of a noise of 0.05
-    assert found["PSNR"]["value"] > found["PSNR"]["floor"] and set(found) == {"PSNR", "SSIM"}
+    psnr = find_row(metrics["rows"], Metric.PAIRED_PSNR)
+    assert psnr["value"] == pytest.approx(26, abs=0.3) and psnr["n"] == 6  # dB, of a noise of 0.05
+    assert psnr["value"] > psnr["floor"] and value(metrics, Metric.PAIRED_SSIM) > 0.5
+    small = next(row for row in metrics["rows"] if row["key"] == Metric.PAIRED_MS_SSIM)
+    assert small["value"] is None and "28 voxels" in small["note"]
     assert not [row for row in good["rows"] if row["group"] == "paired"]
 
 
 def test_medicalnet_is_a_second_pair_of_eyes(work, tmp_path, monkeypatch):
     monkeypatch.setattr("lldm3d.evaluation.similarity.PAIRS", 6)
-    monkeypatch.setattr("lldm3d.evaluation.figures.write", lambda *arguments: None)
+    monkeypatch.setattr("lldm3d.evaluation.figures.write_figures", lambda *arguments: None)
     published(10, tmp_path / "resnet_10.pth")
     noise = np.random.default_rng(0)
     write_dataset(work / "seen", NEW, lambda image, label, _: (image + noise.normal(0, 0.3, image.shape), label))
     sides = [work / "dataset", work / "seen", tmp_path / "out", work / "stage"]
     evaluate(*sides, medicalnet=tmp_path / "resnet_10.pth")
     metrics = read_json(tmp_path / "out" / "metrics.json")
-    rows = [row for row in metrics["rows"] if row["name"].endswith(", medicalnet_resnet10")]
-    assert {row["name"].split(",")[0] for row in rows} >= {"FID", "KID", "FID ratio", "precision", "coverage"}
+    rows = [row for row in metrics["rows"] if row["variant"] == "medicalnet_resnet10"]
+    assert {row["key"] for row in rows} >= {"fid", "kid", "fid_ratio", "precision", "coverage"}
     assert {row["weights"] for row in rows} == {sha256(tmp_path / "resnet_10.pth")}
-    assert rows[0]["value"] > 2 * rows[0]["floor"] and rows[0]["value"] != value(metrics, "FID")
+    assert rows[0]["value"] > 2 * rows[0]["floor"] and rows[0]["value"] != value(metrics, Metric.FID)
 
 
 SEGMENTER = """
@@ -190,7 +196,7 @@ for path in Path(sys.argv[1]).iterdir():
 
 def test_a_segmenter_of_the_users_own_is_a_command(work, tmp_path, monkeypatch):
     monkeypatch.setattr("lldm3d.evaluation.similarity.PAIRS", 6)
-    monkeypatch.setattr("lldm3d.evaluation.figures.write", lambda *arguments: None)
+    monkeypatch.setattr("lldm3d.evaluation.figures.write_figures", lambda *arguments: None)
     write_dataset(work / "commanded", NEW)
     program = tmp_path / "segment.py"
     program.write_text(SEGMENTER)
@@ -198,7 +204,7 @@ def test_a_segmenter_of_the_users_own_is_a_command(work, tmp_path, monkeypatch):
     sides, network = [work / "dataset", work / "commanded"], work / "stage"
     evaluate(*sides, tmp_path / "out", network, segmenter_command=command)
     rows = read_json(tmp_path / "out" / "metrics.json")["rows"]
-    liver = next(row for row in rows if row["name"].startswith("Dice, python") and row["class"] == "liver")
+    liver = find_row(rows, Metric.ALIGNMENT_DICE, None, "liver", variant=Path(sys.executable).name)
     assert liver["value"] > 0.8 and liver["floor"] > 0.8 and liver["network"] == command and liver["n"] == 8
     with pytest.raises(UserError, match="wrote no training_01.nii.gz"):
         evaluate(*sides, tmp_path / "other", network, segmenter_command=f"{command} skip")
@@ -213,9 +219,15 @@ def test_without_held_out_cases_the_reason_is_given(work, tmp_path, monkeypatch)
     write_dataset(tmp_path / "dataset", {"training": list(range(6))})
     evaluate(tmp_path / "dataset", work / "good", tmp_path / "out", work / "stage")  # figures too: empty sides
     rows = read_json(tmp_path / "out" / "metrics.json")["rows"]
-    by_name = {(row["name"], row["class"]): row for row in rows if row["value"] is None}
-    assert "fewer than 2 held-out real cases" in by_name["share nearer than 5 % of held-out cases, image", None]["note"]
-    assert "no real test case" in by_name["Dice ratio", "liver"]["note"]
+    notes = {(row["key"], row["class"]): row["note"] for row in rows if row["value"] is None}
+    assert "fewer than 2 held-out real cases" in notes[Metric.NEARER_SHARE, None]
+    assert "no real test case" in notes[Metric.ALIGNMENT_DICE_RATIO, "liver"]
+
+
+def test_an_evaluation_of_another_version_is_refused_with_the_remedy(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"format": 3, "rows": []}')
+    with pytest.raises(UserError, match="has the format 3, this version reads .*evaluate these data again"):
+        read_metrics(tmp_path / "metrics.json")
 
 
 def test_results_are_not_overwritten(work, good):

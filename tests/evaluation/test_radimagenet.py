@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from lldm3d.errors import UserError
-from lldm3d.evaluation.distances import fid
-from lldm3d.evaluation.metrics import LOWER, Row, compare
+from lldm3d.evaluation.distances import compare, fid
+from lldm3d.evaluation.metrics import Compared, Metric, Row
 from lldm3d.evaluation.pretrained import load_radimagenet, plane_means
 
 
@@ -120,8 +120,9 @@ def test_fid_of_slices_takes_cases_whole():
 
 def test_the_mean_of_the_planes_stands_below_them():
     rows = [
-        Row("fidelity", f"FID, radimagenet_resnet50 {plane}", "a / b", value, LOWER, floor=1.0)
+        Row(Metric.FID, Compared.SYNTHETIC_TEST, value, variant=f"radimagenet_resnet50 {plane}", floor=1.0)
         for plane, value in (("axial", 1.0), ("coronal", 2.0), ("sagittal", 6.0))
     ]
     mean = plane_means(rows)[-1]
-    assert (mean.name, mean.value, mean.floor) == ("FID, radimagenet_resnet50 mean of planes", 3.0, 1.0)
+    assert (mean.metric, mean.value, mean.floor) == (Metric.FID, 3.0, 1.0)
+    assert mean.variant == "radimagenet_resnet50 mean of planes"

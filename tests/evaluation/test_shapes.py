@@ -31,18 +31,18 @@ def label() -> np.ndarray:
 def test_volumes_counts_and_long_axes(label):
     found = label_statistics(label, SCHEMA)
     assert found["volume", "liver"] == pytest.approx((30 * 20 * 20 - 20 - 7) * 6 / 1000)
-    assert found["lesion count", "tumour"] == 2 and found["components", "vessel"] == 1
-    assert sorted(found["lesion long axis", "tumour"]) == pytest.approx([4, 6])
+    assert found["lesion_count", "tumour"] == 2 and found["components", "vessel"] == 1
+    assert sorted(found["lesion_long_axis", "tumour"]) == pytest.approx([4, 6])
 
 
 def test_the_euler_number_tells_a_loop_and_a_break(label):
-    assert label_statistics(label, SCHEMA)["Euler number", "vessel"] == 1
+    assert label_statistics(label, SCHEMA)["euler_number", "vessel"] == 1
     loop = np.zeros_like(label)
     loop[10:20, 10:20, 20] = 2
     loop[11:19, 11:19, 20] = 0
-    assert label_statistics(loop, SCHEMA)["Euler number", "vessel"] == 0
+    assert label_statistics(loop, SCHEMA)["euler_number", "vessel"] == 0
     loop[14:16, 10, 20] = loop[14:16, 19, 20] = 0
-    assert label_statistics(loop, SCHEMA)["Euler number", "vessel"] == 2
+    assert label_statistics(loop, SCHEMA)["euler_number", "vessel"] == 2
 
 
 def test_continuity_tells_a_cut_vessel_from_a_crumb(label):
@@ -80,22 +80,22 @@ def test_long_axis_of_a_ball_is_its_diameter():
 
 def test_a_lesion_outside_its_organ_is_noticed(label):
     inside = label_statistics(label, SCHEMA)
-    assert inside["held share", "tumour"] == 1 and inside["enclosed share", "tumour"] == 1
+    assert inside["held_share", "tumour"] == 1 and inside["enclosed_share", "tumour"] == 1
     label[0:3, 2, 2] = 3
     outside = label_statistics(label, SCHEMA)
-    assert outside["held share", "tumour"] == pytest.approx(2 / 3)
-    assert outside["enclosed share", "tumour"] < 0.8
+    assert outside["held_share", "tumour"] == pytest.approx(2 / 3)
+    assert outside["enclosed_share", "tumour"] < 0.8
 
 
 def test_a_lesion_between_vessels_is_inside(label):
     label[15:18, 19:22, 19:22] = np.where(label[15:18, 19:22, 19:22] == 2, 2, 3)  # round the vessel
-    assert label_statistics(label, SCHEMA)["enclosed share", "tumour"] == 1
+    assert label_statistics(label, SCHEMA)["enclosed_share", "tumour"] == 1
 
 
 def test_an_absent_class_counts_zero_and_has_no_shape():
     found = label_statistics(np.zeros((40, 40, 40), np.uint8), SCHEMA)
-    assert found["volume", "liver"] == 0 and found["skeleton length", "vessel"] == 0
-    assert len(found["lesion long axis", "tumour"]) == 0 and len(found["held share", "tumour"]) == 0
+    assert found["volume", "liver"] == 0 and found["skeleton_length", "vessel"] == 0
+    assert len(found["lesion_long_axis", "tumour"]) == 0 and len(found["held_share", "tumour"]) == 0
 
 
 def test_one_organ(label):

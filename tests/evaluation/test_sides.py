@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lldm3d.errors import UserError
-from lldm3d.evaluation.evaluate import evaluate
-from lldm3d.evaluation.scans import open_sides
+from lldm3d.evaluation.evaluate import evaluate, open_both
+from lldm3d.evaluation.metrics import Metric, find_row, find_rows
 from lldm3d.files import read_json, save_nifti
 
 from .test_medicalnet import published
@@ -38,13 +38,12 @@ def test_any_two_folders_of_scans(tmp_path):
     published(10, tmp_path / "resnet_10.pth")
     evaluate(*(tmp_path / name for name in ("real", "synthetic", "out")), medicalnet=tmp_path / "resnet_10.pth")
     metrics = read_json(tmp_path / "out" / "metrics.json")
-    rows = {(row["group"], row["name"]): row for row in reversed(metrics["rows"])}  # the first of each name
-    fid = rows["fidelity", "FID, medicalnet_resnet10"]
-    assert fid["interval"][0] <= 1.5 * fid["floor"]  # equal scans in other units
-    labels = rows["labels", "label statistics"]
-    assert labels["value"] is None and "the real side has none" in labels["note"]
-    assert "--segmenter" in rows["alignment", "Dice"]["note"]
-    assert "fewer than 2 held-out" in rows["copies", "share of near copies"]["note"]
+    fid = find_row(metrics["rows"], Metric.FID, variant="medicalnet_resnet10")
+    assert fid["interval_low"] <= 1.5 * fid["floor"]  # equal scans in other units
+    notes = {row["key"]: row["note"] for row in metrics["rows"] if row["value"] is None}
+    assert "the real one has none" in notes[Metric.SHAPE_PRECISION]
+    assert "--segmenter" in notes[Metric.ALIGNMENT_DICE]
+    assert "fewer than 2 held-out" in notes[Metric.NEAR_COPIES_SHARE]
     assert {path.stem for path in (tmp_path / "out" / "figures").iterdir()} == {
         "fidelity",
         "features",
@@ -58,10 +57,10 @@ def test_without_any_network_the_reason_is_given(tmp_path):
     write_folder(tmp_path / "synthetic", range(100, 104))
     evaluate(*(tmp_path / name for name in ("real", "synthetic", "out")))
     rows = read_json(tmp_path / "out" / "metrics.json")["rows"]
-    assert [row["note"] for row in rows if row["name"] == "FID"] == [
+    assert [row["note"] for row in rows if row["key"] == Metric.FID] == [
         "needs features: give --segmenter, --medicalnet, --radimagenet or --radiomics"
     ]
-    assert next(row for row in rows if row["name"] == "SSIM of pairs")["value"] > 0
+    assert find_row(rows, Metric.PAIRWISE_SSIM)["value"] > 0
 
 
 def test_another_systems_folder_against_a_prepared_data_set(tmp_path):
@@ -71,9 +70,9 @@ def test_another_systems_folder_against_a_prepared_data_set(tmp_path):
     write_folder(tmp_path / "synthetic", range(100, 106), labels=True)
     evaluate(*(tmp_path / name for name in ("real", "synthetic", "out", "stage")), radiomics=True)
     rows = read_json(tmp_path / "out" / "metrics.json")["rows"]
-    assert next(row for row in rows if row["name"] == "Dice" and row["class"] == "liver")["n"] == 6
-    assert next(row for row in rows if row["name"] == "volume: Wasserstein distance")["value"] is not None
-    radiomics = next(row for row in rows if row["name"] == "FID, radiomics")
+    assert find_row(rows, Metric.ALIGNMENT_DICE, class_name="liver")["n"] == 6
+    assert find_rows(rows, Metric.VOLUME_DISTANCE)
+    radiomics = find_row(rows, Metric.FID, variant="radiomics")
     assert radiomics["value"] > 0 and radiomics["network"].startswith("mirp")
 
 
@@ -81,15 +80,15 @@ def test_folders_that_cannot_be_compared_are_refused(tmp_path):
     write_folder(tmp_path / "real", range(6))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds neither a dataset.json nor scans"):
-        open_sides(tmp_path / "real", tmp_path / "empty")
+        open_both(tmp_path / "real", tmp_path / "empty")
     for seed in range(3):
         save_nifti(tmp_path / "other" / f"{seed}.nii.gz", np.random.rand(*SIZE), np.diag([1, 1, 1, 1]))
     with pytest.raises(UserError, match="differ in spacing"):
-        open_sides(tmp_path / "real", tmp_path / "other")
+        open_both(tmp_path / "real", tmp_path / "other")
     write_folder(tmp_path / "half", range(100, 104), labels=True)
     (tmp_path / "half" / "labels" / "case102.nii.gz").unlink()
     with pytest.raises(UserError, match="has labels, but none for case102"):
-        open_sides(tmp_path / "real", tmp_path / "half")
+        open_both(tmp_path / "real", tmp_path / "half")
     with pytest.raises(UserError, match="--segmenter needs a prepared data set"):
         evaluate(tmp_path / "real", tmp_path / "real", tmp_path / "out", segmenter=tmp_path)
     with pytest.raises(UserError, match="--segmenter_command needs labels"):
@@ -109,6 +108,6 @@ def test_two_processes_of_torchrun_find_what_one_does(tmp_path):
     one, two = (read_json(tmp_path / name / "metrics.json")["rows"] for name in ("one", "two"))
     assert len(one) == len(two)
     for a, b in zip(one, two, strict=True):
-        assert a["name"] == b["name"] and (a["value"] is None) == (b["value"] is None)
+        assert a["key"] == b["key"] and (a["value"] is None) == (b["value"] is None)
         assert a["value"] is None or a["value"] == pytest.approx(b["value"], rel=1e-4, abs=1e-6)
     assert len(list((tmp_path / "two" / "cache").glob("*.pt"))) == 17

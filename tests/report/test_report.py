@@ -4,19 +4,22 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from lldm3d.bundle import bundle_path
 from lldm3d.errors import UserError
+from lldm3d.evaluation import figures
 from lldm3d.evaluation.evaluate import evaluate
-from lldm3d.evaluation.metrics import number
-from lldm3d.files import write_json
+from lldm3d.evaluation.metrics import Metric, format_number, read_metrics
+from lldm3d.files import read_json, write_json
+from lldm3d.report.comparison_figure import write_comparison
 from lldm3d.report.write import report
 from lldm3d.study.scores import HEADER
 from lldm3d.study.stages import REAL, SegmentStage
 
-from ..evaluation.toys import write_dataset, write_segmenter
+from ..evaluation.toys import SIZE, write_dataset, write_segmenter
 
 SEGMENTER = SegmentStage("steps", "seg_unet", "multi", "R", REAL, 0).path
 CASES = {"training": [0, 1, 2, 3], "validation": [10, 11], "test": [20, 21]}
@@ -42,12 +45,28 @@ class Checker(HTMLParser):
         assert self.open.pop() == tag
 
 
+def write_method(work: Path, method: str, source: str, seeds: list[int], labels: bool = True) -> None:
+    """What a method leaves with one source of labels: pairs and their cost, the curves of a training, an evaluation."""
+    pairs = work / f"pairs/{method}/{source}/seed_0"
+    noise = np.random.default_rng(0)
+    write_dataset(pairs, {"training": seeds}, lambda image, label, _: (image + noise.normal(0, 0.05, SIZE), label))
+    if not labels:
+        content = read_json(pairs / "dataset.json")
+        write_json(pairs / "dataset.json", content | {"training": [{"image": c["image"]} for c in content["training"]]})
+    write_json(pairs / "cost.json", {"seconds": 12.0, "volumes": 4, "memory_gb": 1.5, "parameters": 2_500_000})
+    models = work / f"methods/{method}/seed_0"
+    write_json(models / "image_ldm/metrics.json", {"loss": [1.0, 0.5, 0.25], "val_loss": [0.75], "seconds": [60, 90]})
+    evaluate(
+        *(work / "dataset", pairs, work / f"evaluation/{method}/{source}/seed_0", work / SEGMENTER),
+        cache_dir=work / "evaluation/cache",
+    )
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory) -> Path:
     """A work directory as a run leaves it, with a little of everything."""
     work = tmp_path_factory.mktemp("work")
     write_dataset(work / "dataset", CASES)
-    write_dataset(work / "synthetic", {"training": [30, 31, 32]})
     write_segmenter(work / SEGMENTER)
     for regime, dice in (("R", 0.7), ("R+S", 0.8)):
         stage = SegmentStage("steps", "seg_unet", "multi", regime, "lldm" if "S" in regime else REAL, 0)
@@ -55,13 +74,19 @@ def work(tmp_path_factory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [f"{case},{case},{name},{dice},3,,,," for case in "abc" for name in ("liver", "vessel", "tumour")]
         path.write_text("\n".join([",".join(HEADER), *rows]) + "\n")
-    write_json(work / "autoencoder_image/metrics.json", {"psnr": 27.125, "ssim": 0.875, "n": 2, "loss": [1.0, 0.5]})
-    write_json(work / "image_ldm/metrics.json", {"loss": [1.0, 0.5, 0.25], "val_loss": [0.75]})
+    write_method(work, "lldm", "drawn", [30, 31, 32])
+    with pytest.MonkeyPatch.context() as patch:  # the report shows those of the first method and source alone
+        patch.setattr(figures, "write_figures", lambda *arguments: None)
+        write_method(work, "lldm", "test", CASES["test"])
+        write_method(work, "ddpm", "drawn", [40, 41, 42], labels=False)
+    models = work / "methods/lldm/seed_0"
+    write_json(models / "autoencoder_image/metrics.json", {"psnr": 27.125, "ssim": 0.875, "n": 2, "loss": [1.0, 0.5]})
     command = f"$ cd {bundle_path('image_ldm')} && {sys.executable} -m monai.bundle run training --x {work}/o.yaml"
-    (work / "image_ldm/log.txt").write_text(command + "\nepoch 1\n")
-    run = {"profile": "demo", "data": None, "settings": {"gates": {"image_psnr": 20, "label_dice": 0.7}}}
+    (models / "image_ldm/log.txt").write_text(command + "\nepoch 1\n")
+    gates = {"autoencoder_image": {"gate": {"psnr": 20}}}
+    run = {"profile": "demo", "data": None, "settings": {"methods": {"lldm": gates}}}
     (work / "run.yaml").write_text(yaml.safe_dump(run))
-    evaluate(work / "dataset", work / "synthetic", work / "evaluation", work / SEGMENTER)
+    write_comparison(work, ["lldm", "ddpm"], ["drawn", "test"], [0], 4)
     report(work)
     return work
 
@@ -73,7 +98,7 @@ def html(work) -> str:
 
 def test_the_report_is_one_whole_file(html):
     sources = Checker(html).sources
-    assert len(sources) == 11 and all(source.startswith("data:image/") for source in sources)
+    assert len(sources) == 13 and all(source.startswith("data:image/") for source in sources)
     assert "<script" not in html and "url(" not in html and "://" not in html
     assert len(html) < 6e6
 
@@ -81,7 +106,7 @@ def test_the_report_is_one_whole_file(html):
 def test_the_report_holds_the_numbers_of_the_tables(work, html):
     with open(work / "report/tables.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {row["section"] for row in rows} == {
+    assert {row["group"] for row in rows} == {
         "utility",
         "fidelity",
         "diversity",
@@ -93,7 +118,7 @@ def test_the_report_holds_the_numbers_of_the_tables(work, html):
     text = re.sub(r"data:image[^\"]+", "", html)
     for row in rows:
         if row["value"]:
-            assert number(float(row["value"])).lstrip("+−") in text, row
+            assert format_number(float(row["value"])).lstrip("+−") in text, row
 
 
 def test_what_was_run_is_told(html):
@@ -115,17 +140,64 @@ def test_a_report_can_be_mailed_without_telling_where_it_was_made(work, html):
 
 
 def test_what_is_missing_is_told(html, tmp_path):
-    assert "the figures of the stage label_ldm: label_ldm/metrics.json" in html
+    assert "Not in this report" not in html
     report(tmp_path)
     empty = (tmp_path / "report/report.html").read_text()
     Checker(empty)
     for words in (
-        "the synthetic pairs (stage generate)",
+        "synthetic pairs: pairs/lldm/drawn/seed_0/dataset.json",
         "Not evaluated yet",
         "No segmentation network",
         "Not measured",
     ):
         assert words in empty
+
+
+def test_the_methods_are_compared_by_all_that_they_have(work, html):
+    drawn, test = re.findall(
+        r"<caption>Labels (?:that a model drew|of the test cases)</caption>.*?</table>", html, re.S
+    )
+    cells = {row[0]: row[1:] for row in (re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", r) for r in drawn.split("<tr>")[1:])}
+    for heading in ("Dice ratio, liver ↑", "KID ↓", "share of near copies ↓"):
+        assert heading in cells, cells.keys()
+    assert cells["Dice ratio, liver ↑"][2] == "–" and cells["Dice ratio, liver ↑"][1] != "–"  # ddpm has no labels
+    assert cells["seconds a volume (s) ↓"][1:] == ["3", "3"] and cells["training (min)"][1:] == ["1.50", "1.50"]
+    assert "PSNR (dB)" in test and "SSIM ↑" in test and "PSNR (dB)" not in drawn
+    assert {path.name for path in (work / "comparison").iterdir()} == {
+        *("comparison.csv", "comparison.json", "table.md", "table.tex", "quality.png", "figure.png")
+    }
+
+
+def test_one_method_is_compared_with_real_data_alone(work, tmp_path):
+    for name in ("dataset", "pairs", "evaluation", "methods"):
+        (tmp_path / name).symlink_to(work / name)
+    write_comparison(tmp_path, ["lldm"], ["drawn"], [0], None)
+    table = (tmp_path / "comparison/table.md").read_text()
+    assert "FID ↓" in table and "*" not in table.split("## ")[1] and "A star" not in table
+
+
+def test_the_report_stays_whole_when_every_metric_is_reworded(work, html, tmp_path, monkeypatch):
+    """Figures are found by their keys: other words change nothing but the words."""
+    for name in ("dataset", "pairs", "segment", "methods", "run.yaml"):
+        (tmp_path / name).symlink_to(work / name)
+    for metric in Metric:
+        monkeypatch.setattr(metric, "title", f"metric no. {list(Metric).index(metric)}")
+    for path in work.glob("evaluation/*/*/seed_*/metrics.json"):
+        folder = tmp_path / path.parent.relative_to(work)
+        content = read_metrics(path)
+        for row in content["rows"]:
+            row["name"], row["between"] = Metric(row["key"]).title, "reworded"
+        write_json(folder / "metrics.json", content)
+        if (path.parent / "figures").is_dir():
+            (folder / "figures").symlink_to(path.parent / "figures")
+    write_comparison(tmp_path, ["lldm", "ddpm"], ["drawn", "test"], [0], 4)
+    report(tmp_path)
+    reworded = (tmp_path / "report/report.html").read_text()
+    for tag in ("<table", "<tr", "<img", 'class="answer'):
+        assert reworded.count(tag) == html.count(tag)
+    answers = [re.findall(r'<div class="answer \w+">.*?</b>', text) for text in (html, reworded)]
+    assert answers[0] == answers[1] and len(answers[0]) == 4 and "Not measured" not in "".join(answers[0])
+    assert "FID ↓" not in reworded
 
 
 def test_no_work_directory_and_no_overwriting(work, tmp_path):

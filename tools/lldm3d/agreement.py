@@ -16,7 +16,7 @@ LESION_IOU = 0.1
 
 
 @dataclass(frozen=True)
-class Metric:
+class AgreementMetric:
     """How a metric is shown."""
 
     title: str
@@ -25,12 +25,12 @@ class Metric:
 
 
 METRICS = {
-    "dice": Metric("Dice", "", True),
-    "hd95": Metric("HD95", "mm", False),
-    "nsd": Metric("surface Dice", "", True),
-    "cldice": Metric("clDice", "", True),
-    "lesion_sensitivity": Metric("lesion sensitivity", "", True),
-    "lesion_precision": Metric("lesion precision", "", True),
+    "dice": AgreementMetric("Dice", "", True),
+    "hd95": AgreementMetric("HD95", "mm", False),
+    "nsd": AgreementMetric("surface Dice", "", True),
+    "cldice": AgreementMetric("clDice", "", True),
+    "lesion_sensitivity": AgreementMetric("lesion sensitivity", "", True),
+    "lesion_precision": AgreementMetric("lesion precision", "", True),
 }
 
 

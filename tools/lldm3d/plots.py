@@ -28,7 +28,7 @@ def best_slice(label: np.ndarray, axis: int) -> int:
     return int(counts.argmax()) if counts.any() else label.shape[axis] // 2
 
 
-def cut(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
+def picture_of(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
     """A slice of a RAS volume [X, Y, Z] as rows and columns of a picture, in radiological view.
 
     The patient's right is on the left side of axial and coronal slices, anterior on top of axial ones and on the left
@@ -46,14 +46,14 @@ def aspect(spacing: tuple[float, float, float], plane: str) -> float:
 def show(axes: Axes, image: np.ndarray, spacing: tuple[float, float, float], plane: str, index: int) -> None:
     """Draw a slice of an image [X, Y, Z] in grey; white is its 99.5th percentile, as in a viewer."""
     top = float(np.percentile(image, 99.5)) or float(image.max())
-    picture = cut(image, plane, index)
+    picture = picture_of(image, plane, index)
     axes.imshow(picture, "gray", vmin=0, vmax=top, aspect=aspect(spacing, plane), interpolation="bilinear")
     axes.set_axis_off()
 
 
 def outline(axes: Axes, label: np.ndarray, plane: str, index: int) -> None:
     """Draw the outline of each class in a slice of a label map [X, Y, Z]."""
-    picture = cut(label, plane, index)
+    picture = picture_of(label, plane, index)
     for value in np.unique(picture[picture > 0]):
         axes.contour(picture == value, levels=[0.5], colors=colour(int(value)), linewidths=1.1)
 
@@ -65,11 +65,11 @@ def see_through(axes: Axes, label: np.ndarray, spacing: tuple[float, float, floa
     """
     axis = PLANES[plane]
     values, counts = np.unique(label[label > 0], return_counts=True)
-    first = cut(label, plane, 0)
+    first = picture_of(label, plane, 0)
     rgb = np.zeros((*first.shape, 3))
     for value in values[np.argsort(-counts)]:
         depth = np.expand_dims((label == value).sum(axis), axis)
-        depth = cut(depth, plane, 0) / depth.max()
+        depth = picture_of(depth, plane, 0) / depth.max()
         cover = np.where(depth > 0, 0.25 + 0.65 * depth, 0)[..., None]
         rgb = rgb * (1 - cover) + cover * np.array(matplotlib.colors.to_rgb(colour(int(value))))
     axes.imshow(rgb, aspect=aspect(spacing, plane), interpolation="nearest")
@@ -87,6 +87,16 @@ def legend(figure: Figure, class_names: tuple[str, ...], **position) -> None:
     """Show which colour stands for which class."""
     handles = [Line2D([], [], color=colour(value), lw=4) for value in range(1, len(class_names))]
     figure.legend(handles, class_names[1:], frameon=False, ncols=min(len(handles), 6), labelcolor="white", **position)
+
+
+def light(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """A white figure of `width` x `height` inches with a grid of axes [rows, columns] without needless frames."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    return figure, grid
 
 
 def dark(rows: int, columns: int, width: float, height: float, **ratios) -> tuple[Figure, np.ndarray]:

@@ -9,54 +9,55 @@ from pathlib import Path
 
 import numpy as np
 
-from lldm3d import agreement as metrics
-from lldm3d.data.dataset import Schema
+from lldm3d import agreement
+from lldm3d.data.dataset import Case, Schema
+from lldm3d.data.scans import check_grid, check_label, read_label
+from lldm3d.data.volumes import load_volume
 from lldm3d.errors import UserError
-from lldm3d.evaluation.metrics import HIGHER, LOWER, Row, bootstrap
-from lldm3d.evaluation.records import Survey
-from lldm3d.evaluation.scans import Scan, case_name, check_grid, check_label, read
-from lldm3d.files import load_nifti
+from lldm3d.evaluation.metrics import Compared, Metric, Row
+from lldm3d.evaluation.records import Scores
+from lldm3d.statistics import bootstrap_interval
 
 
-def class_agreement(pred: np.ndarray, scan: Scan, schema: Schema) -> dict[str, dict[str, float]]:
-    """{"dice" | "recall" | "hd95": {class: value}} of a prediction [X, Y, Z] against the label.
+def class_agreement(pred: np.ndarray, label: np.ndarray, schema: Schema) -> Scores:
+    """{"dice" | "recall" | "hd95": {class: value}} of a prediction [X, Y, Z] against the label [X, Y, Z].
 
     Only classes that the label holds. HD95 in mm is NaN where the prediction lacks the class.
     """
     result = {"dice": {}, "recall": {}, "hd95": {}}
     for value, name in list(enumerate(schema.class_names))[1:]:
-        truth, guess = scan.label == value, pred == value
+        truth, guess = label == value, pred == value
         if truth.any():
-            result["dice"][name] = metrics.dice(guess, truth)
+            result["dice"][name] = agreement.dice(guess, truth)
             result["recall"][name] = float((truth & guess).sum() / truth.sum())
-            result["hd95"][name] = metrics.hd95(guess, truth, schema.spacing)
+            result["hd95"][name] = agreement.hd95(guess, truth, schema.spacing)
     return result
 
 
 WANTED_RATIO = 0.8
-Scores = dict[str, dict[str, float]]  # metric: class: value, of a case
-METRICS = {"dice": ("Dice", "", HIGHER), "recall": ("recall", "", HIGHER), "hd95": ("HD95", "mm", LOWER)}
+MEANS = {"dice": Metric.ALIGNMENT_DICE, "recall": Metric.ALIGNMENT_RECALL, "hd95": Metric.ALIGNMENT_HD95}
+RATIOS = {"dice": Metric.ALIGNMENT_DICE_RATIO, "recall": Metric.ALIGNMENT_RECALL_RATIO}
 
 
 def alignment_rows(synthetic: list[Scores], test: list[Scores], schema: Schema, identity: dict) -> list[Row]:
     """Dice, recall and HD95 of each class on synthetic pairs beside those on real test cases, and ratios to them."""
     rows = []
     for name in schema.class_names[1:]:
-        for key, (title, unit, direction) in METRICS.items():
-            ours, real = scores(synthetic, key, name), scores(test, key, name)
-            common = {"group": "alignment", "class_name": name, **identity}
-            rows.append(mean_row(title, unit, direction, ours, real, common))
-            if key != "hd95":
-                rows.append(ratio_row(title, ours, real, common))
+        for key, metric in MEANS.items():
+            ours, real = class_scores(synthetic, key, name), class_scores(test, key, name)
+            common = {"class_name": name, **identity}
+            rows.append(mean_row(metric, ours, real, common))
+            if key in RATIOS:
+                rows.append(ratio_row(RATIOS[key], ours, real, common))
     return rows
 
 
-def scores(side: list[Scores], metric: str, name: str) -> np.ndarray:
+def class_scores(scores: list[Scores], key: str, name: str) -> np.ndarray:
     """The values of all cases whose label holds the class; NaN where HD95 is undefined."""
-    return np.array([case[metric][name] for case in side if name in case[metric]], float)
+    return np.array([case[key][name] for case in scores if name in case[key]], float)
 
 
-def mean_row(title: str, unit: str, direction: str, ours: np.ndarray, real: np.ndarray, common: dict) -> Row:
+def mean_row(metric: Metric, ours: np.ndarray, real: np.ndarray, common: dict) -> Row:
     lost = int(np.isnan(ours).sum())
     ours, real = ours[~np.isnan(ours)], real[~np.isnan(real)]
     note = f"floor: {len(real)} real test cases" if len(real) else "no real test case has this class"
@@ -65,20 +66,18 @@ def mean_row(title: str, unit: str, direction: str, ours: np.ndarray, real: np.n
     if not len(ours):
         note = f"undefined in all {lost} synthetic cases that have this class"
     return Row(
-        name=title,
-        unit=unit,
-        between="label of a synthetic pair / segmentation of its image",
+        metric,
+        Compared.LABEL_SEGMENTATION,
         value=float(ours.mean()) if len(ours) else None,
-        interval=bootstrap(np.mean, ours) if len(ours) else None,
+        interval=bootstrap_interval(np.mean, ours) if len(ours) else None,
         n=len(ours),
         floor=float(real.mean()) if len(real) else None,
-        direction=direction,
         note=note,
         **common,
     )
 
 
-def ratio_row(title: str, ours: np.ndarray, real: np.ndarray, common: dict) -> Row:
+def ratio_row(metric: Metric, ours: np.ndarray, real: np.ndarray, common: dict) -> Row:
     """Mean on synthetic pairs as a share of the mean on real test cases."""
 
     def ratio(a: np.ndarray, b: np.ndarray) -> float:
@@ -89,12 +88,11 @@ def ratio_row(title: str, ours: np.ndarray, real: np.ndarray, common: dict) -> R
         f"at least {WANTED_RATIO} is wanted" if known else "no real test case in which the network finds this class"
     )
     return Row(
-        name=f"{title} ratio",
-        between="synthetic pairs / real test",
+        metric,
+        Compared.PAIRS_TEST,
         value=float(ratio(ours, real)) if known else None,
-        interval=bootstrap(ratio, ours, real) if known else None,
+        interval=bootstrap_interval(ratio, ours, real) if known else None,
         n=min(len(ours), len(real)),
-        direction=HIGHER,
         note=reason if len(ours) else "no synthetic case has this class",
         **common,
     )
@@ -115,37 +113,36 @@ def check_command(command: str) -> None:
         raise UserError(f"{OPTION}: there is no program {program!r}; install it, or give its path")
 
 
-def external_rows(command: str, synthetic: Survey, test: Survey, schema: Schema) -> list[Row]:
-    """The rows of alignment by what `command` makes of the images, named after its first word.
+def command_rows(command: str, synthetic: list[Case], test: list[Case], schema: Schema) -> list[Row]:
+    """The rows of alignment by what `command` makes of the images; its program is their variant.
 
-    The command runs once for each side: `{images}` is a folder with the images as `<case>_0000.nii.gz` (nnU-Net's
-    names), and `{labels}` an empty folder in which it writes `<case>.nii.gz` with the values of the data set's classes.
+    The command runs once for the synthetic and once for the test cases: `{images}` is a folder with the images as
+    `<case>_0000.nii.gz` (nnU-Net's names), and `{labels}` an empty folder in which it writes `<case>.nii.gz` with the
+    values of the data set's classes.
 
     Raises:
         UserError: where the command fails, or a label map is missing or does not fit its image.
     """
-    scores = (segmented(command, side.cases, schema) for side in (synthetic, test))
-    name = Path(shlex.split(command)[0]).name
-    return [replace(row, name=f"{row.name}, {name}") for row in alignment_rows(*scores, schema, {"network": command})]
+    scores = (command_scores(command, cases, schema) for cases in (synthetic, test))
+    program = Path(shlex.split(command)[0]).name
+    return [replace(row, variant=program) for row in alignment_rows(*scores, schema, {"network": command})]
 
 
-def segmented(command: str, cases: list[dict], schema: Schema) -> list[dict]:
+def command_scores(command: str, cases: list[Case], schema: Schema) -> list[Scores]:
     """The agreement of the command's label maps with the labels of the cases."""
     if not cases:
         return []
-    names = [case_name(case) for case in cases]
     with tempfile.TemporaryDirectory(prefix="lldm3d-") as folder:
         paths = {name: Path(folder, name.strip("{}")) for name in PLACEHOLDERS}
         for path in paths.values():
             path.mkdir()
-        for name, case in zip(names, cases, strict=True):
-            (paths["{images}"] / f"{name}_0000.nii.gz").symlink_to(case["image"])
+        for case in cases:
+            (paths["{images}"] / f"{case.name}_0000.nii.gz").symlink_to(case.image)
         words = shlex.split(command)
         for placeholder, path in paths.items():
             words = [word.replace(placeholder, str(path)) for word in words]
         run_segmenter(words)
-        written = [paths["{labels}"] / f"{name}.nii.gz" for name in names]
-        return [score_prediction(path, case, schema) for path, case in zip(written, cases, strict=True)]
+        return [score_prediction(paths["{labels}"] / f"{case.name}.nii.gz", case, schema) for case in cases]
 
 
 def run_segmenter(words: list[str]) -> None:
@@ -154,11 +151,11 @@ def run_segmenter(words: list[str]) -> None:
         raise UserError(f"{OPTION}: {shlex.join(words)} ended with status {status}; see its messages above")
 
 
-def score_prediction(path: Path, case: dict, schema: Schema) -> dict[str, dict[str, float]]:
+def score_prediction(path: Path, case: Case, schema: Schema) -> Scores:
     """Agreement of a written label map with the label of its case."""
     if not path.is_file():
-        raise UserError(f"{OPTION}: wrote no {path.name} for {case['image']}; one is needed for each image")
-    pred, affine = load_nifti(path)
+        raise UserError(f"{OPTION}: wrote no {path.name} for {case.image}; one is needed for each image")
+    pred, affine = load_volume(path)
     check_grid(f"{OPTION}: {path.name}", pred, affine, schema)
     check_label(f"{OPTION}: {path.name}", pred, schema)
-    return class_agreement(pred.astype("uint8"), read(case, schema), schema)
+    return class_agreement(pred.astype("uint8"), read_label(case.label, schema), schema)

@@ -11,11 +11,12 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
-from lldm3d.evaluation.features import Space
-from lldm3d.evaluation.metrics import HIGHER, LOWER, Row, bootstrap
-from lldm3d.evaluation.records import Survey
-from lldm3d.evaluation.scans import case_name
+from lldm3d.data.dataset import Case
+from lldm3d.evaluation.features import FeatureSpace
+from lldm3d.evaluation.metrics import Compared, Metric, Row
+from lldm3d.evaluation.records import CaseRecords
 from lldm3d.processes import device
+from lldm3d.statistics import bootstrap_interval
 
 COARSE = 24  # voxels along each axis that a coarse image has at most
 SHIFT = 2  # voxels along each axis by which a copy may be moved
@@ -55,28 +56,28 @@ def nearest_images(
     inner = tuple(slice(cut, length - cut) for cut, length in zip(margin, training.shape[1:], strict=True))
     queries, training = (torch.as_tensor(images, dtype=torch.float32, device=device) for images in (queries, training))
     window, mean = training[0][inner].shape, training.mean(0)[inner].flatten()
-    targets = unit(training[:, *inner].flatten(1) - mean)
+    targets = centred_unit(training[:, *inner].flatten(1) - mean)
     found = [
-        (unit(windows(mirrored(query), window) - mean) @ targets.T).amax(0).max(0)
+        (centred_unit(shifted_windows(mirror_images(query), window) - mean) @ targets.T).amax(0).max(0)
         for query in tqdm(queries, desc=description, mininterval=1)
     ]
     best = np.array([float(item.values) for item in found])
     return np.maximum(1 - best, 0), np.array([int(item.indices) for item in found])
 
 
-def mirrored(image: torch.Tensor) -> torch.Tensor:
+def mirror_images(image: torch.Tensor) -> torch.Tensor:
     """The eight mirror images of [x, y, z], the image itself first."""
     return torch.stack([image.flip(axes) for number in range(4) for axes in combinations(range(3), number)])
 
 
-def windows(images: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+def shifted_windows(images: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     """All windows of `size` of [B, x, y, z], flat: [W, P]."""
     for axis, length in enumerate(size, start=1):
         images = images.unfold(axis, length, 1)
     return images.reshape(-1, math.prod(size))
 
 
-def unit(rows: torch.Tensor) -> torch.Tensor:
+def centred_unit(rows: torch.Tensor) -> torch.Tensor:
     """Rows [N, P] less their means, of length 1."""
     return torch.nn.functional.normalize(rows - rows.mean(1, keepdim=True), eps=1e-6)
 
@@ -87,10 +88,10 @@ TOO_FEW = "fewer than 2 held-out real cases (validation and test)"
 
 
 @dataclass(frozen=True)
-class Nearest:
-    """Distances [N] of the cases of each side to their nearest training cases, in one space."""
+class NearestCases:
+    """Distances [N] of cases to their nearest training cases, between features or between images."""
 
-    space: str  # features or image
+    by: str  # features or image
     synthetic: np.ndarray
     held_out: np.ndarray
     neighbours: np.ndarray  # [N] index of the training case nearest to each synthetic case
@@ -105,115 +106,118 @@ class Nearest:
         return float(np.percentile(self.held_out, PERCENTILE))
 
 
-def nearest_neighbours(
-    synthetic: Survey, training: Survey, held_out: list[Survey], size: tuple[int, ...], space: Space | None
-) -> list[Nearest]:
-    """Distances in image space (`matching.nearest`; `size` are the voxels of the scans), and before it, where there is
-    one, in a feature space (Euclidean, each feature divided by its standard deviation over the training cases)."""
-    real = [side for side in held_out if len(side)]
+def nearest_cases(
+    synthetic: CaseRecords,
+    training: CaseRecords,
+    held_out: list[CaseRecords],
+    size: tuple[int, ...],
+    space: FeatureSpace | None,
+) -> list[NearestCases]:
+    """Distances between images (`nearest_images`; `size` are the voxels of the scans), and before it, where there is
+    a feature space, between features (Euclidean, each divided by its standard deviation over the training cases)."""
+    real = [split for split in held_out if len(split)]
     find = partial(nearest_images, training=training.coarse, size=size, device=device())
     distances, neighbours = find(synthetic.coarse, description="evaluate copies")
-    other = [find(side.coarse, description="evaluate held-out real cases")[0] for side in real]
-    images = Nearest("image", distances, joined(other), neighbours)
+    other = [find(split.coarse, description="evaluate held-out real cases")[0] for split in real]
+    images = NearestCases("image", distances, joined(other), neighbours)
     if space is None:
         return [images]
     points = scaled_features(training, training, space)
     between = cdist(scaled_features(synthetic, training, space), points)
-    other = [cdist(scaled_features(side, training, space), points).min(1) for side in real]
-    return [Nearest("features", between.min(1), joined(other), between.argmin(1)), images]
+    other = [cdist(scaled_features(split, training, space), points).min(1) for split in real]
+    return [NearestCases("features", between.min(1), joined(other), between.argmin(1)), images]
 
 
 def joined(distances: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(distances) if distances else np.empty(0)
 
 
-def scaled_features(side: Survey, training: Survey, space: Space) -> np.ndarray:
+def scaled_features(cases: CaseRecords, training: CaseRecords, space: FeatureSpace) -> np.ndarray:
     """Features [N, D] in standard deviations of the training cases; a feature that is constant there is left out."""
     spread = training.features(space).std(0)
     varied = spread > 1e-6 * max(spread.max(), 1e-12)
-    return side.features(space)[:, varied] / spread[varied]
+    return cases.features(space)[:, varied] / spread[varied]
 
 
-def copy_rows(spaces: list[Nearest], space: Space | None) -> list[Row]:
-    """The share of near copies; for each space their number, the share nearer than the 5th percentile of held-out
-    cases, and the median distance."""
-    blank = Row("copies", "", "synthetic / real training", None, LOWER, n=len(spaces[0].synthetic), note=TOO_FEW)
-    rows = [replace(blank, name="share of near copies")]
-    if all(item.comparable for item in spaces):
-        rows = [replace(rows[0], value=copied_share(spaces), floor=0, note="in any of the spaces below")]
-    for item in spaces:
-        known = replace(blank, **(space.identity if item.space == "features" else {}))
-        rows += [near_row(item, known), share_row(item, known), median_row(item, known)]
+def copy_rows(nearest: list[NearestCases], space: FeatureSpace | None) -> list[Row]:
+    """The share of near copies; by features and by image their number, the share nearer than the 5th percentile of
+    held-out cases, and the median distance."""
+    row = Row(Metric.NEAR_COPIES_SHARE, Compared.SYNTHETIC_TRAINING, n=len(nearest[0].synthetic), note=TOO_FEW)
+    if all(item.comparable for item in nearest):
+        row = replace(row, value=copied_share(nearest), floor=0, note="by features or by image")
+    rows = [row]
+    for item in nearest:
+        network = {"network": space.network, "weights": space.weights} if item.by == "features" else {}
+        common = {"variant": item.by, "n": len(item.synthetic), **network}
+        rows += [near_copies_row(item, common), nearer_share_row(item, common), distance_row(item, common)]
     return rows
 
 
-def near_row(item: Nearest, blank: Row) -> Row:
-    row = replace(blank, name=f"near copies, {item.space}", unit="cases")
+def near_copies_row(item: NearestCases, common: dict) -> Row:
+    row = Row(Metric.NEAR_COPIES, Compared.SYNTHETIC_TRAINING, note=TOO_FEW, **common)
     if not item.comparable:
         return row
     note = "nearer than half the distance of the nearest held-out case"
     return replace(row, value=int(near_copies(item).sum()), floor=0, note=note)
 
 
-def share_row(item: Nearest, blank: Row) -> Row:
-    name = f"share nearer than {PERCENTILE} % of held-out cases, {item.space}"
-    row = replace(blank, name=name, between="synthetic / real held-out, to nearest training case")
+def nearer_share_row(item: NearestCases, common: dict) -> Row:
+    row = Row(Metric.NEARER_SHARE, Compared.SYNTHETIC_HELD_OUT, note=TOO_FEW, **common)
     if not item.comparable:
         return row
     return replace(
         row,
-        value=share(item.synthetic, item.held_out),
-        interval=bootstrap(share, item.synthetic, item.held_out),
+        value=nearer_share(item.synthetic, item.held_out),
+        interval=bootstrap_interval(nearer_share, item.synthetic, item.held_out),
         floor=PERCENTILE / 100,
         note=f"{len(item.held_out)} held-out real cases (validation and test); floor: chance",
     )
 
 
-def median_row(item: Nearest, blank: Row) -> Row:
-    return replace(
-        blank,
-        name=f"median distance to nearest training case, {item.space}",
-        between="synthetic; floor: real held-out",
+def distance_row(item: NearestCases, common: dict) -> Row:
+    return Row(
+        Metric.NEAREST_DISTANCE,
+        Compared.SYNTHETIC_ALONE,
         value=float(np.median(item.synthetic)),
-        interval=bootstrap(np.median, item.synthetic),
+        interval=bootstrap_interval(np.median, item.synthetic),
         floor=float(np.median(item.held_out)) if item.comparable else None,
-        direction=HIGHER,
         note=f"{len(item.held_out)} held-out real cases (validation and test)",
+        **common,
     )
 
 
-def near_copies(item: Nearest) -> np.ndarray:
+def near_copies(item: NearestCases) -> np.ndarray:
     """Which synthetic cases [N] lie at less than half the distance of the nearest held-out case."""
     return item.synthetic < item.held_out.min() / 2
 
 
-def copied_share(spaces: list[Nearest]) -> float:
-    """Share of the synthetic cases that are near copies in any space."""
-    return float(np.any([near_copies(item) for item in spaces], axis=0).mean())
+def copied_share(nearest: list[NearestCases]) -> float:
+    """Share of the synthetic cases that are near copies by features or by image."""
+    return float(np.any([near_copies(item) for item in nearest], axis=0).mean())
 
 
-def share(synthetic: np.ndarray, held_out: np.ndarray) -> float:
+def nearer_share(synthetic: np.ndarray, held_out: np.ndarray) -> float:
     """Share of the synthetic distances below the 5th percentile of the held-out ones."""
     return float((synthetic < np.percentile(held_out, PERCENTILE)).mean())
 
 
-def worst(spaces: list[Nearest], synthetic: Survey, training: Survey) -> list[dict]:
+def nearest_pairs(nearest: list[NearestCases], synthetic: list[Case], training: list[Case]) -> list[dict]:
     """The synthetic cases nearest to training cases, by distance relative to the median of held-out cases."""
     entries = []
-    for item in spaces:
+    for item in nearest:
         scale = float(np.median(item.held_out)) if len(item.held_out) else float(np.median(item.synthetic))
         for index in np.argsort(item.synthetic)[:WORST]:
-            near = training.cases[item.neighbours[index]]
+            case, near = synthetic[index], training[item.neighbours[index]]
             entries.append(
                 {
-                    "case": case_name(synthetic.cases[index]),
-                    "nearest": case_name(near),
-                    "space": item.space,
+                    "case": case.name,
+                    "nearest": near.name,
+                    "by": item.by,
                     "distance": float(item.synthetic[index]),
                     "threshold": item.threshold if item.comparable else None,
                     "relative": float(item.synthetic[index] / scale) if scale > 0 else None,
-                    "image": synthetic.cases[index]["image"],
-                    "nearest_image": near["image"],
+                    "image": case.image,
+                    "nearest_image": near.image,
                 }
             )
     return entries

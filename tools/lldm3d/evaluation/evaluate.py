@@ -1,28 +1,31 @@
 """Judge a synthetic data set against the real one: the command `lldm3d evaluate`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from lldm3d import __version__
-from lldm3d.data.dataset import Schema
+from lldm3d.data.dataset import ENDINGS, SPLITS, Case, Schema, load_cases, load_schema, stem
+from lldm3d.data.volumes import load_volume, spacing_of
 from lldm3d.errors import Refused, UserError
 from lldm3d.evaluation import figures
-from lldm3d.evaluation.alignment import alignment_rows, check_command, external_rows
-from lldm3d.evaluation.copies import Nearest, copied_share, copy_rows, nearest_neighbours, worst
+from lldm3d.evaluation.alignment import alignment_rows, check_command, command_rows
+from lldm3d.evaluation.copies import NearestCases, copied_share, copy_rows, nearest_cases, nearest_pairs
 from lldm3d.evaluation.distances import fidelity_rows, manifold_rows
+from lldm3d.evaluation.extraction import RecordCache, RecordExtractor, extract_split, fill_cache
 from lldm3d.evaluation.features import load_segmenter
-from lldm3d.evaluation.labels import label_rows, write_statistics
-from lldm3d.evaluation.metrics import HIGHER, Row, write_csv
-from lldm3d.evaluation.observer import Cache, Observer, look_once, survey
+from lldm3d.evaluation.labels import label_rows, statistic_rows
+from lldm3d.evaluation.metrics import FORMAT, Compared, Metric, Row, write_csv
 from lldm3d.evaluation.pretrained import Radiomics, load_medicalnet, load_radimagenet, plane_means
-from lldm3d.evaluation.records import Record, Survey
-from lldm3d.evaluation.scans import open_sides
+from lldm3d.evaluation.records import CaseRecords, Record
 from lldm3d.evaluation.similarity import diversity_rows, paired_rows
 from lldm3d.files import write_json
 from lldm3d.processes import device, place, wait_for_all
 
-FORMAT = 3  # of metrics.json: raised when a key or the name of a metric changes
-SCORED, BLURRED = ("test", "synthetic"), ("training",)  # sides
+SCORED, BLURRED = ("test", "synthetic"), ("training",)  # splits
+STATISTICS = ("split", "case", "class", "statistic", "unit", "value")  # columns of label_statistics.csv
 
 
 def evaluate(
@@ -40,15 +43,15 @@ def evaluate(
 ) -> None:
     """Write `metrics.json`, `metrics.csv`, `label_statistics.csv` and `figures/*.png` into `output_dir`.
 
-    What is seen of each case is kept in `cache_dir`, so that an interrupted evaluation goes on and a further one of the
-    same real data looks at them no more. The processes that torchrun starts share the cases.
+    What the metrics need of each case is kept in `cache_dir`, so that an interrupted evaluation goes on and a further
+    one of the same real data reads it from there. The processes that torchrun starts share the cases.
 
     Args:
         real: prepared data set, or a folder of scans.
         synthetic: generated data set in the same layout, all cases in its training split; or a folder of scans.
         output_dir: folder of the results.
         segmenter: stage folder of a segmentation network trained on `real` alone (regime R), or its model.pt.
-        medicalnet: weights of a MedicalNet ResNet, for fidelity and diversity as it sees them.
+        medicalnet: weights of a MedicalNet ResNet, for fidelity and diversity by its features.
         radimagenet: weights of RadImageNet's ResNet-50, for fidelity in slices of each plane.
         radiomics: also compare radiomic features.
         segmenter_command: a further segmenter for the alignment: a command with `{images}` and `{labels}` in it.
@@ -62,22 +65,23 @@ def evaluate(
     """
     real, synthetic, output_dir = Path(real), Path(synthetic), Path(output_dir)
     check_options(output_dir, segmenter_command, max_copies, overwrite)
-    schema, cases = open_sides(real, synthetic)
-    check_needs(real, synthetic, cases, segmenter_command, max_copies)
-    observer = open_observer(schema, real, segmenter, medicalnet, radimagenet, radiomics)
-    sides = look_at(cases, Cache(observer, Path(cache_dir or output_dir / "cache")))
-    if sides is None:
+    schema, cases = open_both(real, synthetic)
+    check_requirements(real, synthetic, cases, segmenter_command, max_copies)
+    extractor = open_extractor(schema, real, segmenter, medicalnet, radimagenet, radiomics)
+    records = extract_shared(cases, RecordCache(extractor, Path(cache_dir or output_dir / "cache")))
+    if records is None:
         return
-    rows, spaces = judge(sides, observer)
+    rows, nearest = compute_metrics(records, extractor)
     if segmenter_command is not None:
-        rows += external_rows(segmenter_command, sides["synthetic"], sides["test"], schema)
-    nearest = worst(spaces, sides["synthetic"], sides["training"])
-    write_statistics(output_dir / "label_statistics.csv", sides)
-    figures.write(output_dir / "figures", sides, spaces, nearest, rows, observer)
-    write_csv(output_dir / "metrics.csv", rows)
-    write_json(output_dir / "metrics.json", summary(real, synthetic, sides, observer, rows, nearest))
+        rows += command_rows(segmenter_command, records["synthetic"].cases, records["test"].cases, schema)
+    pairs = nearest_pairs(nearest, records["synthetic"].cases, records["training"].cases)
+    figures.write_figures(output_dir / "figures", records, nearest, pairs, rows, extractor)
+    write_csv(output_dir / "label_statistics.csv", STATISTICS, statistic_rows(records))
+    content = metrics_content(real, synthetic, records, extractor, rows, pairs)
+    write_csv(output_dir / "metrics.csv", [*content["rows"][0]], content["rows"])
+    write_json(output_dir / "metrics.json", content)
     if max_copies is not None:
-        refuse_copies(spaces, max_copies, synthetic, output_dir)
+        refuse_copies(nearest, max_copies, synthetic, output_dir)
 
 
 def check_options(output_dir: Path, segmenter_command: str | None, max_copies: float | None, overwrite: bool) -> None:
@@ -90,24 +94,95 @@ def check_options(output_dir: Path, segmenter_command: str | None, max_copies: f
         check_command(segmenter_command)
 
 
-def check_needs(
-    real: Path, synthetic: Path, cases: dict, segmenter_command: str | None, max_copies: float | None
+def check_requirements(
+    real: Path, synthetic: Path, cases: dict[str, list[Case]], segmenter_command: str | None, max_copies: float | None
 ) -> None:
     """Raises UserError where an option needs what the data sets do not have."""
     if max_copies is not None and len(cases["validation"] + cases["test"]) < 2:
         raise UserError(f"{real}: --max_copies needs at least 2 held-out cases (validation and test) to compare with")
-    if segmenter_command is not None and not all(case["label"] for case in cases["synthetic"]):
+    if segmenter_command is not None and not all(case.label for case in cases["synthetic"]):
         raise UserError(f"{synthetic}: --segmenter_command needs labels, and a real data set that names their classes")
 
 
-def open_observer(
+MIN_TRAINING, MIN_SYNTHETIC = 4, 2  # two halves of two; a variance
+IMAGE_FOLDERS, LABEL_FOLDERS = ("imagesTr", "images", "."), ("labelsTr", "labels")
+
+
+def open_both(real: Path, synthetic: Path) -> tuple[Schema, dict[str, list[Case]]]:
+    """The schema of both data sets, and the cases: of each split of the real one, and `synthetic`.
+
+    Raises UserError where they cannot be compared.
+    """
+    other, synthetic_cases = open_data(synthetic)  # first, as the likeliest to be refused
+    schema, cases = open_data(real)
+    if not schema.class_names:  # a plain folder of scans takes them from the other one
+        schema = replace(other, name=schema.name, roi_size=schema.roi_size, spacing=schema.spacing)
+    check_alike(schema, other, real, synthetic)
+    check_counts(cases["training"], synthetic_cases["training"], real, synthetic)
+    if not schema.class_names:  # without names a label map says nothing
+        for found in (synthetic_cases, cases):
+            found["training"] = [replace(case, label=None) for case in found["training"]]
+    return schema, {"synthetic": synthetic_cases["training"], **cases}
+
+
+def open_data(folder: Path) -> tuple[Schema, dict[str, list[Case]]]:
+    """The schema and the cases of each split of a prepared data set, or of a plain folder of scans.
+
+    A plain folder has its images in `imagesTr`, `images` or itself, and may have labels of the same names in `labelsTr`
+    or `labels`. All its cases are training cases; it knows no classes, and its intensities are brought to [0, 1].
+    """
+    if (folder / "dataset.json").is_file():
+        return load_schema(folder), {split: load_cases(folder, split) for split in SPLITS}
+    images = next((found for name in IMAGE_FOLDERS if (found := scan_paths(folder / name))), {})
+    if not images:
+        raise UserError(f"{folder}: holds neither a dataset.json nor scans (.nii.gz or .nii); give a folder of scans")
+    labels = next((found for name in LABEL_FOLDERS if (found := scan_paths(folder / name))), {})
+    if labels and (missing := sorted(images.keys() - labels.keys())):
+        raise UserError(f"{folder}: has labels, but none for {missing[0]}; add it, or take the labels away")
+    cases = [
+        Case(stem(path), path, labels.get(name), patient=name, rescale=True) for name, path in sorted(images.items())
+    ]
+    image, affine = load_volume(cases[0].image)
+    spacing = tuple(round(length, 4) for length in spacing_of(affine))  # all others must have the first image's
+    schema = Schema(folder.resolve().name, (), image.shape, spacing)
+    return schema, {"training": cases, "validation": [], "test": []}
+
+
+def scan_paths(folder: Path) -> dict[str, str]:
+    """The scans of a folder by name, without the `_0000` that nnU-Net's images end with."""
+    paths = [path for path in folder.glob("*") if path.name.endswith(ENDINGS)] if folder.is_dir() else []
+    return {stem(path).removesuffix("_0000"): str(path.resolve()) for path in paths}
+
+
+def check_alike(real: Schema, synthetic: Schema, real_dir: Path, synthetic_dir: Path) -> None:
+    """Raises UserError where the data sets differ in spacing, size, or classes where both name them."""
+    keys = ["spacing", "roi_size", *(["class_names"] if real.class_names and synthetic.class_names else [])]
+    for key in keys:
+        ours, theirs = getattr(real, key), getattr(synthetic, key)
+        if key == "spacing" and np.allclose(ours, theirs, rtol=0.01):
+            continue
+        if ours != theirs:
+            raise UserError(
+                f"the two data sets differ in {key}: {real_dir} has {list(ours)}, {synthetic_dir} has {list(theirs)}; "
+                "prepare the real one as it was for training, or generate with models trained on it"
+            )
+
+
+def check_counts(training: list, synthetic: list, real_dir: Path, synthetic_dir: Path) -> None:
+    """Raises UserError where either data set has too few cases for any metric."""
+    for cases, least, folder in ((training, MIN_TRAINING, real_dir), (synthetic, MIN_SYNTHETIC, synthetic_dir)):
+        if len(cases) < least:
+            raise UserError(f"{folder}: has {len(cases)} training cases, at least {least} are needed; add cases")
+
+
+def open_extractor(
     schema: Schema,
     real: Path,
     segmenter: str | Path | None,
     medicalnet: str | Path | None,
     radimagenet: str | Path | None,
     radiomics: bool,
-) -> Observer:
+) -> RecordExtractor:
     """Load the networks that were given. Raises UserError where one cannot be used."""
     if segmenter is not None and not schema.class_names:
         raise UserError(f"{real}: --segmenter needs a prepared data set that names the classes; run `lldm3d prepare`")
@@ -117,53 +192,56 @@ def open_observer(
         *([Radiomics()] if radiomics else []),
     ]
     network = load_segmenter(segmenter, schema.class_names) if segmenter is not None else None
-    return Observer(schema, network, tuple(extractors))
+    return RecordExtractor(schema, network, tuple(extractors))
 
 
-def look_at(cases: dict[str, list[dict]], cache: Cache) -> dict[str, Survey] | None:
-    """The survey of each side; None in all processes but the first, which has their findings from the cache."""
+def extract_shared(cases: dict[str, list[Case]], cache: RecordCache) -> dict[str, CaseRecords] | None:
+    """The records of all cases; None in all processes but the first, which has those of the others from the cache."""
     number, processes = place()
-    for side, items in cases.items():
-        look_once(side, items[number::processes], cache, side in SCORED, side in BLURRED)
+    for split, items in cases.items():
+        fill_cache(split, items[number::processes], cache, split in SCORED, split in BLURRED)
     wait_for_all()
-    return surveys(cases, cache) if number == 0 else None
+    return extract_all(cases, cache) if number == 0 else None
 
 
-def surveys(cases: dict[str, list[dict]], look: Callable[..., Record]) -> dict[str, Survey]:
-    return {side: survey(side, items, look, side in SCORED, side in BLURRED) for side, items in cases.items()}
+def extract_all(cases: dict[str, list[Case]], extract: Callable[..., Record]) -> dict[str, CaseRecords]:
+    return {
+        split: extract_split(split, items, extract, split in SCORED, split in BLURRED) for split, items in cases.items()
+    }
 
 
-def judge(sides: dict[str, Survey], observer: Observer) -> tuple[list[Row], list[Nearest]]:
-    """All rows, and the nearest training cases. `sides` has training (blurred too), validation, test and synthetic."""
-    ours, training, validation, test = (sides[side] for side in ("synthetic", "training", "validation", "test"))
-    schema, spaces = observer.schema, observer.spaces
+def compute_metrics(
+    records: dict[str, CaseRecords], extractor: RecordExtractor
+) -> tuple[list[Row], list[NearestCases]]:
+    """All rows, and the nearest training cases. `records`: training (blurred too), validation, test and synthetic."""
+    ours, training, validation, test = (records[split] for split in ("synthetic", "training", "validation", "test"))
+    schema, spaces = extractor.schema, extractor.spaces
     near = [space for space in spaces if space.neighbours]
     first = near[0] if near else None
-    nearest = nearest_neighbours(ours, training, [validation, test], schema.roi_size, first)
+    nearest = nearest_cases(ours, training, [validation, test], schema.roi_size, first)
     rows = [
         *plane_means(fidelity_rows(ours, training, test, spaces)),
         *manifold_rows(ours, training, test, near),
         *diversity_rows(ours.cases, training.cases, schema, device()),
         *label_rows(ours, training, test, schema),
-        *aligned(ours, test, observer),
+        *segmenter_rows(ours, test, extractor),
         *copy_rows(nearest, first),
         *paired_rows(ours, [training, validation, test], schema, device()),
     ]
     return rows, nearest
 
 
-def aligned(synthetic: Survey, test: Survey, observer: Observer) -> list[Row]:
+def segmenter_rows(synthetic: CaseRecords, test: CaseRecords, extractor: RecordExtractor) -> list[Row]:
     """The rows of alignment, or one that says what is missing."""
     if not synthetic.scores:
-        missing = "a segmentation network (--segmenter)" if observer.segmenter is None else "synthetic labels"
-        between = "label of a synthetic pair / segmentation of its image"
-        return [Row("alignment", "Dice", between, None, HIGHER, note=f"needs {missing}")]
-    return alignment_rows(synthetic.scores, test.scores, observer.schema, observer.spaces[0].identity)
+        missing = "a segmentation network (--segmenter)" if extractor.segmenter is None else "synthetic labels"
+        return [Row(Metric.ALIGNMENT_DICE, Compared.LABEL_SEGMENTATION, note=f"needs {missing}")]
+    return alignment_rows(synthetic.scores, test.scores, extractor.schema, extractor.spaces[0].identity)
 
 
-def refuse_copies(spaces: list[Nearest], max_copies: float, synthetic: Path, output_dir: Path) -> None:
+def refuse_copies(nearest: list[NearestCases], max_copies: float, synthetic: Path, output_dir: Path) -> None:
     """Raises Refused where more than `max_copies` of the cases are near copies."""
-    share = copied_share(spaces)
+    share = copied_share(nearest)
     if share > max_copies:
         raise Refused(
             f"{synthetic}: {share:.1%} of the cases are near copies of training cases, at most {max_copies:.1%} are "
@@ -171,8 +249,13 @@ def refuse_copies(spaces: list[Nearest], max_copies: float, synthetic: Path, out
         )
 
 
-def summary(
-    real: Path, synthetic: Path, sides: dict[str, Survey], observer: Observer, rows: list[Row], nearest: list[dict]
+def metrics_content(
+    real: Path,
+    synthetic: Path,
+    records: dict[str, CaseRecords],
+    extractor: RecordExtractor,
+    rows: list[Row],
+    pairs: list[dict],
 ) -> dict:
     """The content of `metrics.json`."""
     return {
@@ -180,8 +263,11 @@ def summary(
         "version": __version__,
         "real": str(real.resolve()),
         "synthetic": str(synthetic.resolve()),
-        "cases": {side: len(found) for side, found in sides.items()},
-        "networks": [{"space": space.name, **space.identity} for space in observer.spaces],
-        "rows": [row.plain() for row in rows],
-        "nearest": nearest,
+        "cases": {split: len(found) for split, found in records.items()},
+        "networks": [
+            {"feature_space": space.name, "network": space.network, "weights": space.weights}
+            for space in extractor.spaces
+        ],
+        "rows": [row.as_dict() for row in rows],
+        "nearest": pairs,
     }

@@ -20,7 +20,7 @@ CONTENT, TEXTURE = "content", "texture"  # of the segmentation network
 
 
 @dataclass(frozen=True)
-class Space:
+class FeatureSpace:
     """A space of features: [D] of an image, or [S, D] of its slices; and what a figure in it carries with it."""
 
     name: str
@@ -31,12 +31,9 @@ class Space:
 
     @property
     def identity(self) -> dict[str, str | None]:
-        return {"network": self.network, "weights": self.weights}
-
-    @property
-    def suffix(self) -> str:
-        """What the names of its metrics end with; nothing for the first choice of all."""
-        return "" if self.name == CONTENT else f", {self.name}"
+        """What rows of the table say of it."""
+        variant = None if self.name == CONTENT else self.name
+        return {"variant": variant, "network": self.network, "weights": self.weights}
 
 
 @dataclass(frozen=True)
@@ -59,10 +56,10 @@ class Segmenter:
     layers: Layers
 
     @property
-    def spaces(self) -> list[Space]:
+    def spaces(self) -> list[FeatureSpace]:
         layers = {CONTENT: self.layers.content, TEXTURE: self.layers.texture}
         return [
-            Space(name, f"{self.name}:{layer}", self.weights, neighbours=name == CONTENT)
+            FeatureSpace(name, f"{self.name}:{layer}", self.weights, neighbours=name == CONTENT)
             for name, layer in layers.items()
         ]
 

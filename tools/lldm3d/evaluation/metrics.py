@@ -1,29 +1,98 @@
-"""The table of metrics: one row for each figure, and distances beside their floors at equal N."""
+"""The metrics and what each compares, by key; the table of figures that an evaluation writes, and how it is read."""
 
-import csv
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 
-from lldm3d.files import whole
+from lldm3d.errors import UserError
+from lldm3d.files import read_json, whole
 
+FORMAT = 4  # of metrics.json: raised when a key changes its name or its meaning
+FIDELITY, DIVERSITY, LABELS = "fidelity", "diversity", "labels"
+ALIGNMENT, PAIRED, COPIES = "alignment", "paired", "copies"
 LOWER, HIGHER, NEAR_FLOOR = "lower", "higher", "near floor"
+
+
+class Metric(StrEnum):
+    """A metric: the key by which programs find it; group, title, direction (what is good) and unit for readers."""
+
+    FID = "fid", FIDELITY, "FID", LOWER
+    KID = "kid", FIDELITY, "KID", LOWER
+    FID_RATIO = "fid_ratio", FIDELITY, "FID ratio", LOWER
+    KID_RATIO = "kid_ratio", FIDELITY, "KID ratio", LOWER
+    PRECISION = "precision", FIDELITY, "precision", HIGHER
+    DENSITY = "density", FIDELITY, "density", HIGHER
+    RECALL = "recall", DIVERSITY, "recall", HIGHER
+    COVERAGE = "coverage", DIVERSITY, "coverage", HIGHER
+    PAIRWISE_SSIM = "pairwise_ssim", DIVERSITY, "SSIM of pairs", NEAR_FLOOR
+    PAIRWISE_MS_SSIM = "pairwise_ms_ssim", DIVERSITY, "MS-SSIM of pairs", NEAR_FLOOR
+    VOLUME_DISTANCE = "volume_distance", LABELS, "volume: Wasserstein distance", LOWER, "ml"
+    COMPONENTS_DISTANCE = "components_distance", LABELS, "components: Wasserstein distance", LOWER
+    EULER_NUMBER_DISTANCE = "euler_number_distance", LABELS, "Euler number: Wasserstein distance", LOWER
+    SKELETON_LENGTH_DISTANCE = "skeleton_length_distance", LABELS, "skeleton length: Wasserstein distance", LOWER, "mm"
+    CONTINUITY_DISTANCE = "continuity_distance", LABELS, "continuity: Wasserstein distance", LOWER
+    LESION_COUNT_DISTANCE = "lesion_count_distance", LABELS, "lesion count: Wasserstein distance", LOWER
+    LESION_AXIS_DISTANCE = "lesion_long_axis_distance", LABELS, "lesion long axis: Wasserstein distance", LOWER, "mm"
+    HELD_SHARE = "held_share", LABELS, "held share", HIGHER
+    ENCLOSED_SHARE = "enclosed_share", LABELS, "enclosed share", HIGHER
+    SHAPE_PRECISION = "shape_precision", LABELS, "shape precision", HIGHER
+    SHAPE_RECALL = "shape_recall", LABELS, "shape recall", HIGHER
+    ONE_ORGAN = "one_organ", LABELS, "one organ", HIGHER
+    ALIGNMENT_DICE = "alignment_dice", ALIGNMENT, "Dice", HIGHER
+    ALIGNMENT_DICE_RATIO = "alignment_dice_ratio", ALIGNMENT, "Dice ratio", HIGHER
+    ALIGNMENT_RECALL = "alignment_recall", ALIGNMENT, "recall of the label", HIGHER
+    ALIGNMENT_RECALL_RATIO = "alignment_recall_ratio", ALIGNMENT, "recall ratio", HIGHER
+    ALIGNMENT_HD95 = "alignment_hd95", ALIGNMENT, "HD95", LOWER, "mm"
+    PAIRED_PSNR = "paired_psnr", PAIRED, "PSNR", HIGHER, "dB"
+    PAIRED_SSIM = "paired_ssim", PAIRED, "SSIM", HIGHER
+    PAIRED_MS_SSIM = "paired_ms_ssim", PAIRED, "MS-SSIM", HIGHER
+    NEAR_COPIES_SHARE = "near_copies_share", COPIES, "share of near copies", LOWER
+    NEAR_COPIES = "near_copies", COPIES, "near copies", LOWER, "cases"
+    NEARER_SHARE = "nearer_share", COPIES, "share nearer than 5 % of held-out cases", LOWER
+    NEAREST_DISTANCE = "nearest_distance", COPIES, "median distance to the nearest training case", HIGHER
+
+    def __new__(cls, key: str, group: str, title: str, direction: str, unit: str = "") -> "Metric":
+        member = str.__new__(cls, key)
+        member._value_ = key
+        member.group, member.title, member.direction, member.unit = group, title, direction, unit
+        return member
+
+
+class Compared(StrEnum):
+    """What a figure compares: a key, and the words for it, what is synthetic first."""
+
+    SYNTHETIC_TRAINING = "synthetic_training", "synthetic / real training"
+    SYNTHETIC_TEST = "synthetic_test", "synthetic / real test"
+    SYNTHETIC_HELD_OUT = "synthetic_held_out", "synthetic / real held-out, to nearest training case"
+    SYNTHETIC_ALL_TRAINING = "synthetic_all_training", "synthetic / all real training"
+    BLURRED_TRAINING = "blurred_training", "blurred real training / real training"
+    BLURRED_ALL_TRAINING = "blurred_all_training", "blurred real training / the same, sharp"
+    SYNTHETIC_BLURRED = "synthetic_blurred", "synthetic / blurred, both to all real training"
+    AMONG_SYNTHETIC = "among_synthetic", "pairs of synthetic / pairs of real training"
+    SYNTHETIC_ALONE = "synthetic_alone", "synthetic; floor: real"
+    LABEL_SEGMENTATION = "label_segmentation", "label of a synthetic pair / segmentation of its image"
+    PAIRS_TEST = "pairs_test", "synthetic pairs / real test"
+    SAME_LABEL = "same_label", "synthetic / real image with the same label"
+
+    def __new__(cls, key: str, title: str) -> "Compared":
+        member = str.__new__(cls, key)
+        member._value_, member.title = key, title
+        return member
 
 
 @dataclass(frozen=True)
 class Row:
     """One figure. `value` is None where it cannot be had; `note` then says why."""
 
-    group: str  # fidelity, labels, alignment, copies, diversity, paired
-    name: str  # the metric, such as FID
-    between: str  # what is compared, synthetic side first
-    value: float | None
-    direction: str  # what is good: lower, higher, near floor
+    metric: Metric
+    compared: Compared
+    value: float | None = None
     class_name: str | None = None
-    unit: str = ""
+    variant: str | None = None  # feature space or program, where it is not the segmentation network's own content
     interval: tuple[float, float] | None = None  # 95 %
     n: int | None = None  # cases on each side
     floor: float | None = None  # what real data gets by the same computation
@@ -31,14 +100,29 @@ class Row:
     weights: str | None = None
     note: str = ""
 
-    def plain(self) -> dict:
-        """The row as JSON: `class_name` is written as `class`; NaN and infinity become None."""
-        content = {("class" if key == "class_name" else key): value for key, value in asdict(self).items()}
-        for key in ("value", "floor"):
-            content[key] = finite(content[key])
-        interval = [finite(bound) for bound in self.interval or ()]
-        content["interval"] = interval if interval and None not in interval else None
-        return content
+    def as_dict(self) -> dict:
+        """The row as in metrics.json: keys for programs, words for readers; NaN and infinity become None."""
+        low, high = map(finite, self.interval or (None, None))
+        metric = self.metric
+        return {
+            "key": str(metric),
+            "variant": self.variant,
+            "compared": str(self.compared),
+            "class": self.class_name,
+            "group": metric.group,
+            "name": f"{metric.title}, {self.variant}" if self.variant else metric.title,
+            "between": self.compared.title,
+            "value": finite(self.value),
+            "interval_low": None if high is None else low,
+            "interval_high": None if low is None else high,
+            "unit": metric.unit,
+            "direction": metric.direction,
+            "n": self.n,
+            "floor": finite(self.floor),
+            "network": self.network,
+            "weights": self.weights,
+            "note": self.note,
+        }
 
 
 def finite(value: float | None) -> float | None:
@@ -46,7 +130,45 @@ def finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def number(value: float | None, signed: bool = False) -> str:
+def read_metrics(path: str | Path) -> dict:
+    """The content of a `metrics.json`. Raises UserError where the file is missing, broken or of another version."""
+    content = read_json(path)
+    if content.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: has the format {content.get('format')}, this version reads {FORMAT}; evaluate these data again "
+            "(`lldm3d evaluate --overwrite`)"
+        )
+    return content
+
+
+def find_rows(rows: Iterable[dict], metric: Metric, compared: Compared | None = None) -> list[dict]:
+    """The rows of a metric that have a value, of all classes and variants; None compares anything."""
+    return [
+        row
+        for row in rows
+        if row.get("key") == metric and compared in (None, row["compared"]) and row["value"] is not None
+    ]
+
+
+def find_row(
+    rows: Iterable[dict],
+    metric: Metric,
+    compared: Compared | None = None,
+    class_name: str | None = None,
+    variant: str | None = None,
+) -> dict | None:
+    """The first row of a metric that has a value, of just this class and variant."""
+    found = find_rows(rows, metric, compared)
+    return next((row for row in found if (row["class"], row["variant"]) == (class_name, variant)), None)
+
+
+def near_copies_share(metrics: dict) -> tuple[float, int] | None:
+    """The share of near copies in the content of a `metrics.json`, and of how many cases; None if not measured."""
+    row = find_row(metrics.get("rows", []), Metric.NEAR_COPIES_SHARE)
+    return (row["value"], row["n"]) if row else None
+
+
+def format_number(value: float | None, signed: bool = False) -> str:
     """A figure for reading: three digits or so; a dash where there is none."""
     if value is None:
         return "–"
@@ -61,106 +183,10 @@ def number(value: float | None, signed: bool = False) -> str:
     return (f"+{text}" if signed and value > 0 else text).replace("-", "−")
 
 
-def write_csv(path: str | Path, rows: Iterable[Row]) -> None:
-    """Write the rows as CSV; the interval takes two columns, and what is None is empty."""
-    columns = ["class" if field.name == "class_name" else field.name for field in fields(Row)]
-    at = columns.index("interval")
-    columns[at : at + 1] = ["interval_low", "interval_high"]
-    with whole(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        for row in rows:
-            content = row.plain()
-            content["interval_low"], content["interval_high"] = content.pop("interval") or (None, None)
-            writer.writerow(content)
-
-
-DRAWS = 50  # random subsets of each comparison
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """`value` and `floor` are means over the draws; `interval` holds 95 % of the values of single draws."""
-
-    between: str
-    value: float | None
-    interval: tuple[float, float] | None
-    n: int
-    floor: float | None
-    note: str
-
-
-def compare(
-    distance: Callable, synthetic: Sequence, training: Sequence, test: Sequence, seed: int = 0, least: int = 2
-) -> list[Comparison]:
-    """Compare synthetic cases with real training cases and with real test cases.
-
-    Distances of samples depend on N, so that value and floor share it: each draw splits the training cases into two
-    halves A and B of n cases and takes n synthetic cases S; the value is distance(S, B), the floor distance(A, B).
-    Against the test cases T the floor is distance(training, T), again with n cases on each side. Fewer than `least`
-    cases give no value.
-    """
-    rng = np.random.default_rng(seed)
-    n = min(len(training) // 2, len(synthetic))
-
-    def halves() -> tuple[float, float]:
-        order = rng.permutation(len(training))
-        a, b = take(training, order[:n]), take(training, order[n : 2 * n])
-        return distance(take(synthetic, rng.permutation(len(synthetic))[:n]), b), distance(a, b)
-
-    m = min(len(training), len(synthetic), len(test))
-
-    def held_out() -> tuple[float, float]:
-        s, r, t = (take(cases, rng.permutation(len(cases))[:m]) for cases in (synthetic, training, test))
-        return distance(s, t), distance(r, t)
-
-    return [
-        summarise(halves, n, "synthetic / real training", "floor: half of real training / other half", least),
-        summarise(held_out, m, "synthetic / real test", "floor: real training / real test", least),
-    ]
-
-
-def compare_altered(distance: Callable, altered: np.ndarray, training: np.ndarray, n: int, seed: int = 0) -> Comparison:
-    """A yardstick: what an alteration of real images does, measured between halves as in `compare`.
-
-    `altered` holds the training cases in the same order. The value is distance(altered A, B), the floor distance(A, B).
-    """
-    rng = np.random.default_rng(seed)
-
-    def halves() -> tuple[float, float]:
-        order = rng.permutation(len(training))
-        a, b = order[:n], order[n : 2 * n]
-        return distance(altered[a], training[b]), distance(training[a], training[b])
-
-    return summarise(halves, n, "blurred real training / real training", "yardstick; floor: the same without the blur")
-
-
-def summarise(
-    draw: Callable[[], tuple[float, float]], n: int, between: str, floor_note: str, least: int = 2
-) -> Comparison:
-    """Mean and interval over the draws; no value where there are fewer than `least` cases or nothing to measure."""
-    if n < least:
-        return Comparison(between, None, None, n, None, f"{n} cases on one side, at least {least} are needed")
-    values, floors = np.array([draw() for _ in range(DRAWS)]).T
-    if np.isnan(values).all():
-        return Comparison(between, None, None, n, None, "does not occur in these cases")
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    floor = None if np.isnan(floors).all() else float(np.nanmean(floors))
-    return Comparison(between, float(np.nanmean(values)), (float(low), float(high)), n, floor, floor_note)
-
-
-def take(cases: Sequence, index: np.ndarray) -> Sequence:
-    """The cases at `index`, of an array [N, D] or of a list."""
-    return cases[index] if isinstance(cases, np.ndarray) else [cases[i] for i in index]
-
-
-def bootstrap(
-    statistic: Callable, *samples: np.ndarray, draws: int = 1000, seed: int = 0
-) -> tuple[float, float] | None:
-    """95 % interval of `statistic(*samples)` when each sample's cases are drawn again; None below two cases."""
-    if min(map(len, samples)) < 2:
-        return None
-    rng = np.random.default_rng(seed)
-    values = [statistic(*(x[rng.integers(len(x), size=len(x))] for x in samples)) for _ in range(draws)]
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
+def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
+    """Write rows as CSV; what is None or absent stays empty, and further entries are left out."""
+    table = pd.DataFrame(list(rows), columns=list(columns))
+    if "n" in table:
+        table["n"] = table["n"].astype("Int64")  # else a single absent count would make all of them floats
+    with whole(path) as temporary:
+        table.to_csv(temporary, index=False)

@@ -14,8 +14,8 @@ from monai.networks.nets import resnet, resnet50
 from torch import nn
 
 from lldm3d.errors import UserError
-from lldm3d.evaluation.features import Space
-from lldm3d.evaluation.metrics import Row
+from lldm3d.evaluation.features import FeatureSpace
+from lldm3d.evaluation.metrics import Compared, Metric, Row
 from lldm3d.files import load_checkpoint, sha256
 from lldm3d.plots import PLANES
 from lldm3d.processes import device
@@ -39,8 +39,8 @@ class MedicalNet:
     network: nn.Module
 
     @property
-    def spaces(self) -> list[Space]:
-        return [Space(self.name, self.name, self.weights, neighbours=True)]
+    def spaces(self) -> list[FeatureSpace]:
+        return [FeatureSpace(self.name, self.name, self.weights, neighbours=True)]
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, mask: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -104,8 +104,8 @@ class RadImageNet:
     from_keras: bool  # whether the weights were converted from the Keras network
 
     @property
-    def spaces(self) -> list[Space]:
-        return [Space(f"{NAME} {plane}", NAME, self.weights) for plane in PLANES]
+    def spaces(self) -> list[FeatureSpace]:
+        return [FeatureSpace(f"{NAME} {plane}", NAME, self.weights) for plane in PLANES]
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, mask: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -186,18 +186,18 @@ def is_convolution_bias(key: str) -> bool:
 
 def plane_means(rows: list[Row]) -> list[Row]:
     """The rows, and the mean over the three planes of each of their figures."""
-    of_planes: dict[tuple[str, str], list[Row]] = {}
+    of_planes: dict[tuple[Metric, Compared], list[Row]] = {}
     for row in rows:
-        if f"{NAME} " in row.name:
-            of_planes.setdefault((row.name.rpartition(" ")[0], row.between), []).append(row)
-    return rows + [plane_mean_row(name, planes) for (name, _), planes in of_planes.items()]
+        if row.variant and row.variant.startswith(f"{NAME} "):
+            of_planes.setdefault((row.metric, row.compared), []).append(row)
+    return rows + [plane_mean_row(planes) for planes in of_planes.values()]
 
 
-def plane_mean_row(name: str, planes: list[Row]) -> Row:
+def plane_mean_row(planes: list[Row]) -> Row:
     values, floors = ([row.value for row in planes], [row.floor for row in planes])
     return replace(
         planes[0],
-        name=f"{name} mean of planes",
+        variant=f"{NAME} mean of planes",
         value=float(np.mean(values)) if None not in values else None,
         floor=float(np.mean(floors)) if None not in floors else None,
         interval=None,
@@ -220,8 +220,8 @@ class Radiomics:
         self.extract_features = extract_features
 
     @property
-    def spaces(self) -> list[Space]:
-        return [Space("radiomics", f"mirp {version('mirp')}", None, scaled=True)]
+    def spaces(self) -> list[FeatureSpace]:
+        return [FeatureSpace("radiomics", f"mirp {version('mirp')}", None, scaled=True)]
 
     def __call__(self, image: np.ndarray, mask: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Features [80] of an image [X, Y, Z] in the mask [X, Y, Z]; what is undefined there counts as 0."""

@@ -1,49 +1,51 @@
-"""What is kept of each case once it was looked at."""
+"""What is kept of each case for the metrics."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from lldm3d.evaluation.features import Space
+from lldm3d.data.dataset import Case
+from lldm3d.evaluation.features import FeatureSpace
 
 BLUR = 2.0  # voxels, of the yardstick
 Statistics = dict[tuple[str, str], np.ndarray]  # (statistic, class): values
+Scores = dict[str, dict[str, float]]  # metric: class: value, of a prediction against the label
 
 
 @dataclass
 class Record:
     """What the metrics need of one case."""
 
-    features: dict[str, np.ndarray]  # space: [D], or [S, D] of slices
-    coarse: np.ndarray  # [x, y, z], the image as `matching` compares it
-    blurred: dict[str, np.ndarray] = field(default_factory=dict)  # space: features of the blurred image
+    features: dict[str, np.ndarray]  # feature space: [D], or [S, D] of slices
+    coarse: np.ndarray  # [x, y, z], the image as `copies.nearest_images` compares it
+    blurred: dict[str, np.ndarray] = field(default_factory=dict)  # feature space: features of the blurred image
     label: str | None = None  # SHA-256 of the label map; None for an empty one or none
     statistics: Statistics | None = None  # None without a label
     one_organ: dict[str, bool] = field(default_factory=dict)  # parent class: is it one component
-    scores: dict[str, dict[str, float]] | None = None  # metric: class: value, where the prediction was scored
+    scores: Scores | None = None  # where the prediction was scored
 
 
 @dataclass(frozen=True)
-class Survey:
-    """The N cases of a split, and what is kept of each."""
+class CaseRecords:
+    """N cases, and the record of each."""
 
-    cases: list[dict]
+    cases: list[Case]
     records: list[Record]
 
     def __len__(self) -> int:
         return len(self.cases)
 
-    def features(self, space: Space) -> np.ndarray:
+    def features(self, space: FeatureSpace) -> np.ndarray:
         """[N, D], or [N, S, D] of slices; [0, 0] without cases."""
         return stacked([record.features[space.name] for record in self.records])
 
-    def blurred(self, space: Space) -> np.ndarray:
+    def blurred(self, space: FeatureSpace) -> np.ndarray:
         """As `features`, of the blurred images."""
         return stacked([record.blurred[space.name] for record in self.records])
 
     @property
     def coarse(self) -> np.ndarray:
-        """[N, x, y, z], images as `matching` compares them."""
+        """[N, x, y, z], the images as `copies.nearest_images` compares them."""
         return stacked([record.coarse for record in self.records])
 
     @property
@@ -52,9 +54,13 @@ class Survey:
         return [record.statistics for record in self.records if record.statistics is not None]
 
     @property
-    def scores(self) -> list[dict[str, dict[str, float]]]:
-        """metric: class: value, of each case whose prediction was scored."""
+    def scores(self) -> list[Scores]:
+        """Of each case whose prediction was scored."""
         return [record.scores for record in self.records if record.scores is not None]
+
+    def labelled(self) -> list[tuple[Case, Record]]:
+        """The cases whose label map is there, and not empty."""
+        return [pair for pair in zip(self.cases, self.records, strict=True) if pair[1].label]
 
 
 def stacked(arrays: list[np.ndarray]) -> np.ndarray:

@@ -1,110 +1,117 @@
-"""Similar images: diversity among synthetic ones, and each beside the real image of the same label."""
+"""Similar images: variety among synthetic ones, and each beside the real image of the same label."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 from monai.metrics import MultiScaleSSIMMetric, PSNRMetric, SSIMMetric
 from tqdm import tqdm
 
-from lldm3d.data.dataset import Schema
-from lldm3d.evaluation.metrics import HIGHER, NEAR_FLOOR, Row, bootstrap
-from lldm3d.evaluation.records import Record, Survey
-from lldm3d.evaluation.scans import read
+from lldm3d.data.dataset import Case, Schema
+from lldm3d.data.scans import read_pair
+from lldm3d.evaluation.metrics import Compared, Metric, Row
+from lldm3d.evaluation.records import CaseRecords
+from lldm3d.statistics import bootstrap_interval
 
 PAIRS = 50  # random pairs of images whose similarity is measured
 KERNEL = 7  # voxels
 SCALES = (0.0448, 0.2856, 0.3001)  # the first three of the five weights of Wang et al. 2003: scans have few voxels
-SIMILARITIES = {  # name: (metric, voxels that it needs along each axis)
-    "SSIM of pairs": (SSIMMetric(3, win_size=KERNEL), KERNEL),
-    "MS-SSIM of pairs": (MultiScaleSSIMMetric(3, kernel_size=KERNEL, weights=SCALES), KERNEL * (len(SCALES) - 1) ** 2),
-}
+SSIM = (SSIMMetric(3, win_size=KERNEL), KERNEL)  # metric, voxels that it needs along each axis
+MS_SSIM = (MultiScaleSSIMMetric(3, kernel_size=KERNEL, weights=SCALES), KERNEL * (len(SCALES) - 1) ** 2)
+PAIRWISE = {Metric.PAIRWISE_SSIM: SSIM, Metric.PAIRWISE_MS_SSIM: MS_SSIM}
+PAIRED = {Metric.PAIRED_PSNR: (PSNRMetric(1.0), 1), Metric.PAIRED_SSIM: SSIM, Metric.PAIRED_MS_SSIM: MS_SSIM}
+
+
+def large_enough(measures: dict[Metric, tuple], schema: Schema) -> dict[Metric, object]:
+    """Those of the measures for which the scans have enough voxels."""
+    return {metric: measure for metric, (measure, least) in measures.items() if min(schema.roi_size) >= least}
+
+
+def too_small(metric: Metric, compared: Compared, least: int, schema: Schema) -> Row:
+    return Row(metric, compared, note=f"needs {least} voxels along each axis, the scans have {list(schema.roi_size)}")
+
+
+def volume_of(case: Case, schema: Schema, device: torch.device) -> torch.Tensor:
+    """The image of a case [1, 1, X, Y, Z]."""
+    return torch.as_tensor(read_pair(case, schema).image, device=device)[None, None]
 
 
 def diversity_rows(
-    synthetic: list[dict], training: list[dict], schema: Schema, device: torch.device, seed: int = 0
+    synthetic: list[Case], training: list[Case], schema: Schema, device: torch.device, seed: int = 0
 ) -> list[Row]:
     """SSIM and MS-SSIM of random pairs of images: higher among synthetic than among real images means less variety."""
-    usable = {name: metric for name, (metric, least) in SIMILARITIES.items() if min(schema.roi_size) >= least}
-    ours, real = (similarities(usable, cases, schema, device, seed) for cases in (synthetic, training))
+    usable = large_enough(PAIRWISE, schema)
+    ours, real = (pairwise(usable, cases, schema, device, seed) for cases in (synthetic, training))
     rows = []
-    for name, (_, least) in SIMILARITIES.items():
-        row = Row("diversity", name, "pairs of synthetic / pairs of real training", None, NEAR_FLOOR)
-        if name not in usable:
-            note = f"needs {least} voxels along each axis, the scans have {list(schema.roi_size)}"
-            rows.append(replace(row, note=note))
+    for metric, (_, least) in PAIRWISE.items():
+        if metric not in usable:
+            rows.append(too_small(metric, Compared.AMONG_SYNTHETIC, least, schema))
             continue
-        low, high = np.percentile(ours[name], [2.5, 97.5])
+        low, high = np.percentile(ours[metric], [2.5, 97.5])
         rows.append(
-            replace(
-                row,
-                value=ours[name].mean(),
+            Row(
+                metric,
+                Compared.AMONG_SYNTHETIC,
+                value=ours[metric].mean(),
                 interval=(low, high),
-                n=len(ours[name]),
-                floor=real[name].mean(),
+                n=len(ours[metric]),
+                floor=real[metric].mean(),
                 note="n: pairs; interval: 95 % of the pairs; above the floor means less variety than real images",
             )
         )
     return rows
 
 
-def similarities(
-    metrics: dict, cases: list[dict], schema: Schema, device: torch.device, seed: int
-) -> dict[str, np.ndarray]:
-    """Each metric for up to 50 random pairs of different cases."""
+def pairwise(
+    measures: dict[Metric, object], cases: list[Case], schema: Schema, device: torch.device, seed: int
+) -> dict[Metric, np.ndarray]:
+    """Each measure for up to 50 random pairs of different cases."""
     pairs = np.stack(np.triu_indices(len(cases), 1), 1)
     chosen = np.random.default_rng(seed).permutation(pairs)[:PAIRS]
-    values: dict[str, list[float]] = {name: [] for name in metrics}
-    for pair in tqdm(chosen if metrics else [], desc="evaluate diversity", mininterval=1):
-        a, b = (torch.as_tensor(read(cases[index], schema).image, device=device)[None, None] for index in pair)
-        for name, metric in metrics.items():
-            values[name].append(float(metric(a, b)))
-    return {name: np.array(items) for name, items in values.items()}
+    values: dict[Metric, list[float]] = {metric: [] for metric in measures}
+    for pair in tqdm(chosen if measures else [], desc="evaluate diversity", mininterval=1):
+        a, b = (volume_of(cases[index], schema, device) for index in pair)
+        for metric, measure in measures.items():
+            values[metric].append(float(measure(a, b)))
+    return {metric: np.array(items) for metric, items in values.items()}
 
 
 def paired_rows(
-    synthetic: Survey, real: Sequence[Survey], schema: Schema, device: torch.device, seed: int = 0
+    synthetic: CaseRecords, real: Sequence[CaseRecords], schema: Schema, device: torch.device, seed: int = 0
 ) -> list[Row]:
     """PSNR, SSIM and MS-SSIM of synthetic images to the real image with the same label map, voxel by voxel.
 
-    The floor is what another real image, of a label drawn at random, gets beside that image. No rows without pairs:
-    drawn labels have no ground truth.
+    The floor is what another real image, chosen at random, gets beside that image. No rows without pairs: labels that
+    a model made have no true image.
     """
-    known = {record.label: case for side in real for case, record in labelled(side)}
-    pairs = [(case, known[record.label]) for case, record in labelled(synthetic) if record.label in known]
-    others = [case for side in real for case in side.cases]
+    known = {record.label: case for split in real for case, record in split.labelled()}
+    pairs = [(case, known[record.label]) for case, record in synthetic.labelled() if record.label in known]
+    others = [case for split in real for case in split.cases]
     rng = np.random.default_rng(seed)
-    metrics = {
-        "PSNR": (PSNRMetric(1.0), 1),
-        **{name.removesuffix(" of pairs"): item for name, item in SIMILARITIES.items()},
-    }
-    values: dict[str, list[tuple[float, float]]] = {name: [] for name in metrics}
+    usable = large_enough(PAIRED, schema)
+    values: dict[Metric, list[tuple[float, float]]] = {metric: [] for metric in usable}
     for ours, truth in pairs:
         other = others[rng.integers(len(others))]
-        images = [torch.as_tensor(read(case, schema).image, device=device)[None, None] for case in (ours, truth, other)]
-        for name, (metric, least) in metrics.items():
-            if min(schema.roi_size) >= least:
-                values[name].append((float(metric(images[0], images[1])), float(metric(images[2], images[1]))))
-    return [paired_row(name, np.array(found)) for name, found in values.items() if found]
+        image, true_image, other_image = (volume_of(case, schema, device) for case in (ours, truth, other))
+        for metric, measure in usable.items():
+            values[metric].append((float(measure(image, true_image)), float(measure(other_image, true_image))))
+    return [
+        paired_row(metric, np.array(values[metric]))
+        if metric in usable
+        else too_small(metric, Compared.SAME_LABEL, least, schema)
+        for metric, (_, least) in PAIRED.items()
+        if pairs
+    ]
 
 
-def labelled(side: Survey) -> list[tuple[dict, Record]]:
-    """The cases of a side whose label map is there, and not empty."""
-    return [pair for pair in zip(side.cases, side.records, strict=True) if pair[1].label]
-
-
-def paired_row(name: str, found: np.ndarray) -> Row:
+def paired_row(metric: Metric, found: np.ndarray) -> Row:
     """`found` [N, 2]: of the synthetic image, and of a random real one."""
     ours, other = found.T
     return Row(
-        "paired",
-        name,
-        "synthetic / real image with the same label",
-        ours.mean(),
-        HIGHER,
-        unit="dB" if name == "PSNR" else "",
-        interval=bootstrap(np.mean, ours),
+        metric,
+        Compared.SAME_LABEL,
+        value=ours.mean(),
+        interval=bootstrap_interval(np.mean, ours),
         n=len(ours),
         floor=other.mean(),
         note="floor: a random real image",

@@ -1,34 +1,56 @@
 """The table of methods, from what their stages left: Markdown for reading, LaTeX for a manuscript."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from lldm3d.evaluation.metrics import HIGHER, LOWER, number
+from lldm3d.errors import UserError
+from lldm3d.evaluation.metrics import HIGHER, LOWER, PAIRED, Compared, Metric, format_number, read_metrics
 from lldm3d.files import read_json
-from lldm3d.methods.registry import OURS, Method, load_method, seed_stage
+from lldm3d.methods.registry import OURS, Method
 from lldm3d.study.tables import DASH, tex
 
-REAL = "synthetic / real training"
-TO_REAL = ("FID", "KID", "precision", "recall", "share of near copies")
-AMONG_THEMSELVES = ("SSIM of pairs", "MS-SSIM of pairs")
+SHOWN = {  # what the table has of an evaluation, and against which cases
+    **dict.fromkeys((Metric.FID, Metric.KID, Metric.PRECISION, Metric.RECALL), Compared.SYNTHETIC_TRAINING),
+    **dict.fromkeys((Metric.PAIRWISE_SSIM, Metric.PAIRWISE_MS_SSIM), Compared.AMONG_SYNTHETIC),
+    **dict.fromkeys((Metric.SHAPE_PRECISION, Metric.SHAPE_RECALL), Compared.SYNTHETIC_TRAINING),
+    Metric.ALIGNMENT_DICE_RATIO: Compared.PAIRS_TEST,
+    Metric.NEAR_COPIES_SHARE: Compared.SYNTHETIC_TRAINING,
+    **dict.fromkeys((Metric.PAIRED_PSNR, Metric.PAIRED_SSIM, Metric.PAIRED_MS_SSIM), Compared.SAME_LABEL),
+}
+TEST = "test"  # the source of labels that no model has seen, for paired figures
+SOURCES = {
+    "drawn": "Labels that a model drew",
+    "training": "Labels of the training cases, warped",
+    TEST: "Labels of the test cases",
+}
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A column of the table."""
+    """A column of the table: the key of a metric or of a cost, and what it is of."""
 
+    key: str
     title: str
     unit: str = ""
     direction: str = ""  # what is good: lower, higher, or nothing that is
+    class_name: str | None = None
+    variant: str | None = None
+
+    @property
+    def heading(self) -> str:
+        title = f"{self.title}, {self.class_name}" if self.class_name else self.title
+        arrow = {LOWER: " ↓", HIGHER: " ↑"}.get(self.direction, "")
+        return f"{title}{f' ({self.unit})' if self.unit else ''}{arrow}"
 
 
 @dataclass(frozen=True)
 class Result:
-    """One figure of one training of a method."""
+    """One figure of one training of a method, with labels of one source."""
 
     method: str
+    source: str
     seed: int
     measure: Measure
     value: float
@@ -38,7 +60,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Cell:
+class SeedSummary:
     """One figure of a method over its seeds."""
 
     mean: float
@@ -46,64 +68,94 @@ class Cell:
     interval: tuple[float, float] | None  # the lowest and the highest bound of the seeds
 
 
-SECONDS = Measure("seconds a volume", "s", LOWER)
-MEMORY = Measure("peak memory", "GB", LOWER)
-MINUTES = Measure("training", "min")
-PARAMETERS = Measure("parameters", "M")
+SECONDS = Measure("seconds_per_volume", "seconds a volume", "s", LOWER)
+MEMORY = Measure("memory_gb", "peak memory", "GB", LOWER)
+PARAMETERS = Measure("parameters", "parameters", "M")
+MINUTES = Measure("training_minutes", "training", "min")
 
 
-def read_results(work: Path, names: Iterable[str], seeds: Iterable[int]) -> list[Result]:
-    """All figures of the methods in W/methods. Raises UserError where a file is missing or broken."""
-    return [result for name in names for seed in seeds for result in of_training(work, name, seed)]
+def evaluation_folder(work: Path, method: str, source: str, seed: int) -> Path:
+    return work / "evaluation" / method / source / f"seed_{seed}"
 
 
-def of_training(work: Path, name: str, seed: int) -> list[Result]:
-    """The figures of one training of a method: those of its evaluation, then its cost."""
-    folder = work / seed_stage(name, seed)
-    found = [quality(name, seed, row) for row in read_json(folder / "evaluation/metrics.json")["rows"] if shown(row)]
-    cost = read_json(folder / "cost.json")
-    drawing, trainings = cost["drawing"], cost["trainings"].values()
-    figures = {
+def pairs_folder(work: Path, method: str, source: str, seed: int) -> Path:
+    return work / "pairs" / method / source / f"seed_{seed}"
+
+
+def evaluated_sources(work: Path, method: str, sources: Iterable[str], seed: int) -> list[str]:
+    """Those of the sources for which the pairs of a method were evaluated: not all methods can take every label."""
+    return [s for s in sources if (evaluation_folder(work, method, s, seed) / "metrics.json").is_file()]
+
+
+def read_results(work: Path, methods: Iterable[str], sources: Sequence[str], seeds: Sequence[int]) -> list[Result]:
+    """All figures of the methods, by source, method and seed.
+
+    Raises UserError where a method was not evaluated with any source, or a file is missing, broken or old.
+    """
+    results = []
+    for method in methods:
+        found = evaluated_sources(work, method, sources, seeds[0])
+        if not found:
+            folder = evaluation_folder(work, method, sources[0], seeds[0])
+            raise UserError(f"{folder}: has no metrics.json; run the stage that evaluates {method} (`lldm3d run`)")
+        results += [item for source in found for seed in seeds for item in training_results(work, method, source, seed)]
+    return sorted(results, key=lambda result: sources.index(result.source))
+
+
+def training_results(work: Path, method: str, source: str, seed: int) -> list[Result]:
+    """The figures of one training of a method with one source: those of its evaluation, then its cost."""
+    rows = read_metrics(evaluation_folder(work, method, source, seed) / "metrics.json")["rows"]
+    found = [row_result(method, source, seed, row) for row in rows if is_shown(row, source)]
+    drawing = read_json(pairs_folder(work, method, source, seed) / "cost.json")
+    costs = {
         SECONDS: drawing["seconds"] / drawing["volumes"],
         MEMORY: drawing["memory_gb"],
-        MINUTES: sum(training["seconds"] for training in trainings) / 60,
-        PARAMETERS: drawing["parameters"] / 1e6,
+        PARAMETERS: drawing["parameters"] / 1e6 if drawing["parameters"] else None,
+        MINUTES: training_seconds(work, method, seed) / 60,
     }
-    costs = [Result(name, seed, measure, value) for measure, value in figures.items() if value is not None]
-    return [*found, *costs]
+    return found + [Result(method, source, seed, measure, value) for measure, value in costs.items() if value]
 
 
-def shown(row: dict) -> bool:
-    """Whether the table has this row of an evaluation: fidelity to the training cases, variety, copies."""
-    if row["value"] is None:
-        return False
-    return row["between"] == REAL and row["name"].split(",")[0] in TO_REAL or row["name"] in AMONG_THEMSELVES
+def training_seconds(work: Path, method: str, seed: int) -> float:
+    """What the trainings of a method took together, as their curves say."""
+    paths = (work / "methods" / method / f"seed_{seed}").glob("*/metrics.json")
+    return sum(curves["seconds"][-1] for path in paths if (curves := read_json(path)).get("seconds"))
 
 
-def quality(name: str, seed: int, row: dict) -> Result:
-    direction = row["direction"] if row["direction"] in (LOWER, HIGHER) else ""
-    interval = tuple(row["interval"]) if row["interval"] else None
-    return Result(
-        name, seed, Measure(row["name"], row["unit"], direction), row["value"], interval, row["floor"], row["n"]
+def is_shown(row: dict, source: str) -> bool:
+    """Whether the table has this row: paired figures only of images for labels that no model has seen."""
+    return (
+        row["value"] is not None
+        and SHOWN.get(row["key"]) == row["compared"]
+        and (row["group"] != PAIRED or source == TEST)
     )
 
 
-def cells(results: Iterable[Result]) -> dict[Measure, dict[str, Cell]]:
-    """{measure: {method: cell}}, both in the order of the results."""
+def row_result(method: str, source: str, seed: int, row: dict) -> Result:
+    direction = row["direction"] if row["direction"] in (LOWER, HIGHER) else ""
+    measure = Measure(row["key"], row["name"], row["unit"], direction, row["class"], row["variant"])
+    interval = (row["interval_low"], row["interval_high"]) if row["interval_low"] is not None else None
+    return Result(method, source, seed, measure, row["value"], interval, row["floor"], row["n"])
+
+
+def over_seeds(results: Iterable[Result]) -> dict[Measure, dict[str, SeedSummary]]:
+    """{measure: {method: figure}} of results of one source, both in their order, costs last."""
     grouped: dict[Measure, dict[str, list[Result]]] = {}
     for result in results:
         grouped.setdefault(result.measure, {}).setdefault(result.method, []).append(result)
-    return {measure: {name: cell(items) for name, items in by.items()} for measure, by in grouped.items()}
+    costs = (SECONDS, MEMORY, PARAMETERS, MINUTES)
+    ordered = [*(measure for measure in grouped if measure not in costs), *(cost for cost in costs if cost in grouped)]
+    return {measure: {name: seed_summary(items) for name, items in grouped[measure].items()} for measure in ordered}
 
 
-def cell(items: list[Result]) -> Cell:
+def seed_summary(items: list[Result]) -> SeedSummary:
     values = [item.value for item in items]
     bounds = [item.interval for item in items if item.interval]
     interval = (min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else None
-    return Cell(mean(values), stdev(values) if len(values) > 1 else None, interval)
+    return SeedSummary(mean(values), stdev(values) if len(values) > 1 else None, interval)
 
 
-def leads(measure: Measure, ours: Cell, other: Cell) -> bool:
+def leads(measure: Measure, ours: SeedSummary, other: SeedSummary) -> bool:
     """Whether `ours` is better than `other` beyond the intervals of all seeds."""
     if not ours.interval or not other.interval:
         return False
@@ -112,92 +164,101 @@ def leads(measure: Measure, ours: Cell, other: Cell) -> bool:
     return measure.direction == HIGHER and ours.interval[0] > other.interval[1]
 
 
-def methods_of(names: Iterable[str]) -> dict[str, Method]:
-    return {name: load_method(name) for name in names}
-
-
-def caption(results: Sequence[Result], minutes: float) -> list[str]:
-    """What a reader must know to read the table."""
-    seeds, distances = sorted({result.seed for result in results}), [r.n for r in results if r.measure.title == "FID"]
-    return [
+def comparison_notes(results: Sequence[Result], minutes: float | None) -> list[str]:
+    """What a reader must know to read the tables."""
+    seeds = ", ".join(map(str, sorted({result.seed for result in results})))
+    ns = sorted({result.n for result in results if result.measure.key == Metric.FID})
+    budget = (
         f"Each method had {minutes:g} minutes of training in all, on the same machine and real training cases. Its "
-        "steps follow from a time measured beforehand; starting and validating come on top (column training).",
-        f"Means over the seeds {', '.join(map(str, seeds))}, ± standard deviation over them. In brackets the 95 % "
-        "interval of draws of cases, from its lowest to its highest bound in any seed; distances are those of "
-        f"{max(distances, default=0)} cases on each side.",
-        "Real: the same between halves of the real training cases. FID and KID without a further name are those of the "
-        "features of the segmentation network that was trained on real data.",
-        f"A star marks a figure that {OURS} beats beyond these intervals, a circle one that beats {OURS}.",
+        "steps follow from a time measured beforehand; starting and validating come on top (training)."
+        if minutes
+        else "Each method was trained for the steps of its settings, not for an equal time (training)."
+    )
+    notes = [
+        budget,
+        f"Means over the seeds {seeds}, ± standard deviation over them. In brackets the 95 % interval of draws of "
+        "cases, from its lowest to its highest bound in any seed. FID and KID are those of "
+        f"{' or '.join(map(str, ns)) or 'no'} cases on each side, and depend on that number: compare methods within a "
+        "table, not tables with each other.",
+        "Real: the same between halves of the real training cases; of PSNR and SSIM, what another real image gets. "
+        "FID and KID without a further name are those of the features of the segmentation network that was trained on "
+        "real data. Dice ratio: what that network finds of the label in a synthetic image, over the same in real test "
+        f"images. Shape: of the label maps. {DASH}: cannot be had, as the method makes no labels or takes none.",
     ]
+    if len({result.method for result in results}) > 1:
+        notes.append(f"A star marks a figure that {OURS} beats beyond these intervals, a circle one that beats {OURS}.")
+    return notes
 
 
-def rows(results: Sequence[Result], methods: dict[str, Method]) -> list[list[str]]:
-    """The cells of the table as text: a head, what real data has, and a row for each method."""
-    found = cells(results)
-    head = ["", *(titled(measure) for measure in found)]
+def tables_by_source(results: Sequence[Result], methods: Mapping[str, Method]) -> dict[str, list[list[str]]]:
+    """{source: cells as text}: a head, what real data has, and a line for each method that takes these labels."""
+    sources = dict.fromkeys(result.source for result in results)
+    return {source: source_table([r for r in results if r.source == source], methods) for source in sources}
+
+
+def source_table(results: Sequence[Result], methods: Mapping[str, Method]) -> list[list[str]]:
+    found = over_seeds(results)
     floors = {result.measure: result.floor for result in results if result.floor is not None}
-    real = ["real", *(number(floors.get(measure)) for measure in found)]
+    present = {result.method for result in results}
     body = [
-        [method.title, *(cell_text(measure, by, name) for measure, by in found.items())]
+        [method.title, *(figure_text(measure, by, name) for measure, by in found.items())]
         for name, method in methods.items()
+        if name in present
     ]
-    return [head, real, *body]
+    head = ["", *(measure.heading for measure in found)]
+    return [head, ["real", *(format_number(floors.get(measure)) for measure in found)], *body]
 
 
-def titled(measure: Measure) -> str:
-    arrow = {LOWER: " ↓", HIGHER: " ↑"}.get(measure.direction, "")
-    return f"{measure.title}{f' ({measure.unit})' if measure.unit else ''}{arrow}"
-
-
-def cell_text(measure: Measure, by: dict[str, Cell], name: str) -> str:
+def figure_text(measure: Measure, by: dict[str, SeedSummary], name: str) -> str:
     """Mean, deviation, interval, and how it stands to ours."""
     if name not in by:
         return DASH
-    cell = by[name]
-    words = number(cell.mean) + (f" ± {number(cell.std)}" if cell.std else "")
-    if cell.interval:
-        words += f" [{number(cell.interval[0])}, {number(cell.interval[1])}]"
+    figure = by[name]
+    words = format_number(figure.mean) + (f" ± {format_number(figure.std)}" if figure.std else "")
+    if figure.interval:
+        words += f" [{format_number(figure.interval[0])}, {format_number(figure.interval[1])}]"
     if OURS in by and name != OURS:
-        mark = "*" if leads(measure, by[OURS], cell) else "°" if leads(measure, cell, by[OURS]) else ""
-        words += mark
+        words += "*" if leads(measure, by[OURS], figure) else "°" if leads(measure, figure, by[OURS]) else ""
     return words
 
 
-def markdown(results: Sequence[Result], methods: dict[str, Method], minutes: float) -> str:
-    """One table, a row for each method."""
-    head, *body = rows(results, methods)
-    table = [head, ["---", *["---:"] * (len(head) - 1)], *body]
-    lines = "\n".join(f"| {' | '.join(line)} |" for line in table)
-    sources = "\n".join(f"- {method.title}: {method.source}" for method in methods.values())
-    return "\n\n".join(["# Methods at an equal budget", *caption(results, minutes), lines, sources]) + "\n"
+def source_title(source: str) -> str:
+    return SOURCES.get(source, f"Labels of {source}")
 
 
-SIGNS = {"↓": "$\\downarrow$", "↑": "$\\uparrow$", "°": "$^\\circ$", "−": "$-$", DASH: "--"}
+def comparison_markdown(results: Sequence[Result], methods: Mapping[str, Method], minutes: float | None) -> str:
+    """One table for each source of labels, a line for each figure and a column for each method."""
+    parts = ["# Methods", *comparison_notes(results, minutes)]
+    for source, table in tables_by_source(results, methods).items():
+        head, *body = zip(*table, strict=True)
+        lines = [head, ("---", *["---:"] * (len(head) - 1)), *body]
+        parts += [f"## {source_title(source)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    parts.append("\n".join(f"- {method.title}: {method.source}" for method in methods.values()))
+    return "\n\n".join(parts) + "\n"
 
 
-def latex(results: Sequence[Result], methods: dict[str, Method], minutes: float) -> str:
-    """The same, turned: a column for each method, as there are more figures than methods."""
-    lines = [" & ".join(map(tex_plain, line)) + r" \\" for line in zip(*rows(results, methods), strict=True)]
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs,graphicx}",
+SIGNS = {"↓": "$\\downarrow$", "↑": "$\\uparrow$", "°": "$^\\circ$", "−": "$-$"}
+
+
+def comparison_latex(results: Sequence[Result], methods: Mapping[str, Method], minutes: float | None) -> str:
+    """The same tables for a preamble with `booktabs` and `graphicx`."""
+    notes, tables = " ".join(comparison_notes(results, minutes)), []
+    for source, table in tables_by_source(results, methods).items():
+        head, *body = [" & ".join(map(tex_signs, line)) + r" \\" for line in zip(*table, strict=True)]
+        tables += [
             "\\begin{table}",
-            f"\\caption{{{tex_plain(' '.join(caption(results, minutes)))}}}",
+            f"\\caption{{{tex_signs(f'{source_title(source)}. {notes}')}}}",
             "\\resizebox{\\textwidth}{!}{%",
-            f"\\begin{{tabular}}{{l{'r' * (1 + len(methods))}}}",
-            "\\toprule",
-            lines[0],
-            "\\midrule",
-            *lines[1:],
-            "\\bottomrule",
+            f"\\begin{{tabular}}{{l{'r' * (len(table) - 1)}}}",
+            *("\\toprule", head, "\\midrule", *body, "\\bottomrule"),
             "\\end{tabular}}",
             "\\end{table}",
-            "",
         ]
-    )
+        notes = "Otherwise as in the table before."
+    return "\n".join(["% needs \\usepackage{booktabs,graphicx}", *tables, ""])
 
 
-def tex_plain(words: str) -> str:
+def tex_signs(words: str) -> str:
     """Text with its signs as LaTeX prints them."""
     words = tex(words)
     for sign, command in SIGNS.items():

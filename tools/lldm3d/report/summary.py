@@ -2,7 +2,9 @@
 
 from lldm3d.data.dataset import ALL
 from lldm3d.evaluation.alignment import WANTED_RATIO
-from lldm3d.evaluation.metrics import number
+from lldm3d.evaluation.features import TEXTURE
+from lldm3d.evaluation.metrics import Compared, Metric, find_row, find_rows
+from lldm3d.evaluation.metrics import format_number as number
 from lldm3d.study.stages import Arm
 from lldm3d.study.statistics import Line, of_task
 from lldm3d.study.tables import TRAINED
@@ -12,16 +14,20 @@ USABLE = 0.3  # Dice on real images below which a network cannot judge a class
 
 
 def answers(rows: list[dict], lines: list[Line]) -> list[dict]:
-    """Each answer: question, answer, detail, tone (good, open, bad or none)."""
-    found = [row for row in rows if row["value"] is not None]
-    return [*utility(lines), fidelity(found), alignment(found), copies(found)]
+    """Each answer: question, answer, detail, tone (good, open, bad or none).
+
+    Args:
+        rows: of an evaluation's `metrics.json`, and any others.
+        lines: of the study.
+    """
+    return [*utility_answers(lines), fidelity_answer(rows), alignment_answer(rows), copies_answer(rows)]
 
 
 def answer(question: str, words: str, detail: str, tone: str) -> dict:
     return {"question": question, "answer": words, "detail": detail, "tone": tone}
 
 
-def utility(lines: list[Line]) -> list[dict]:
+def utility_answers(lines: list[Line]) -> list[dict]:
     """One answer for each network and pairs of R and R+S, for the task of all classes where it is there."""
     question = "Does it improve the segmentation?"
     shown = [line for line in lines if line.metric == "dice" and line.class_name == of_task(line.task, lines)]
@@ -37,15 +43,15 @@ def utility_answer(question: str, line: Line, arm: Arm) -> dict:
     words = {"open": "No clear difference", "good": "Yes", "bad": "No, it harms"}[tone]
     words = "Too few test cases to tell" if few else words
     interval = f" [{number(gain.interval[0], True)}, {number(gain.interval[1], True)}]" if gain.interval else ""
-    detail = f"{line.class_name} Dice {number(gain.absolute, True)}{interval} for {arm} over R, {TRAINED[line.until]}"
+    detail = f"{line.class_name} Dice {number(gain.absolute, True)}{interval} for {arm} over {gain.reference}"
     numbers = f"{gain.patients} test patients, {len(gain.seeds)} seed{'s' if len(gain.seeds) > 1 else ''}"
-    return answer(question, words, f"{line.network}, {line.task}: {detail}, {numbers}", tone)
+    return answer(question, words, f"{line.network}, {line.task}, {TRAINED[line.until]}: {detail}, {numbers}", tone)
 
 
-def fidelity(rows: list[dict]) -> dict:
+def fidelity_answer(rows: list[dict]) -> dict:
     question = "Do the images look real?"
-    row = find(rows, "FID", "synthetic / real training")
-    blurred = find(rows, "FID", "blurred real training / real training")
+    row = find_row(rows, Metric.FID, Compared.SYNTHETIC_TRAINING)
+    blurred = find_row(rows, Metric.FID, Compared.BLURRED_TRAINING)
     if row is None or blurred is None or row["floor"] is None:
         return answer(question, "Not measured", "needs an evaluation", "none")
     detail = (
@@ -54,7 +60,7 @@ def fidelity(rows: list[dict]) -> dict:
     )
     if blurred["interval_low"] <= blurred["floor"]:
         return answer(question, "Too few cases to tell", f"{detail}: even blur is lost in the scatter", "open")
-    texture = find(rows, "FID, texture", "synthetic / real training")
+    texture = find_row(rows, Metric.FID, Compared.SYNTHETIC_TRAINING, variant=TEXTURE)
     smooth = texture is not None and texture["interval_low"] > texture["floor"]  # content hardly sees sharpness
     if smooth:
         detail += f"; texture {number(texture['value'] / texture['floor'])} times the FID of real halves"
@@ -66,28 +72,28 @@ def fidelity(rows: list[dict]) -> dict:
     return answer(question, "Farther than blurred real ones", detail, "bad")
 
 
-def alignment(rows: list[dict]) -> dict:
+def alignment_answer(rows: list[dict]) -> dict:
     question = "Do the images fit their labels?"
-    ratios = [row for row in rows if row["section"] == "alignment" and row["name"] == "Dice ratio"]
+    ratios = [row for row in find_rows(rows, Metric.ALIGNMENT_DICE_RATIO) if not row["variant"]]
     if not ratios:
         return answer(question, "Not measured", "needs an evaluation with real test cases", "none")
     worst = min(ratios, key=lambda row: row["value"])
-    dice = [row for row in rows if row["section"] == "alignment" and row["name"] == "Dice" and row["floor"] is not None]
+    dice = [row for row in find_rows(rows, Metric.ALIGNMENT_DICE) if row["floor"] is not None and not row["variant"]]
     blind = min(dice, key=lambda row: row["floor"])
     if blind["floor"] < USABLE:
         detail = f"on real images its Dice is {number(blind['floor'])} for {blind['class']}"
-        return answer(question, "The judging network is too weak", detail, "open")
+        return answer(question, "The segmentation network is too weak", detail, "open")
     good = worst["value"] >= WANTED_RATIO
     detail = f"the weakest class, {worst['class']}, reaches {number(worst['value'])} of the Dice on real images"
     return answer(question, "Yes" if good else "Not all classes", detail, "good" if good else "bad")
 
 
-def copies(rows: list[dict]) -> dict:
+def copies_answer(rows: list[dict]) -> dict:
     question = "Does it copy patients?"
-    shares = [row for row in rows if row["section"] == "copies" and row["name"].startswith("share nearer")]
+    shares = find_rows(rows, Metric.NEARER_SHARE)
     if not shares:
         return answer(question, "Not measured", "needs an evaluation with held-out real cases", "none")
-    near = max(row["value"] for row in rows if row["section"] == "copies" and row["name"].startswith("near copies"))
+    near = max(row["value"] for row in find_rows(rows, Metric.NEAR_COPIES))
     if near:
         detail = f"pairs at less than half the distance of any held-out case from a training case: {number(near)}"
         return answer(question, "Some look like copies", f"{detail}: see the pictures below", "bad")
@@ -97,7 +103,3 @@ def copies(rows: list[dict]) -> dict:
     if surely:
         return answer(question, "More near cases than chance", detail, "bad")
     return answer(question, "No more near cases than chance", f"{detail}; look at the pictures below", "good")
-
-
-def find(rows: list[dict], name: str, between: str) -> dict | None:
-    return next((row for row in rows if row["name"] == name and row["between"] == between), None)

@@ -1,6 +1,5 @@
 """Write `report.html` and `tables.csv`: the command `lldm3d report`."""
 
-import csv
 from collections.abc import Iterable
 from datetime import date
 from importlib.resources import files as resources
@@ -11,93 +10,66 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from lldm3d.agreement import METRICS
-from lldm3d.data.dataset import SPLITS, Schema, load_cases, load_schema
+from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema
 from lldm3d.errors import UserError
-from lldm3d.evaluation.metrics import number
+from lldm3d.evaluation.metrics import format_number, read_metrics, write_csv
 from lldm3d.files import read_json, whole
-from lldm3d.report import comparison as methods_tables
-from lldm3d.report import stages, views
-from lldm3d.report.comparison import methods_of, read_results
+from lldm3d.methods.registry import OURS, load_method
+from lldm3d.report import pictures, trainings
+from lldm3d.report.comparison import (
+    comparison_notes,
+    evaluated_sources,
+    evaluation_folder,
+    pairs_folder,
+    read_results,
+    source_title,
+    tables_by_source,
+)
 from lldm3d.report.summary import answers
 from lldm3d.study.figure import study_figure
 from lldm3d.study.scores import read_scores
 from lldm3d.study.statistics import Line
 from lldm3d.study.statistics import lines as study_lines
-from lldm3d.study.tables import TRAINED, study_notes
+from lldm3d.study.tables import TRAINED, groups_of, study_notes
 
 COLUMNS = (
-    "section",
-    "name",
-    "class",
-    "between",
-    "value",
-    "interval_low",
-    "interval_high",
-    "std",
-    "n",
-    "floor",
-    "unit",
-    "direction",
-    "note",
+    *("group", "key", "variant", "name", "class", "compared", "between", "value", "interval_low", "interval_high"),
+    *("std", "n", "floor", "unit", "direction", "note"),
 )
 
 
-def metric_rows(metrics: dict) -> list[dict]:
-    """The rows of an evaluation's `metrics.json`."""
-    rows = []
-    for row in metrics.get("rows", []):
-        low, high = row["interval"] or (None, None)
-        rows.append({**row, "section": row["group"], "interval_low": low, "interval_high": high})
-    return rows
-
-
 def utility_rows(lines: Iterable[Line]) -> list[dict]:
-    """Each regime and each gain of each line as a row of its own."""
-    return [row for line in lines for row in (*cell_rows(line), *gain_rows(line))]
+    """Each arm and each gain of each line of the study as a row of its own."""
+    return [row for line in lines for row in (*arm_rows(line), *arm_gain_rows(line))]
 
 
-def common(line: Line, name: str) -> dict:
+def line_row(line: Line, key: str = "", words: str = "") -> dict:
     about = METRICS[line.metric]
     direction = "higher" if about.higher_is_better else "lower"
-    name = f"{about.title}{name} {line.network}, {line.task}, {TRAINED[line.until]}"
-    return {"section": "utility", "name": name, "class": line.class_name, "unit": about.unit, "direction": direction}
+    name = f"{about.title}{words} {line.network}, {line.task}, {TRAINED[line.until]}"
+    common = {"group": "utility", "key": line.metric + key, "name": name, "class": line.class_name}
+    return common | {"unit": about.unit, "direction": direction}
 
 
-def cell_rows(line: Line) -> list[dict]:
+def arm_rows(line: Line) -> list[dict]:
     return [
-        common(line, "")
-        | {
-            "between": str(arm),
-            "value": cell.mean,
-            "std": cell.std,
-            "n": cell.patients,
-            "note": f"{len(cell.seeds)} seeds",
-        }
+        line_row(line)
+        | {"between": str(arm), "value": cell.mean, "std": cell.std, "n": cell.patients}
+        | {"note": f"{len(cell.seeds)} seeds"}
         for arm, cell in line.cells.items()
     ]
 
 
-def gain_rows(line: Line) -> list[dict]:
+def arm_gain_rows(line: Line) -> list[dict]:
     rows = []
     for arm, gain in line.gains.items():
         low, high = gain.interval or (None, None)
-        sides = {
-            "between": f"{arm} minus {gain.reference}",
-            "n": gain.patients,
-            "note": f"p {gain.p_holm:.2g} (Holm)",
-        }
+        about = {"between": f"{arm} minus {gain.reference}", "n": gain.patients, "note": f"p {gain.p_holm:.2g} (Holm)"}
         interval = {"value": gain.absolute, "interval_low": low, "interval_high": high}
-        rows.append(common(line, " gain") | sides | interval)
-        rows.append(common(line, " relative gain") | sides | {"value": gain.relative, "unit": "%"})
+        rows.append(line_row(line, "_gain", " gain") | about | interval)
+        relative = {"value": gain.relative, "unit": "%"}
+        rows.append(line_row(line, "_relative_gain", " relative gain") | about | relative)
     return rows
-
-
-def write_tables(path: Path, rows: Iterable[dict]) -> None:
-    """Write the rows as CSV; what is None or absent stays empty."""
-    with whole(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 FIGURES = ("fidelity", "features", "label_statistics", "alignment", "cases", "nearest_distances", "nearest_pairs")
@@ -125,118 +97,137 @@ def report(workdir: str | Path, overwrite: bool = True) -> None:
     content = gather(work)
     template = resources("lldm3d.report").joinpath("template.html").read_text()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = number
+    environment.filters["number"] = format_number
     html = environment.from_string(template).render(content)
-    write_tables(path.with_name("tables.csv"), content["rows"])
+    write_csv(path.with_name("tables.csv"), COLUMNS, content["rows"])
     with whole(path) as temporary:
         temporary.write_text(html)
 
 
 def gather(work: Path) -> dict:
     """All that the template shows."""
-    run, training = stages.read_run(work), stages.stage_metrics(work)
-    schema = load_schema(work / "dataset") if (work / "dataset" / "dataset.json").is_file() else None
-    cases = all_cases(work)
-    path = work / "evaluation" / "metrics.json"
-    metrics = read_json(path) if path.is_file() else {}
+    run, schema = trainings.read_run(work), None
+    if (work / "dataset" / "dataset.json").is_file():
+        schema = load_schema(work / "dataset")
+    compared = read_comparison(work)
+    method, source, seed = first_evaluation(work, compared)
+    evaluation = evaluation_folder(work, method, source, seed)
+    metrics = read_metrics(evaluation / "metrics.json") if (evaluation / "metrics.json").is_file() else {}
+    cases = all_cases(work, pairs_folder(work, method, source, seed))
+    curves = trainings.training_metrics(work, method, seed)
+    settings = run.get("settings", {}).get("methods", {}).get(method) or {}
     lines = study_lines(read_scores(work))
-    rows = [
-        *utility_rows(lines),
-        *metric_rows(metrics),
-        *stages.gate_rows(training, run.get("settings", {}).get("gates", {})),
-    ]
-    curves = stages.loss_curves(training)
+    rows = [*utility_rows(lines), *metrics.get("rows", []), *trainings.gate_rows(curves, settings)]
     return {
         "title": schema.name if schema else work.name,
         "date": date.today().isoformat(),
         "schema": schema,
         "counts": {name: len(found) for name, found in cases.items()},
         "run": run,
+        "method": load_method(method).title,
+        "source": source_title(source),
+        "seed": seed,
         "settings": yaml.safe_dump(run["settings"], sort_keys=False, width=110) if "settings" in run else "",
-        "versions": stages.versions(),
-        "commands": stages.commands(work),
+        "versions": trainings.versions(),
+        "commands": trainings.commands(work),
         "answers": answers(rows, lines),
         "study": study_tables(lines),
         "study_notes": study_notes(lines, schema.spacing) if schema and lines else [],
-        "study_figure": views.embed_figure(study_figure(lines)) if lines else None,
-        "comparison": comparison(work, run),
-        "measures": METRICS,
+        "study_figure": pictures.embed_figure(study_figure(lines)) if lines else None,
+        "comparison": comparison_tables(work, compared),
         "rows": rows,
         "metrics": metrics,
         "pictures": photos(schema, cases),
-        "curves": views.embed_figure(curves) if curves else None,
-        "figures": evaluation_figures(work),
-        "missing": missing(work),
+        "curves": pictures.embed_figure(figure) if (figure := trainings.loss_curves(curves)) else None,
+        "figures": evaluation_figures(evaluation),
+        "missing": missing(work, method, source, seed),
     }
+
+
+def read_comparison(work: Path) -> dict:
+    """What the comparison compared: methods, sources, seeds, minutes; {} before it was written."""
+    path = work / "comparison" / "comparison.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def first_evaluation(work: Path, compared: dict) -> tuple[str, str, int]:
+    """The method, source of labels and seed that the report shows in detail: the first that was evaluated.
+
+    Where nothing was compared yet, the first by name of the evaluations that are there, or what a run begins with.
+    """
+    if compared:
+        method, seed = compared["methods"][0], compared["seeds"][0]
+        return method, evaluated_sources(work, method, compared["sources"], seed)[0], seed
+    found = sorted((work / "evaluation").glob("*/*/seed_*/metrics.json"))
+    if not found:
+        return OURS, "drawn", 0
+    method, source, seed = found[0].parts[-4:-1]
+    return method, source, int(seed.removeprefix("seed_"))
 
 
 def study_tables(lines: list[Line]) -> list[dict]:
     """One table for each metric, length of training and network: its lines, and the arms that they have."""
-    groups = [list(group) for _, group in groupby(lines, key=lambda line: (line.metric, line.until, line.network))]
-    return [
-        {
-            "lines": group,
-            "trained": TRAINED[group[0].until],
-            "arms": sorted({arm for line in group for arm in line.cells}, key=lambda arm: arm.rank),
-        }
-        for group in groups
-    ]
+    tables = []
+    for title, group in groups_of(lines):
+        for network, of_network in groupby(group, key=lambda line: line.network):
+            found = list(of_network)
+            arms = sorted({arm for line in found for arm in line.cells}, key=lambda arm: arm.rank)
+            tables.append({"title": f"{network}: {title}", "lines": found, "arms": arms})
+    return tables
 
 
-def comparison(work: Path, run: dict) -> dict:
-    """The table of methods and its pictures; {} where the work directory holds none."""
-    folder = work / "comparison"
-    if not (folder / "comparison.csv").is_file():
+def comparison_tables(work: Path, compared: dict) -> dict:
+    """The tables of methods and their pictures; {} before they were written."""
+    if not compared:
         return {}
-    section, methods = run["settings"]["methods"], methods_of(run["methods"])
-    results = read_results(work, methods, section["seeds"])
+    methods = {name: load_method(name) for name in compared["methods"]}
+    results = read_results(work, compared["methods"], compared["sources"], compared["seeds"])
+    tables = tables_by_source(results, methods)
     return {
-        "caption": methods_tables.caption(results, section["minutes"]),
-        "rows": [*zip(*methods_tables.rows(results, methods), strict=True)],  # a column for each method
-        **{name: views.embed_file(folder / f"{name}.png") for name in ("figure", "quality")},
+        "notes": comparison_notes(results, compared["minutes"]),
+        "tables": {  # a column for each method
+            source_title(source): [*zip(*table, strict=True)] for source, table in tables.items()
+        },
+        **{name: pictures.embed_file(work / "comparison" / f"{name}.png") for name in ("figure", "quality")},
     }
 
 
-def all_cases(work: Path) -> dict[str, list[dict]]:
+def all_cases(work: Path, pairs: Path) -> dict[str, list[Case]]:
     """The cases of each split of the real data, and the synthetic ones; empty where they were not made."""
-    found: dict[str, list[dict]] = {}
     real = (work / "dataset" / "dataset.json").is_file()
-    for split in SPLITS:
-        found[split] = load_cases(work / "dataset", split) if real else []
-    made = (work / "synthetic" / "dataset.json").is_file()
-    found["synthetic"] = load_cases(work / "synthetic", "training") if made else []
-    return found
+    found = {split: load_cases(work / "dataset", split) if real else [] for split in SPLITS}
+    made = (pairs / "dataset.json").is_file()
+    return found | {"synthetic": load_cases(pairs, "training") if made else []}
 
 
-def photos(schema: Schema | None, cases: dict[str, list[dict]]) -> dict[str, str]:
+def photos(schema: Schema | None, cases: dict[str, list[Case]]) -> dict[str, str]:
     """The pictures of pairs and of label maps; {} where there is no data."""
-    real = cases["test"] + cases["training"]  # test cases first: no model has seen them
-    if schema is None or not (real or cases["synthetic"]):
+    real, synthetic = cases["test"] + cases["training"], cases["synthetic"]  # test cases first: no model has seen them
+    if schema is None or not (real or synthetic):
         return {}
     return {
-        "pairs": views.embed_figure(views.pairs(real, cases["synthetic"], schema), photo=True),
-        "labels": views.embed_figure(views.labels(real, cases["synthetic"], schema)),
+        "pairs": pictures.embed_figure(pictures.pairs_figure(real, synthetic, schema), photo=True),
+        "labels": pictures.embed_figure(pictures.labels_figure(real, synthetic, schema)),
     }
 
 
-def evaluation_figures(work: Path) -> dict[str, str | None]:
+def evaluation_figures(folder: Path) -> dict[str, str | None]:
     """The evaluation's figures; None for one that is not there."""
-    paths = {name: work / "evaluation" / "figures" / f"{name}.png" for name in FIGURES}
-    return {name: views.embed_file(path) if path.is_file() else None for name, path in paths.items()}
+    paths = {name: folder / "figures" / f"{name}.png" for name in FIGURES}
+    return {name: pictures.embed_file(path) if path.is_file() else None for name, path in paths.items()}
 
 
-def missing(work: Path) -> list[str]:
-    """What a whole run would have left, and this one has not."""
+def missing(work: Path, method: str, source: str, seed: int) -> list[str]:
+    """What a complete run would have left, and this one has not."""
+    evaluation, pairs = evaluation_folder(work, method, source, seed), pairs_folder(work, method, source, seed)
     wanted = {
-        "dataset/dataset.json": "the prepared data set (`lldm3d prepare`)",
-        "synthetic/dataset.json": "the synthetic pairs (stage generate)",
-        "evaluation/metrics.json": "the evaluation (stage evaluate)",
-        **{f"{stage}/metrics.json": f"the figures of the stage {stage}" for stage in stages.TRAININGS},
+        work / "dataset/dataset.json": "the prepared data set (`lldm3d prepare`)",
+        pairs / "dataset.json": "synthetic pairs",
+        evaluation / "metrics.json": "their evaluation",
+        work / "comparison/comparison.json": "the comparison of methods",
     }
-    absent = [f"{words}: {name}" for name, words in wanted.items() if not (work / name).is_file()]
+    absent = [f"{words}: {path.relative_to(work)}" for path, words in wanted.items() if not path.is_file()]
     for regime in ("R", "R+S"):
         if not list((work / "segment").glob(f"*/*/*/{regime}/*/seed_*/metrics.csv")):
-            absent.append(
-                f"segmentation networks tested after training on {regime}: segment/<until>/<network>/<task>/{regime}/"
-            )
+            absent.append(f"segmentation networks tested after training on {regime}")
     return absent

@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lldm3d import plots
-from lldm3d.evaluation.figures import light
 from lldm3d.study.stages import Arm
 from lldm3d.study.statistics import Line, of_task
 
@@ -27,7 +26,7 @@ def study_figure(found: Sequence[Line]) -> Figure:
     arms = sorted({arm for line in shown for arm in line.cells}, key=lambda arm: arm.rank)
     gained = [arm for arm in arms if any(arm in line.gains for line in shown)]
     width = max(3.6, 0.22 * len(arms) * len(networks) + 1.4, 0.5 * len(arms))
-    figure, grid = light(2 if gained else 1, len(panels), width * len(panels), 6.4 if gained else 3.4)
+    figure, grid = plots.light(2 if gained else 1, len(panels), width * len(panels), 6.4 if gained else 3.4)
     for column, (task, until) in zip(grid.T, panels, strict=True):
         of = {line.network: line for line in shown if (line.task, line.until) == (task, until)}
         plot_dice(column[0], of, arms, colours)

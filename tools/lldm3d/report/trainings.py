@@ -1,4 +1,4 @@
-"""What the stages of a work directory left: settings, commands, gates and loss curves."""
+"""What the stages of a work directory left: settings, commands, figures of the trainings and loss curves."""
 
 import platform
 import sys
@@ -12,10 +12,15 @@ from matplotlib.figure import Figure
 from lldm3d import __version__, plots
 from lldm3d.bundle import bundles_dir
 from lldm3d.errors import UserError
-from lldm3d.evaluation.figures import light
 from lldm3d.files import read_json
 
-TRAININGS = ("autoencoder_image", "autoencoder_label", "label_ldm", "image_ldm", "controlnet")
+KNOWN = {  # entries of a training's metrics.json that are shown: title and unit; those of each class are dicts
+    "psnr": ("PSNR", "dB"),
+    "ssim": ("SSIM", ""),
+    "mean_dice": ("mean Dice", ""),
+    "dice": ("Dice", ""),
+    "cldice": ("clDice", ""),
+}
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "scikit-image")
 
 
@@ -33,7 +38,7 @@ def read_run(work: Path) -> dict:
     try:
         return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not valid YAML ({error}); mend it or delete it") from None
+        raise UserError(f"{path}: is not valid YAML ({error}); correct it or delete it") from None
 
 
 def versions() -> dict[str, str]:
@@ -64,49 +69,41 @@ def mailable(line: str, work: Path) -> str:
     return line.replace(sys.executable, "python")
 
 
-def stage_metrics(work: Path) -> dict[str, dict]:
-    """The content of each training stage's `metrics.json`, where there is one."""
-    paths = {stage: work / stage / "metrics.json" for stage in TRAININGS}
-    return {stage: read_json(path) for stage, path in paths.items() if path.is_file()}
+def training_metrics(work: Path, method: str, seed: int) -> dict[str, dict]:
+    """The `metrics.json` of each training of a method that wrote one, in the order in which they were written."""
+    paths = (work / "methods" / method / f"seed_{seed}").glob("*/metrics.json")
+    return {path.parent.name: read_json(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns)}
 
 
-def gate_rows(metrics: dict[str, dict], limits: dict) -> list[dict]:
-    """The autoencoders' figures on held-out cases, beside the limits of the run's settings."""
+def gate_rows(metrics: dict[str, dict], settings: dict) -> list[dict]:
+    """The trainings' figures on held-out cases, beside the least that the settings of the method ask for (its gate)."""
     rows = []
-    if image := metrics.get("autoencoder_image"):
-        rows.append(gate("PSNR", None, image.get("psnr"), "dB", image, limits.get("image_psnr")))
-        rows.append(gate("SSIM", None, image.get("ssim"), "", image, None))
-    if label := metrics.get("autoencoder_label"):
-        rows.append(gate("mean Dice", None, label.get("mean_dice"), "", label, limits.get("label_dice")))
-        for key, title in (("dice", "Dice"), ("cldice", "clDice")):
-            rows += [gate(title, name, value, "", label, None) for name, value in label.get(key, {}).items()]
+    for training, content in metrics.items():
+        gate = (settings.get(training) or {}).get("gate", {})
+        for key in dict.fromkeys([*KNOWN, *gate]):
+            title, unit = KNOWN.get(key, (key, ""))
+            found = content.get(key)
+            if key in gate or found is not None:
+                of_class = found if isinstance(found, dict) else {None: found}
+                common = {"group": "gate", "between": training, "key": key, "name": title, "unit": unit}
+                common |= {"n": content.get("n"), "floor": gate.get(key)}
+                rows += [common | gate_result(name, value, gate.get(key)) for name, value in of_class.items()]
     return rows
 
 
-def gate(name: str, class_name: str | None, value: float | None, unit: str, source: dict, limit: float | None) -> dict:
-    part = "image autoencoder" if "psnr" in source else "label autoencoder"
-    note = "" if limit is None or value is None else ("passed" if value >= limit else "not passed")
-    return {
-        "section": "gate",
-        "name": name,
-        "class": class_name,
-        "between": part,
-        "value": value,
-        "unit": unit,
-        "n": source.get("n"),
-        "floor": limit,
-        "note": note,
-    }
+def gate_result(class_name: str | None, value: float | None, least: float | None) -> dict:
+    note = "" if None in (least, value) else "passed" if value >= least else "not passed"
+    return {"class": class_name, "value": value, "note": note}
 
 
 def loss_curves(metrics: dict[str, dict]) -> Figure | None:
-    """Training and validation losses over the epochs of each stage; None where no stage wrote any."""
+    """Training and validation losses over the epochs of each training; None where none wrote any."""
     curves = {stage: losses(content) for stage, content in metrics.items()}
     curves = {stage: found for stage, found in curves.items() if found}
     if not curves:
         return None
     columns = min(3, len(curves))
-    figure, grid = light(-(-len(curves) // columns), columns, 3.2 * columns, 2.3 * -(-len(curves) // columns))
+    figure, grid = plots.light(-(-len(curves) // columns), columns, 3.2 * columns, 2.3 * -(-len(curves) // columns))
     for axes, (stage, found) in zip(grid.flat, curves.items(), strict=False):
         last = max(len(values) for values in found.values())
         for name, values in found.items():
