@@ -19,7 +19,7 @@ from lldm3d import plots
 from lldm3d.files import read_json
 from lldm3d.methods.registry import load_method
 from lldm3d.pipeline.profile import read_yaml
-from lldm3d.report.comparison import of_training
+from lldm3d.report.comparison import training_results
 
 MEASURES = ("FID", "FID, texture")
 HELD_OUT = ("val_loss", "val_psnr", "val_l1")
@@ -32,7 +32,7 @@ def qualities(works: list[Path], name: str, seed: int) -> list[dict]:
         minutes = read_yaml(work / "run.yaml", "give work directories of `lldm3d run`")["settings"]["methods"][
             "minutes"
         ]
-        found = {item.measure.title: item for item in of_training(work, name, seed)}
+        found = {item.measure.title: item for item in training_results(work, name, "drawn", seed)}
         figures = {
             title: {"value": found[title].value, "interval": found[title].interval, "floor": found[title].floor}
             for title in MEASURES
@@ -44,7 +44,7 @@ def qualities(works: list[Path], name: str, seed: int) -> list[dict]:
 def curves(work: Path, name: str, seed: int) -> dict[str, dict]:
     """Loss of each epoch and the figures of held-out cases, of each training."""
     folder = work / "methods" / name / f"seed_{seed}"
-    found = {training: read_json(folder / training / "metrics.json") for training in load_method(name).shares}
+    found = {training: read_json(folder / training / "metrics.json") for training in load_method(name).trainings}
     return {
         training: {key: [round(value, 5) for value in content[key]] for key in ("loss", *HELD_OUT) if key in content}
         for training, content in found.items()

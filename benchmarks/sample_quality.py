@@ -19,8 +19,6 @@ import fire
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from lldm3d.evaluation.observer import Cache, Observer
-from lldm3d.evaluation.scans import open_sides
 from torch.utils.data import DataLoader
 
 from benchmarks.machine import describe
@@ -31,14 +29,16 @@ from lldm3d import plots
 from lldm3d.data.dataset import Schema
 from lldm3d.data.labels import one_hot
 from lldm3d.diffusion.noise import DDPM, RectifiedFlow
-from lldm3d.evaluation.distances import fid, fidelity_rows
-from lldm3d.evaluation.evaluate import look_at, open_observer
-from lldm3d.evaluation.metrics import bootstrap, compare
-from lldm3d.evaluation.records import Survey
+from lldm3d.evaluation.distances import compare, fid, fidelity_rows
+from lldm3d.evaluation.evaluate import extract_shared, open_both, open_extractor
+from lldm3d.evaluation.extraction import RecordCache, RecordExtractor
+from lldm3d.evaluation.metrics import Compared, Metric
+from lldm3d.evaluation.records import CaseRecords
 from lldm3d.files import load_nifti, read_json, write_json
 from lldm3d.pairs.cases import CaseDataset, drawn_name
 from lldm3d.pairs.generate import write_dataset_json as describe_pairs
 from lldm3d.pairs.writer import CaseWriter
+from lldm3d.statistics import bootstrap_interval
 
 STEPS = (1, 2, 4, 8, 16, 20, 32)
 FEW = (2, 4, 8)
@@ -90,19 +90,20 @@ def write_pairs(work: Path, setting: tuple[str, float, int], schema: Schema, n: 
             writer.write_case({key: item[number] for key, item in output.items()})
 
 
-def judged(work: Path, setting: tuple[str, float, int], observer: Observer, n: int) -> dict[str, dict]:
+def judged(work: Path, setting: tuple[str, float, int], extractor: RecordExtractor, n: int) -> dict[str, dict]:
     """Each measure: value, interval and floor."""
     folder = work / "sets" / name_of(setting)
     describe_pairs(folder, work / "flow/dataset", [drawn_name(index) for index in range(n)])
-    schema, cases = open_sides(work / "flow/dataset", folder)
-    sides = look_at(cases, Cache(observer, work / "cache"))
-    ours, training, test = (sides[side] for side in ("synthetic", "training", "test"))
-    rows = fidelity_rows(ours, training, test, observer.spaces)
+    schema, cases = open_both(work / "flow/dataset", folder)
+    records = extract_shared(cases, RecordCache(extractor, work / "cache"))
+    ours, training, test = (records[split] for split in ("synthetic", "training", "test"))
+    rows = fidelity_rows(ours, training, test, extractor.spaces)
+    wanted = [row for row in rows if (row.metric, row.compared) == (Metric.FID, Compared.SYNTHETIC_TRAINING)]
     found = {
-        space.name: next(r for r in rows if (r.name, r.between) == (f"FID{space.suffix}", "synthetic / real training"))
-        for space in observer.spaces
+        space.name: next(row for row in wanted if row.variant == space.identity["variant"])
+        for space in extractor.spaces
     }
-    found["labels"] = compare(fid, *(block_shares(side, schema) for side in (ours, training, test)))[0]
+    found["labels"] = compare(fid, *(block_shares(split, schema) for split in (ours, training, test)))[0]
     result = {
         name: {"value": row.value, "interval": row.interval, "floor": row.floor, "n": row.n}
         for name, row in found.items()
@@ -110,14 +111,14 @@ def judged(work: Path, setting: tuple[str, float, int], observer: Observer, n: i
     return result | {"alignment": alignment(ours, test, schema)}
 
 
-def block_shares(side: Survey, schema: Schema) -> np.ndarray:
+def block_shares(records: CaseRecords, schema: Schema) -> np.ndarray:
     """[N, D], shares of the classes in blocks of 8x8x8 voxels."""
-    labels = np.stack([load_nifti(case["label"])[0].astype(np.uint8) for case in side.cases])
+    labels = np.stack([load_nifti(case.label)[0].astype(np.uint8) for case in records.cases])
     shares = one_hot(torch.from_numpy(labels)[:, None], len(schema.class_names))
     return torch.nn.functional.avg_pool3d(shares, 8).flatten(1).double().numpy()
 
 
-def alignment(synthetic: Survey, test: Survey, schema: Schema) -> dict:
+def alignment(synthetic: CaseRecords, test: CaseRecords, schema: Schema) -> dict:
     """The mean over the classes of their mean Dice, as a share of that on real test cases; and Dice by class."""
     names = schema.class_names[1:]
     ours, real = (
@@ -132,7 +133,13 @@ def alignment(synthetic: Survey, test: Survey, schema: Schema) -> dict:
         key: dict(zip(names, np.nanmean(side, 0).round(3).tolist(), strict=True))
         for key, side in (("dice", ours), ("dice_of_real", real))
     }
-    return {"value": share(ours, real), "interval": bootstrap(share, ours, real), "floor": 1.0, "n": len(ours), **dice}
+    return {
+        "value": share(ours, real),
+        "interval": bootstrap_interval(share, ours, real),
+        "floor": 1.0,
+        "n": len(ours),
+        **dice,
+    }
 
 
 def timed(work: Path, rounds: int) -> dict[str, list[float]]:
@@ -198,8 +205,8 @@ def main(workdir: str, n: int = 24, rounds: int = 3, figures: str = "docs/figure
     torch.set_num_threads(1)
     work = Path(workdir)
     real, segmenter = work / "flow/dataset", work / "flow/segment/steps/seg_resunet/multi/R/real/seed_0"
-    schema, _ = open_sides(real, real)
-    observer = open_observer(schema, real, segmenter, None, None, False)
+    schema, _ = open_both(real, real)
+    extractor = open_extractor(schema, real, segmenter, None, None, False)
     for setting in SETTINGS:
         write_pairs(work, setting, schema, n)
     seconds = timed(work, rounds)
@@ -209,7 +216,7 @@ def main(workdir: str, n: int = 24, rounds: int = 3, figures: str = "docs/figure
             **dict(zip(("solver", "time_shift", "steps"), setting, strict=True)),
             "ratio": round(theirs / median(seconds[name_of(setting)]), 1),
             "seconds_of_a_pair": [round(value, 3) for value in sorted(seconds[name_of(setting)])],
-            **judged(work, setting, observer, n),
+            **judged(work, setting, extractor, n),
         }
         for setting in SETTINGS
     ]

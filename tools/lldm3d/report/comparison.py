@@ -74,17 +74,17 @@ PARAMETERS = Measure("parameters", "parameters", "M")
 MINUTES = Measure("training_minutes", "training", "min")
 
 
-def evaluation_folder(work: Path, method: str, source: str, seed: int) -> Path:
+def evaluation_dir(work: Path, method: str, source: str, seed: int) -> Path:
     return work / "evaluation" / method / source / f"seed_{seed}"
 
 
-def pairs_folder(work: Path, method: str, source: str, seed: int) -> Path:
+def pairs_dir(work: Path, method: str, source: str, seed: int) -> Path:
     return work / "pairs" / method / source / f"seed_{seed}"
 
 
 def evaluated_sources(work: Path, method: str, sources: Iterable[str], seed: int) -> list[str]:
     """Those of the sources for which the pairs of a method were evaluated: not all methods can take every label."""
-    return [s for s in sources if (evaluation_folder(work, method, s, seed) / "metrics.json").is_file()]
+    return [s for s in sources if (evaluation_dir(work, method, s, seed) / "metrics.json").is_file()]
 
 
 def read_results(work: Path, methods: Iterable[str], sources: Sequence[str], seeds: Sequence[int]) -> list[Result]:
@@ -96,7 +96,7 @@ def read_results(work: Path, methods: Iterable[str], sources: Sequence[str], see
     for method in methods:
         found = evaluated_sources(work, method, sources, seeds[0])
         if not found:
-            folder = evaluation_folder(work, method, sources[0], seeds[0])
+            folder = evaluation_dir(work, method, sources[0], seeds[0])
             raise UserError(f"{folder}: has no metrics.json; run the stage that evaluates {method} (`lldm3d run`)")
         results += [item for source in found for seed in seeds for item in training_results(work, method, source, seed)]
     return sorted(results, key=lambda result: sources.index(result.source))
@@ -104,9 +104,9 @@ def read_results(work: Path, methods: Iterable[str], sources: Sequence[str], see
 
 def training_results(work: Path, method: str, source: str, seed: int) -> list[Result]:
     """The figures of one training of a method with one source: those of its evaluation, then its cost."""
-    rows = read_metrics(evaluation_folder(work, method, source, seed) / "metrics.json")["rows"]
+    rows = read_metrics(evaluation_dir(work, method, source, seed) / "metrics.json")["rows"]
     found = [row_result(method, source, seed, row) for row in rows if is_shown(row, source)]
-    drawing = read_json(pairs_folder(work, method, source, seed) / "cost.json")
+    drawing = read_json(pairs_dir(work, method, source, seed) / "cost.json")
     costs = {
         SECONDS: drawing["seconds"] / drawing["volumes"],
         MEMORY: drawing["memory_gb"],

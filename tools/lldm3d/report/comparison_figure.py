@@ -22,7 +22,7 @@ from lldm3d.report.comparison import (
     comparison_markdown,
     evaluated_sources,
     over_seeds,
-    pairs_folder,
+    pairs_dir,
     read_results,
 )
 
@@ -37,7 +37,7 @@ def samples_figure(work: Path, methods: Mapping[str, Method], sources: Sequence[
     rows = [("real label", real, True), ("real", real, False)]
     for name, method in methods.items():
         source = evaluated_sources(work, name, sources, seed)[0]
-        cases = load_cases(pairs_folder(work, name, source, seed), "training")
+        cases = load_cases(pairs_dir(work, name, source, seed), "training")
         if cases[0].label:
             rows.append((f"{method.title}\nlabel", cases, True))
         rows.append((method.title, cases, False))

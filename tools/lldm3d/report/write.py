@@ -19,8 +19,8 @@ from lldm3d.report import pictures, trainings
 from lldm3d.report.comparison import (
     comparison_notes,
     evaluated_sources,
-    evaluation_folder,
-    pairs_folder,
+    evaluation_dir,
+    pairs_dir,
     read_results,
     source_title,
     tables_by_source,
@@ -111,9 +111,9 @@ def gather(work: Path) -> dict:
         schema = load_schema(work / "dataset")
     compared = read_comparison(work)
     method, source, seed = first_evaluation(work, compared)
-    evaluation = evaluation_folder(work, method, source, seed)
+    evaluation = evaluation_dir(work, method, source, seed)
     metrics = read_metrics(evaluation / "metrics.json") if (evaluation / "metrics.json").is_file() else {}
-    cases = all_cases(work, pairs_folder(work, method, source, seed))
+    cases = all_cases(work, pairs_dir(work, method, source, seed))
     curves = trainings.training_metrics(work, method, seed)
     settings = run.get("settings", {}).get("methods", {}).get(method) or {}
     lines = study_lines(read_scores(work))
@@ -219,7 +219,7 @@ def evaluation_figures(folder: Path) -> dict[str, str | None]:
 
 def missing(work: Path, method: str, source: str, seed: int) -> list[str]:
     """What a complete run would have left, and this one has not."""
-    evaluation, pairs = evaluation_folder(work, method, source, seed), pairs_folder(work, method, source, seed)
+    evaluation, pairs = evaluation_dir(work, method, source, seed), pairs_dir(work, method, source, seed)
     wanted = {
         work / "dataset/dataset.json": "the prepared data set (`lldm3d prepare`)",
         pairs / "dataset.json": "synthetic pairs",

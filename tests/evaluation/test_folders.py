@@ -99,12 +99,12 @@ def test_two_processes_of_torchrun_find_what_one_does(tmp_path):
     write_dataset(tmp_path / "real", {"training": list(range(8)), "validation": [50, 51], "test": [60, 61]})
     write_dataset(tmp_path / "synthetic", {"training": list(range(100, 105))})
     write_segmenter(tmp_path / "stage")
-    options = ["--real", "real", "--synthetic", "synthetic", "--segmenter", "stage"]
+    options = ["--real", "real", "--synthetic", "synthetic", "--segmenter", "stage", "--output_dir", "two"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
-    for command, output_dir in ((torchrun, "two"), ([sys.executable, "-m"], "one")):
-        command = [*command, "lldm3d", "evaluate", *options, "--output_dir", output_dir]
-        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
+    command = [*torchrun, "lldm3d", "evaluate", *options]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    evaluate(*(tmp_path / name for name in ("real", "synthetic", "one", "stage")))
     one, two = (read_json(tmp_path / name / "metrics.json")["rows"] for name in ("one", "two"))
     assert len(one) == len(two)
     for a, b in zip(one, two, strict=True):
