@@ -95,6 +95,7 @@ def test_folders_that_cannot_be_compared_are_refused(tmp_path):
         evaluate(tmp_path / "real", tmp_path / "real", tmp_path / "out", segmenter_command="true {images} {labels}")
 
 
+@pytest.mark.slow
 def test_two_processes_of_torchrun_find_what_one_does(tmp_path):
     write_dataset(tmp_path / "real", {"training": list(range(8)), "validation": [50, 51], "test": [60, 61]})
     write_dataset(tmp_path / "synthetic", {"training": list(range(100, 105))})
