@@ -41,10 +41,18 @@ def folder(module: str) -> str:
     return module.split(".")[1] if "." in module else module
 
 
+def modules() -> dict[str, ast.Module]:
+    return {module_name(file): ast.parse(file.read_text()) for file in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(trees: dict[str, ast.Module]) -> set[tuple[str, str]]:
+    """Each (module, module that it imports)."""
+    return {(name, target) for name, tree in trees.items() for target in imported(tree, set(trees)) if name != target}
+
+
 def structure() -> dict:
-    files = sorted(PACKAGE.rglob("*.py"))
-    trees = {module_name(file): ast.parse(file.read_text()) for file in files}
-    edges = {(name, target) for name, tree in trees.items() for target in imported(tree, set(trees)) if name != target}
+    files, trees = sorted(PACKAGE.rglob("*.py")), modules()
+    edges = imports(trees)
     between = {(folder(a), folder(b)) for a, b in edges if folder(a) != folder(b)}
     places, lengths = defaultdict(list), []
     for name, tree in trees.items():
