@@ -6,6 +6,7 @@ for ever; jobs of a run that died would be submitted a second time; and why a jo
 
 import hashlib
 import importlib.util
+import math
 import re
 import shutil
 import subprocess
@@ -14,10 +15,11 @@ from pathlib import Path
 
 from lldm3d.children import tail
 from lldm3d.errors import UserError
-from lldm3d.pipeline.cost import measured_limits
-from lldm3d.pipeline.stages import Job, Plan
+from lldm3d.files import read_json, sha256, write_json
+from lldm3d.pipeline.stages import DATASET, Job, Plan, digest
 
 EXECUTORS = ("slurm",)
+LIMIT_FACTOR, LIMIT_START = 2, 10  # over measured steps (docs/reference/scaling.md); minutes for all else
 # how Snakemake logs a job that Slurm ended; all of its lines but the first are indented
 ENDED = re.compile(
     r"^Error in rule .*\n +message: SLURM-job '(?P<job>\w+)' failed.*SLURM status is: '(?P<state>\w+)'.*\n"
@@ -137,3 +139,34 @@ def stage_of(job: str) -> str:
     folders = {"methods": "train", "evaluation": "evaluate"}
     first = job.split("/")[0]
     return folders.get(first, first)
+
+
+def limit_key(job: Job) -> str:
+    """What the time limits of jobs are noted for: a training of a method, its pairs, or all segmentations."""
+    named = [str(job.values[key]) for key in ("method", "training") if key in job.values]
+    return "/".join([job.stage, *named])
+
+
+def note_limits(work: Path, plan: Plan, minutes: dict[str, float]) -> None:
+    """Note the limit of each kind of job that was measured in `limits.json`; those of others stay."""
+    path = work / "limits.json"
+    found = read_json(path) if path.is_file() else {}
+    for key, value in minutes.items():
+        runtime = math.ceil(LIMIT_FACTOR * value + LIMIT_START)
+        found[key] = {"measured": measured_with(work, plan, key), "minutes": value, "runtime": runtime}
+    if minutes:
+        write_json(path, found)
+
+
+def measured_limits(work: Path, plan: Plan, job: Job) -> dict[str, int]:
+    """`runtime` (minutes) of a job that was measured with these settings and this data set."""
+    path, key = work / "limits.json", limit_key(job)
+    found = read_json(path).get(key) if path.is_file() and (work / DATASET).is_file() else None
+    fits = found and found["measured"] == measured_with(work, plan, key)
+    return {"runtime": found["runtime"]} if fits else {}
+
+
+def measured_with(work: Path, plan: Plan, key: str) -> str:
+    """What the time of a kind of job depends on."""
+    section = plan.settings["segment"] if key == "segment" else [plan.settings["methods"], plan.methods]
+    return digest(sha256(work / DATASET), section)

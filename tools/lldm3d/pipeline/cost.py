@@ -3,20 +3,25 @@
 A dry run prints it, and notes it as time limits for a cluster's jobs.
 """
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from monai.bundle import ConfigParser
+from torch.autograd.graph import saved_tensors_hooks
+
 from lldm3d.bundle import TRAIN, bundle_path
 from lldm3d.data.dataset import Schema, load_cases, load_schema
-from lldm3d.files import read_json, sha256, write_json
+from lldm3d.diffusion.networks import ControlledDiffusion
 from lldm3d.methods.registry import Method
+from lldm3d.pipeline.cluster import limit_key, note_limits
 from lldm3d.pipeline.profile import SEGMENT_OVERLAY, overlays_of, overrides_of
-from lldm3d.pipeline.stages import DATASET, Job, Plan, digest
+from lldm3d.pipeline.stages import DATASET, Job, Plan
 from lldm3d.study.stages import SegmentStage
+from lldm3d.training.inferers import AutocastInferer
 
 WARM_UP, TIMED = 2, 5  # steps
 BASE = 0.7  # GB of a process of torch and MONAI that holds nothing yet
@@ -25,7 +30,6 @@ COPIES = 4  # of the weights on the disk: the best ones, and the state with two 
 START = 10  # seconds until a job's process takes its first step
 BACKWARD = 2  # of the time of a forward pass
 ZIPPED, CACHED = 1 / 20, 5  # bytes of a voxel of a predicted label map; of a case that all trainings share
-LIMIT_FACTOR, LIMIT_START = 2, 10  # over measured steps (docs/reference/scaling.md); minutes for all else
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,6 @@ def print_cost(work: Path, plan: Plan, jobs: list[Job]) -> None:
     """Print what the jobs take, and note it for a cluster's jobs; nothing where the data set is not prepared."""
     if not (work / DATASET).is_file():
         return
-    import torch
-
     torch.set_num_threads(plan.threads)
     schema, minutes = load_schema(work / "dataset"), {}
     for method in plan.loaded.values():
@@ -78,12 +80,9 @@ def print_cost(work: Path, plan: Plan, jobs: list[Job]) -> None:
 
 def print_method_cost(work: Path, plan: Plan, method: Method, schema: Schema, jobs: list[Job]) -> dict[str, float]:
     """Print the cost of a method's trainings among the jobs, and of a pair; minutes by `limit_key`."""
-    wanted = {
-        job.values["training"]: job
-        for job in jobs
-        if job.values.get("method") == method.name and "training" in job.values
-    }
-    drawing = [job for job in jobs if job.stage == "pairs" and job.values["method"] == method.name]
+    own = [job for job in jobs if job.values.get("method") == method.name]
+    wanted = {job.values["training"]: job for job in own if job.stage == "train"}
+    drawing = [job for job in own if job.stage == "pairs"]
     if not wanted and not drawing:
         return {}
     costs = {name: measure_training(plan, method, name, schema) for name in method.trainings}
@@ -115,8 +114,6 @@ def measure_training(plan: Plan, method: Method, training: str, schema: Schema) 
     latent = "latents_dir" in parser
     if "architecture" not in parser or not (latent or "kind" in parser):
         return None
-    import torch
-
     section = plan.section(method.name, training)
     network, inputs = network_and_inputs(plan, method, training, schema, latent)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -134,10 +131,8 @@ def measure_training(plan: Plan, method: Method, training: str, schema: Schema) 
     )
 
 
-def training_config(plan: Plan, method: Method, training: str, schema: Schema):
+def training_config(plan: Plan, method: Method, training: str, schema: Schema) -> ConfigParser:
     """The `ConfigParser` of a training with the profile's settings, and what it repeats of earlier ones' configs."""
-    from monai.bundle import ConfigParser
-
     entry, section = method.trainings[training], plan.section(method.name, training)
     folder = bundle_path(method.bundle_of(training))
     parser = ConfigParser()
@@ -153,11 +148,10 @@ def training_config(plan: Plan, method: Method, training: str, schema: Schema):
     return parser
 
 
-def network_and_inputs(plan: Plan, method: Method, training: str, schema: Schema, latent: bool) -> tuple:
+def network_and_inputs(
+    plan: Plan, method: Method, training: str, schema: Schema, latent: bool
+) -> tuple[torch.nn.Module, list[torch.Tensor]]:
     """The network of a training and a random batch of what it is called with."""
-    import torch
-
-    from lldm3d.diffusion.networks import ControlledDiffusion
 
     parser = training_config(plan, method, training, schema)
     batch, classes = parser.get_parsed_content("batch_size"), len(schema.class_names)
@@ -184,8 +178,6 @@ def codec_of(method: Method, training: str) -> str:
 
 def pair_seconds(plan: Plan, method: Method, costs: dict[str, Cost], schema: Schema) -> float:
     """Of drawing a pair by the networks that no other one contains, and decoding (half of a forward pass)."""
-    import torch
-
     section, calls, decoding = plan.section(method.name, "inference"), 0.0, 0.0
     guided = 2 if section.get("guidance_scale", 1) != 1 else 1
     diffusion = [name for name in costs if method.trainings[name].repeats]
@@ -204,8 +196,6 @@ def print_study_cost(work: Path, plan: Plan, stages: list[SegmentStage], schema:
     """Print what the segmentations take; the minutes of the longest by `limit_key`."""
     if not stages:
         return {}
-    import torch
-
     section = plan.settings["segment"]["overrides"]
     overrides = {"class_names": list(schema.class_names), **section, "roi_size": schema.crop(section.get("roi_size"))}
     voxels, tasks = torch.Size(schema.roi_size).numel(), {stage.task for stage in stages}
@@ -229,9 +219,6 @@ def print_study_cost(work: Path, plan: Plan, stages: list[SegmentStage], schema:
 
 def measure_segmentation(network: str, overrides: dict) -> Cost:
     """The cost of a training of the bundle `network` with these overrides."""
-    import torch
-    from monai.bundle import ConfigParser
-
     parser = ConfigParser()
     parser.read_config([str(bundle_path(network) / TRAIN), SEGMENT_OVERLAY])
     parser.update(overrides)
@@ -251,12 +238,8 @@ def measure_segmentation(network: str, overrides: dict) -> Cost:
     return Cost(steps, step_seconds(step), batch, parameters, 0)
 
 
-def plain_step(network, inputs: list, device) -> Callable[[], None]:
+def plain_step(network: torch.nn.Module, inputs: list[torch.Tensor], device: torch.device) -> Callable[[], None]:
     """One optimizer step of the network on the inputs."""
-    import torch
-
-    from lldm3d.training.inferers import AutocastInferer
-
     optimizer = torch.optim.AdamW([item for item in network.parameters() if item.requires_grad])
     inferer = AutocastInferer(device, True)
 
@@ -271,11 +254,9 @@ def plain_step(network, inputs: list, device) -> Callable[[], None]:
 
 def saved_bytes(step: Callable[[], None]) -> int:
     """The memory that a step keeps from its forward for its backward pass."""
-    from torch.autograd.graph import saved_tensors_hooks
-
     kept: dict[int, int] = {}
 
-    def keep(tensor):
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
@@ -298,38 +279,5 @@ def step_seconds(step: Callable[[], None], timed: int = TIMED) -> float:
 
 def wait_for_gpu() -> None:
     """Until the GPU has done what it was given."""
-    import torch
-
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def limit_key(job: Job) -> str:
-    """What the time limits of jobs are noted for: a training of a method, its pairs, or all segmentations."""
-    named = [str(job.values[key]) for key in ("method", "training") if key in job.values]
-    return "/".join([job.stage, *named])
-
-
-def note_limits(work: Path, plan: Plan, minutes: dict[str, float]) -> None:
-    """Note the limit of each kind of job that was measured in `limits.json`; those of others stay."""
-    path = work / "limits.json"
-    found = read_json(path) if path.is_file() else {}
-    for key, value in minutes.items():
-        runtime = math.ceil(LIMIT_FACTOR * value + LIMIT_START)
-        found[key] = {"measured": measured_with(work, plan, key), "minutes": value, "runtime": runtime}
-    if minutes:
-        write_json(path, found)
-
-
-def measured_limits(work: Path, plan: Plan, job: Job) -> dict[str, int]:
-    """`runtime` (minutes) of a job that was measured with these settings and this data set."""
-    path, key = work / "limits.json", limit_key(job)
-    found = read_json(path).get(key) if path.is_file() and (work / DATASET).is_file() else None
-    fits = found and found["measured"] == measured_with(work, plan, key)
-    return {"runtime": found["runtime"]} if fits else {}
-
-
-def measured_with(work: Path, plan: Plan, key: str) -> str:
-    """What the time of a kind of job depends on."""
-    section = plan.settings["segment"] if key == "segment" else [plan.settings["methods"], plan.methods]
-    return digest(sha256(work / DATASET), section)
