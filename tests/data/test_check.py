@@ -55,7 +55,8 @@ def test_a_patient_in_two_splits_is_a_fault(tmp_path):
 
 
 def test_a_prepared_data_set_is_checked_for_size_and_range(tiny_dataset, tmp_path):
-    assert faults_of(open_source(tiny_dataset)) == []
+    twins = faults_of(open_source(tiny_dataset))
+    assert len(twins) == 3 and all("is the same scan as" in fault for fault in twins)
     content = json.loads((tiny_dataset / "dataset.json").read_text())
     for entry in content["training"][:2]:
         for key in ("image", "label"):

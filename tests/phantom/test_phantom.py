@@ -102,17 +102,20 @@ def test_data_set_loads_and_nothing_half_written_is_left(tmp_path):
         assert image.shape == label.shape == (40, 40, 24) and np.allclose(image.affine, label.affine)
         assert nib.aff2axcodes(image.affine) == ("R", "A", "S") and image.header.get_zooms() == (6, 6, 8)
         assert label.get_data_dtype() == np.uint8 and set(np.unique(label.dataobj)) <= set(range(5))
-    assert len(list(output.rglob("*.*"))) == 5
+    assert len(list(output.rglob("*.*"))) == 6  # two pairs, dataset.json and the list of them
 
 
 def test_an_earlier_data_set_is_kept_unless_overwrite(tmp_path):
-    write_phantom(tmp_path, 2, (32, 32, 24), (7, 7, 8), seed=0)
+    output, arguments = tmp_path / "phantom", {"size": (32, 32, 24), "spacing": (7, 7, 8)}
+    write_phantom(output, 2, **arguments)
     with pytest.raises(UserError, match="not empty.*--overwrite"):
-        write_phantom(tmp_path, 1, (32, 32, 24), (7, 7, 8), seed=0)
-    (tmp_path / "notes.txt").write_text("mine")
-    write_phantom(tmp_path, 1, (32, 32, 24), (7, 7, 8), seed=0, overwrite=True)
-    assert len(list((tmp_path / "imagesTr").iterdir())) == 1
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+        write_phantom(output, 1, **arguments)
+    write_phantom(output, 1, **arguments, overwrite=True)
+    assert len(list((output / "imagesTr").iterdir())) == 1
+    (output / "imagesTr/scan.nii.gz").write_text("mine")
+    with pytest.raises(UserError, match="imagesTr/scan.nii.gz, which this command did not write"):
+        write_phantom(output, 1, **arguments, overwrite=True)
+    assert (output / "imagesTr/scan.nii.gz").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """Reading and writing files and folders so that nothing half-written ever bears its final name."""
 
+import gzip
 import hashlib
 import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from nibabel.volumeutils import apply_read_scaling
 
 from lldm3d.errors import UserError
 
+PARTIAL = ".partial-"  # how names of files begin that are not finished
 PROBED = 2**18  # bytes: packing them takes 3 ms
 
 
@@ -25,15 +28,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` (same suffixes) and rename it to `path` when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = "".join(path.suffixes[-2:])
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f"{PARTIAL}{uuid.uuid4().hex}{''.join(path.suffixes[-2:])}")
+    # not mkstemp, whose files are private: their mode would need the umask, which only a change of it tells
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private to the user
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -49,13 +48,16 @@ def write_json(path: str | Path, content: object) -> None:
 
 
 def read_json(path: str | Path) -> dict:
-    """Read a JSON file. Raises UserError where it is missing or broken."""
+    """Read a JSON file, with or without a byte order mark. Raises UserError where it is missing, or no JSON mapping."""
     try:
-        return json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of an existing JSON file") from None
     except ValueError as error:
         raise UserError(f"{path}: is not valid JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, but a mapping `{{name: value}}` is needed")
+    return content
 
 
 def save_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None:
@@ -88,13 +90,22 @@ def open_nifti(path: str | Path) -> nib.Nifti1Image:
     """
     content = _unpacked(path) if str(path).endswith(".nii.gz") else b""
     if content[344:348] != b"n+1\0":
-        return nib.load(path)
+        return _load_checked(path)
     header = nib.Nifti1Header(bytes(content[: nib.Nifti1Header.sizeof_hdr]))
     shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
     if len(content) < offset + math.prod(shape) * dtype.itemsize:
-        return nib.load(path)
+        return _load_checked(path)
     voxels = np.ndarray(shape, dtype, content, offset, order="F")
     return nib.Nifti1Image(apply_read_scaling(voxels, *header.get_slope_inter()), header.get_best_affine(), header)
+
+
+def _load_checked(path: str | Path) -> nib.Nifti1Image:
+    """What nibabel reads, after all of a gzip was unpacked: nibabel stops before the checksum, and reads damage."""
+    if str(path).endswith(".gz"):
+        with gzip.open(path) as file:
+            while file.read(2**24):
+                pass
+    return nib.load(path)
 
 
 def _unpacked(path: str | Path) -> bytes:
@@ -140,38 +151,57 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-CONTENT = {"imagesTr", "labelsTr", "dataset.json"}
-CONTENT |= {"imagesTs", "labelsTs", "splits_final.json", "datalist.json", "input.yaml"}  # exports
-
-
-def require_free(output_dir: Path, overwrite: bool, inputs: list[Path]) -> None:
-    """Raise UserError unless `output_dir` may be written: new, or only a data set and `overwrite` set."""
-    for path in inputs:
-        if output_dir.resolve() in (path.resolve(), *path.resolve().parents):
-            raise UserError(f"--output_dir {output_dir} would replace the input {path}; choose another folder")
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UserError(f"--output_dir {output_dir} is a file; give the name of a new folder")
-    found = {path.name for path in output_dir.iterdir() if path.name[0] != "."} if output_dir.exists() else set()
-    if found and not overwrite:
-        raise UserError(f"--output_dir {output_dir} exists; choose another folder or give --overwrite")
-    if found - CONTENT:
-        raise UserError(
-            f"--output_dir {output_dir} holds {sorted(found - CONTENT)[:5]}, which no data set does, "
-            "so it is not replaced; choose another folder"
-        )
+MARKER = ".lldm3d.json"  # in each folder that a command has made: the files that it wrote
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder and rename it to `path`, replacing what is there, when the block ends well."""
+def output_folder(path: str | Path, overwrite: bool, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path` when the block ends well, with a list of its files in `MARKER`.
+
+    Raises UserError as `require_replaceable` does, before the block and again before anything is replaced.
+    """
+    path, inputs = Path(path).resolve(), list(inputs)
+    require_replaceable(path, overwrite, inputs)
     path.parent.mkdir(parents=True, exist_ok=True)
-    outer = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))
+    outer = Path(tempfile.mkdtemp(dir=path.parent, prefix=PARTIAL))
     try:
         temporary = outer / "new"  # inside, since mkdtemp makes folders private to the user
         temporary.mkdir()
         yield temporary
+        write_json(temporary / MARKER, {"files": sorted(files_in(temporary))})
+        require_replaceable(path, overwrite, inputs)
         if path.exists():
             path.rename(outer / "old")
         temporary.rename(path)
     finally:
         shutil.rmtree(outer)
+
+
+def require_replaceable(path: str | Path, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
+    """Raise UserError unless `path` is new, or holds nothing but what a command wrote there and `overwrite` is set.
+
+    An input is never replaced, nor a folder that holds one.
+    """
+    path = Path(path).resolve()
+    for item in map(Path, inputs):
+        if path in (item.resolve(), *item.resolve().parents):
+            raise UserError(f"--output_dir {path} would replace the input {item}; choose another folder")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--output_dir {path} is a file; give the name of a new folder")
+    found = {name for name in files_in(path) if name != MARKER and PARTIAL not in name}
+    if found and not overwrite:
+        raise UserError(f"--output_dir {path} exists and is not empty; choose another folder or give --overwrite")
+    ours = set(read_json(path / MARKER).get("files", [])) if (path / MARKER).is_file() else set()
+    if foreign := sorted(found - ours):
+        raise UserError(
+            f"--output_dir {path} holds {foreign[0]}{f' and {len(foreign) - 1} more files' if foreign[1:] else ''}, "
+            "which this command did not write, so nothing there is replaced; choose another folder, or move them away"
+        )
+
+
+def files_in(folder: Path) -> Iterator[str]:
+    """All files and links in a folder and those below it, hidden ones too, as paths relative to it."""
+    for parent, folders, files in os.walk(folder):
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        for name in (*files, *links):
+            yield Path(parent, name).relative_to(folder).as_posix()

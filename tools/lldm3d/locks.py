@@ -1,4 +1,8 @@
-"""Locks that the death of their holder releases, so that no stale lock is ever left behind."""
+"""Locks that the death of their holder releases, so that no stale lock is ever left behind.
+
+`filelock` 3 takes the same flock, but keeps no word of who holds it, and where a file system has none it goes on with a
+lock that a dead process leaves behind. To add the one and prevent the other takes more lines than the lock itself.
+"""
 
 import fcntl
 import os

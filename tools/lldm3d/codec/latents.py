@@ -15,7 +15,7 @@ from lldm3d.codec.codec import Codec, load_codec
 from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema
 from lldm3d.data.scans import read_pair
 from lldm3d.errors import UserError
-from lldm3d.files import atomic_folder, read_json, sha256, write_json
+from lldm3d.files import output_folder, read_json, require_replaceable, sha256, write_json
 
 TENSORS = ("image_mean", "image_sigma", "label_mean", "label_sigma", "label")  # one file of each split holds each
 
@@ -95,16 +95,14 @@ def encode(
         overwrite: replace an existing folder.
 
     Raises:
-        UserError: when the codecs belong to other classes, or `output_dir` exists.
+        UserError: when the codecs belong to other classes, or `output_dir` holds anything but earlier latents.
     """
-    target = Path(output_dir)
-    if target.exists() and not overwrite:
-        raise UserError(f"{target}: exists; choose another --output_dir or pass --overwrite")
     paths = {kind: path for kind, path in (("image", image_codec), ("label", label_codec)) if path}
+    require_replaceable(output_dir, overwrite, [dataset_dir, *paths.values()])
     schema = load_schema(dataset_dir)
     codecs = load_codecs(paths, schema, dataset_dir)
     transform = augment(degrees, scale, shift)
-    with atomic_folder(target) as folder:
+    with output_folder(output_dir, overwrite, [dataset_dir, *paths.values()]) as folder:
         for split in SPLITS:
             cases, entries = load_cases(dataset_dir, split), views if split == "training" else 1
             (folder / split).mkdir()

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from monai.transforms import ScaleIntensity, ScaleIntensityRangePercentiles
+from monai.transforms import ScaleIntensity, ScaleIntensityRange, ScaleIntensityRangePercentiles
 
 from lldm3d.data import volumes
 from lldm3d.data.checks import CaseRecord
@@ -102,24 +102,36 @@ class Recipe:
     seed: int
 
 
-def scaler(intensity: str, percentiles: Sequence[float]) -> Callable[[np.ndarray], np.ndarray]:
+def scaler(
+    intensity: str, percentiles: Sequence[float], window: Sequence[float] | None
+) -> Callable[[np.ndarray], np.ndarray]:
     """The transform of a whole image to [0, 1]."""
     if intensity == "min_max":
         return ScaleIntensity(minv=0.0, maxv=1.0)
+    if intensity == "window":
+        return ScaleIntensityRange(*window, b_min=0.0, b_max=1.0, clip=True)
     return ScaleIntensityRangePercentiles(*percentiles, b_min=0.0, b_max=1.0, clip=True)
 
 
-def write_cases(cases: list[Case], recipe: Recipe, folder: Path) -> tuple[list[dict], float]:
-    """Write the volumes of all cases; returns entries for dataset.json, and the part of labelled voxels cut off."""
+def write_cases(cases: list[Case], recipe: Recipe, folder: Path) -> tuple[list[dict], float, np.ndarray]:
+    """Write the volumes of all cases.
+
+    Returns entries for dataset.json, the part of labelled voxels that the crops cut off, and the volume of each class
+    before and after resampling, [case, 2, class] in ml.
+    """
     write = partial(write_prepared, recipe=recipe, folder=folder)
-    entries, kept, labelled = zip(*in_processes(write, list(enumerate(cases)), "preparing"), strict=True)
-    return sum(entries, []), 0.0 if recipe.crops else 1 - sum(kept) / max(sum(labelled), 1)
+    written = in_processes(write, list(enumerate(cases)), "preparing")
+    entries, kept, labelled, volumes = zip(*written, strict=True)
+    return sum(entries, []), 0.0 if recipe.crops else 1 - sum(kept) / max(sum(labelled), 1), np.array(volumes)
 
 
-def write_prepared(numbered: tuple[int, Case], recipe: Recipe, folder: Path) -> tuple[list[dict], int, int]:
-    """Write the volumes of one case; returns their entries, and the numbers of labelled voxels kept and before."""
+def write_prepared(numbered: tuple[int, Case], recipe: Recipe, folder: Path) -> tuple[list[dict], int, int, np.ndarray]:
+    """Write the volumes of one case.
+
+    Returns their entries, the numbers of labelled voxels kept and before, and `class_volumes` before and after.
+    """
     number, case = numbered
-    image, label, affine = load_case(case, recipe)
+    image, label, affine, before = load_case(case, recipe)
     starts = crop_starts(label, recipe, np.random.default_rng([recipe.seed, number]))
     entries, kept = [], 0
     for name, start in zip(crop_names(case, recipe.crops), starts, strict=True):
@@ -129,14 +141,21 @@ def write_prepared(numbered: tuple[int, Case], recipe: Recipe, folder: Path) -> 
             save_nifti(folder / files[key], part, volumes.move(affine, start))
         kept += np.count_nonzero(part)
         entries.append({**files, "patient": case.patient})
-    return entries, kept, np.count_nonzero(label)
+    after = class_volumes(label, recipe.spacing, len(recipe.label_map.classes))
+    return entries, kept, np.count_nonzero(label), np.stack([before, after])
 
 
-def load_case(case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def class_volumes(label: np.ndarray, spacing: Sequence[float], classes: int) -> np.ndarray:
+    """Millilitres of each class but the background, [classes]; `spacing` in mm."""
+    return np.bincount(label.ravel(order="K"), minlength=classes + 1)[1:] * np.prod(spacing) / 1000
+
+
+def load_case(case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Read one case as image float32 in [0, 1], label uint8 (class indices), both [X, Y, Z], and affine (mm).
 
     The image is scaled before it is cropped: so a tissue has the same value in all crops of a patient, a crop without
-    bright tissue is not stretched to noise, and the 0 that is padded is the image's minimum.
+    bright tissue is not stretched to noise, and the 0 that is padded is the image's minimum. Last comes the volume of
+    each class before resampling, in ml.
     """
     image, affine = load_volume(case.image, recipe.channel)
     label, _ = load_volume(case.label)
@@ -147,8 +166,10 @@ def load_case(case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np.nd
     image = np.asarray(recipe.scale(image.T), np.float32).T  # MONAI's would turn the file's order of voxels round
     if not (image.min() >= 0 and image.max() <= 1):
         raise UserError(f"{case.image}: cannot be scaled to [0, 1], its percentiles are equal; use --intensity min_max")
-    label = resample_label(recipe.label_map.apply(label), spacing, recipe.spacing, priority, thin)
-    return image, label, resampled_affine(affine, recipe.spacing)
+    label = recipe.label_map.apply(label)
+    before = class_volumes(label, spacing, len(names))
+    label = resample_label(label, spacing, recipe.spacing, priority, thin)
+    return image, label, resampled_affine(affine, recipe.spacing), before
 
 
 def crop_starts(label: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> list[np.ndarray]:

@@ -1,5 +1,6 @@
 """Finding every faulty case of a data set before any long work starts."""
 
+import hashlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ class CaseRecord:
     values: tuple[int, ...] = ()
     labelled: tuple[int, ...] = (0, 0, 0)
     range: tuple[float, float] = (0.0, 1.0)  # of the image
+    digest: str = ""  # of the image's voxels
 
 
 def check(
@@ -58,7 +60,8 @@ def faults_of(source: Source, label_map: str | Path | dict | None = None, channe
     mapping = load_label_map(label_map, source.about, source.path)
     records = read_cases(source.cases, mapping, channel)
     faults = [fault for record in records for fault in record.faults]
-    faults += split_faults(source.cases) if source.about.get("split_by") != "case" else []
+    if source.about.get("split_by") != "case":
+        faults += split_faults(source.cases) + twin_faults(source.cases, records)
     return faults + (prepared_faults(source.path, source.cases, records) if "roi_size" in source.about else [])
 
 
@@ -74,8 +77,10 @@ def read_record(case: Case, label_map: LabelMap, channel: int | None = None) -> 
     label = _load(case.label, found.faults)
     if image:
         found.range = image[0].min(), image[0].max()
-        found.faults += image_faults(case.image, image[0], found.range)
+        faults = image_faults(case.image, image[0], found.range)
+        found.faults += faults
         found.size, found.spacing = image[0].shape, spacing_of(image[1])
+        found.digest = "" if faults else f"{found.size} {hashlib.blake2b(image[0].tobytes('F')).hexdigest()}"
     if label:
         found.values = label_values(case.label, label[0], found.faults)
         found.faults += label_faults(case.label, found.values, label_map)
@@ -147,6 +152,20 @@ def split_faults(cases: list[Case]) -> list[str]:
         for patient, names in splits.items()
         if len(names) > 1
     ]
+
+
+def twin_faults(cases: list[Case], records: list[CaseRecord]) -> list[str]:
+    """Scans that are filed under two patients, voxel for voxel: one may be learnt from, the other be tested on."""
+    first: dict[str, Case] = {}
+    faults = []
+    for case, record in zip(cases, records, strict=True):
+        other = first.setdefault(record.digest, case)
+        if record.digest and other.patient != case.patient:
+            faults.append(
+                f"{case.image}: is the same scan as {other.image}, of another patient ({case.patient}, {other.patient})"
+                "; keep one of them, or give both one patient (--patient_pattern, or `patient` in dataset.json)"
+            )
+    return faults
 
 
 def prepared_faults(dataset_dir: Path, cases: list[Case], records: list[CaseRecord]) -> list[str]:

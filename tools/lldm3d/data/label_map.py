@@ -83,6 +83,7 @@ def _from_dataset_json(about: dict, where: str | Path) -> LabelMap:
         raise UserError(f"{where}: no class names found; give --label_map, a YAML file with lines `liver: 5`")
     decathlon = all(str(key).isdigit() for key in labels)
     classes = {str(name): int(value) for value, name in labels.items()} if decathlon else dict(labels)
+    classes = {name: int(value) if str(value).isdigit() else value for name, value in classes.items()}
     regions = [name for name, value in classes.items() if isinstance(value, list) or name == "ignore"]
     if regions or len(classes) != len(labels):
         raise UserError(
@@ -90,6 +91,8 @@ def _from_dataset_json(about: dict, where: str | Path) -> LabelMap:
             "which class with --label_map"
         )
     zero = [name for name, value in classes.items() if value == 0]
+    if wrong := {name: value for name, value in classes.items() if type(value) is not int}:
+        raise UserError(f"{where}: labels give {wrong}; each class needs a whole number")
     ordered = sorted((value, name) for name, value in classes.items() if name not in zero)
     return _checked({name: value for value, name in ordered}, about, where, background=frozenset({0}))
 

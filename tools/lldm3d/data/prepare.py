@@ -1,8 +1,11 @@
 """`lldm3d prepare`: turning a user's scans into the data set that every later stage reads."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from lldm3d.data.case_preparation import (
     MULTIPLE,
@@ -13,15 +16,17 @@ from lldm3d.data.case_preparation import (
     split_cases,
     write_cases,
 )
-from lldm3d.data.checks import CaseRecord, read_cases
+from lldm3d.data.checks import CaseRecord, read_cases, twin_faults
 from lldm3d.data.dataset import SPLITS
 from lldm3d.data.label_map import LabelMap, load_label_map
 from lldm3d.data.sources import Source, open_source, stem
 from lldm3d.data.volumes import CENTERS
 from lldm3d.errors import UserError
-from lldm3d.files import atomic_folder, require_free, write_json
+from lldm3d.files import output_folder, require_replaceable, write_json
 
-INTENSITIES = ("min_max", "percentile")
+INTENSITIES = ("min_max", "percentile", "window")
+HOUNSFIELD = -500  # the least value of a CT scan is that of air, -1000 or less
+TOLD_CHANGE = 0.05  # of a class's volume by resampling
 SPLIT_UNITS = ("patient", "case")
 
 
@@ -31,6 +36,7 @@ def require_options(
     crops: int | None,
     intensity: str,
     percentiles: Sequence[float],
+    window: Sequence[float] | None,
     split: Sequence[float],
     split_by: str,
     max_cases: int | None,
@@ -46,6 +52,9 @@ def require_options(
         (intensity in INTENSITIES, f"--intensity {intensity!r}: allowed are {', '.join(INTENSITIES)}"),
         (_numbers(percentiles, 2, lambda p: 0 <= p <= 100) and percentiles[0] < percentiles[1],
          f"--percentiles {percentiles!r}: two rising numbers from 0 to 100 are needed, such as 0.5,99.5"),
+        (window is None or (_numbers(window, 2, math.isfinite) and window[0] < window[1]),
+         f"--window {window!r}: two rising numbers are needed, such as -175,250"),
+        ((window is not None) == (intensity == "window"), "--intensity window and --window belong together"),
         (_numbers(split, 3, lambda part: part > 0) and abs(sum(split) - 1) < 1e-6,
          f"--split {split!r}: three parts above 0 with the sum 1 are needed, such as 0.7,0.1,0.2"),
         (split_by in SPLIT_UNITS, f"--split_by {split_by!r}: allowed are {', '.join(SPLIT_UNITS)}"),
@@ -76,6 +85,7 @@ def prepare(
     crops: int | None = None,
     intensity: str = "min_max",
     percentiles: Sequence[float] = (0.5, 99.5),
+    window: Sequence[float] | None = None,
     split: Sequence[float] = (0.7, 0.1, 0.2),
     split_by: str = "patient",
     patient_pattern: str | None = None,
@@ -98,8 +108,10 @@ def prepare(
         spacing: mm; default: that of the data, where cases differ the median of each axis.
         center: what each crop is centred on: foreground, image, or the name of a class.
         crops: random crops of roi_size to draw from each case, round voxels of `center`; default: one, in its middle.
-        intensity: min_max, or percentile (clipped to `percentiles` first); of the whole image of each case.
+        intensity: min_max, or percentile (clipped to `percentiles` first), both of each whole image by itself; or
+            window, the same for all, as CT needs.
         percentiles: lower and upper percentile for intensity=percentile.
+        window: lowest and highest value for intensity=window, such as -175,250 (CT, soft tissue).
         split: parts of training, validation and test.
         split_by: patient, or case (crops of a patient then fall into several splits).
         patient_pattern: regular expression that finds the patient in a case's name, if dataset.json names none.
@@ -112,21 +124,26 @@ def prepare(
         UserError: with all faults of the options or of the data.
     """
     output_dir = Path(output_dir)
-    require_free(output_dir, overwrite, [Path(path) for path in (data, images, labels) if path is not None])
-    require_options(roi_size, spacing, crops, intensity, percentiles, split, split_by, max_cases)
+    inputs = [path for path in (data, images, labels) if path is not None]
+    require_replaceable(output_dir, overwrite, inputs)
+    require_options(roi_size, spacing, crops, intensity, percentiles, window, split, split_by, max_cases)
     source = open_source(data, images, labels, channel, patient_pattern)
+    inputs += [path for case in source.cases for path in (case.image, case.label)]
+    require_replaceable(output_dir, overwrite, inputs)
     mapping = load_label_map(label_map, source.about, source.path)
     require_center(center, mapping)
     cases = source.cases[:max_cases]
     splits = split_cases(cases, crops, split, split_by, seed)
     records = read_cases(cases, mapping, channel)
-    require_no_faults(records)
+    require_no_faults([*(fault for record in records for fault in record.faults), *twin_faults(cases, records)])
     print_classes(records, mapping)
+    print_hounsfield(records, intensity)
     spacing = choose_spacing(records, spacing)
-    roi_size, scale = choose_roi_size(records, spacing, roi_size), scaler(intensity, percentiles)
+    roi_size, scale = choose_roi_size(records, spacing, roi_size), scaler(intensity, percentiles, window)
     recipe = Recipe(roi_size, spacing, center, crops, scale, mapping, channel, seed)
-    with atomic_folder(output_dir) as folder:
-        entries, lost = write_cases(cases, recipe, folder)
+    with output_folder(output_dir, overwrite, inputs) as folder:
+        entries, lost, volumes = write_cases(cases, recipe, folder)
+        require_kept(volumes, mapping)
         about = describe(source, recipe) | {"intensity": intensity, "split_by": split_by, "seed": seed}
         write_json(folder / "dataset.json", about | listed(entries, splits))
     print_result(output_dir, recipe, splits, split_by, lost)
@@ -138,9 +155,8 @@ def require_center(center: str, label_map: LabelMap) -> None:
         raise UserError(f"--center {center!r} is unknown; allowed are {', '.join(allowed)}")
 
 
-def require_no_faults(records: list[CaseRecord]) -> None:
+def require_no_faults(faults: list[str]) -> None:
     """Raises UserError with the first 20 faults and the number of all."""
-    faults = [fault for record in records for fault in record.faults]
     if faults:
         more = f"\n... and {len(faults) - 20} more" if len(faults) > 20 else ""
         raise UserError(f"{len(faults)} faults in the data, nothing was written:\n" + "\n".join(faults[:20]) + more)
@@ -153,7 +169,7 @@ def describe(source: Source, recipe: Recipe) -> dict:
     return about | {
         "name": str(source.about.get("name", stem(source.path))),
         "description": str(source.about.get("description", "")),
-        "modality": source.about.get("modality") or source.about.get("channel_names") or {"0": "unknown"},
+        "modality": modality(source.about),
         "tensorImageSize": "3D",
         "labels": {str(index): name for index, name in enumerate(["background", *label_map.classes])},
         "roi_size": list(recipe.roi_size),
@@ -164,6 +180,12 @@ def describe(source: Source, recipe: Recipe) -> dict:
         "inside": label_map.inside,
         "tasks": label_map.tasks,
     }
+
+
+def modality(about: dict) -> dict[str, str]:
+    """Channel: modality, as the Decathlon writes it; others write one string, or nnU-Net's `channel_names`."""
+    found = about.get("modality") or about.get("channel_names") or "unknown"
+    return found if isinstance(found, dict) else {"0": str(found)}
 
 
 def listed(entries: list[dict], splits: dict[str, str]) -> dict:
@@ -179,6 +201,41 @@ def print_classes(records: list[CaseRecord], label_map: LabelMap) -> None:
         print(f"classes that no case has: {', '.join(absent)}")
     if dropped := sorted(values - label_map.named - {0}):
         print(f"the label map leaves out {len(dropped)} values of the data, they become background: {dropped}")
+
+
+def print_hounsfield(records: list[CaseRecord], intensity: str) -> None:
+    """Propose a window where the values look like those of CT, which mean the same in all cases until scaled."""
+    lows = sorted(record.range[0] for record in records)
+    if intensity != "window" and -5000 < lows[len(lows) // 2] < HOUNSFIELD:
+        print(
+            "intensities: the values look like Hounsfield units of CT. Scaled case by case, one tissue gets another "
+            "value in each; --intensity window --window -175,250 (soft tissue) maps all in the same way"
+        )
+
+
+def require_kept(volumes: np.ndarray, label_map: LabelMap) -> None:
+    """Print how resampling changed classes; `volumes` [case, before or after, class] in ml.
+
+    Raises UserError where a class is gone from all cases that had it.
+    """
+    gone = []
+    for index, name in enumerate(label_map.classes):
+        before, after = volumes[:, 0, index], volumes[:, 1, index]
+        had, lost = np.count_nonzero(before), np.count_nonzero((before > 0) & (after == 0))
+        if not had:
+            continue
+        if lost == had:
+            gone.append(f"{name} (in all {had} cases)")
+        elif lost or abs(after.sum() / before.sum() - 1) > TOLD_CHANGE:
+            print(
+                f"resampling changed {name} from {before.sum():.3g} to {after.sum():.3g} ml, and it is gone from "
+                f"{lost} of {had} cases; a finer --spacing keeps it"
+            )
+    if gone:
+        raise UserError(
+            f"resampling leaves nothing of {', '.join(gone)}, nothing was written; give a finer --spacing, or name it "
+            "under `lesions` or `tubular` in the --label_map, which keeps what is thinner than a voxel"
+        )
 
 
 def print_result(output_dir: Path, recipe: Recipe, splits: dict[str, str], split_by: str, lost: float) -> None:

@@ -1,6 +1,7 @@
 """Finding the cases of a user's data: Decathlon and nnU-Net folders, or images and labels with equal names."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,22 +63,31 @@ def _decathlon(folder: Path, about: dict, channel: int | None) -> list[Case]:
     """The entries with a label of all splits; a "test" list of bare image names has none."""
     cases = []
     for split in SPLITS:
-        for entry in about.get(split, []):
+        entries = about.get(split) or []
+        if not isinstance(entries, list):
+            raise UserError(f"{folder / 'dataset.json'}: {split} holds {entries!r}, but a list of cases is needed")
+        for entry in entries:
             if isinstance(entry, dict) and "label" in entry:
                 if not (isinstance(entry.get("image"), str) and isinstance(entry["label"], str)):
                     raise UserError(
                         f'{folder / "dataset.json"}: {entry} in {split}: "image" and "label" must be one file each'
                     )
                 label = folder / entry["label"]
-                image = _with_channel(folder / entry["image"], channel)
-                cases.append(raw_case(image, label, str(entry.get("patient", "")), split))
+                image = _with_channel(folder, entry["image"], about.get("modality"), channel)
+                patient = entry.get("patient")
+                cases.append(raw_case(image, label, "" if patient is None else str(patient), split))
     return cases
 
 
-def _with_channel(image: Path, channel: int | None) -> Path:
-    """The first nnU-Net format lists `a.nii.gz` for the file `a_0000.nii.gz`."""
+def _with_channel(folder: Path, name: str, modality: object, channel: int | None) -> Path:
+    """The first nnU-Net format lists `a.nii.gz` for the file `a_0000.nii.gz`, and one more for each other channel."""
+    image = folder / name
     numbered = image.with_name(f"{stem(image)}_{channel or 0:04d}{image.name.removeprefix(stem(image))}")
-    return numbered if not image.exists() and numbered.exists() else image
+    if image.exists() or not numbered.exists():
+        return image
+    if isinstance(modality, dict) and len(modality) > 1 and channel is None:
+        raise UserError(f"{folder}: the images have the channels {modality}; choose one with --channel NUMBER")
+    return numbered
 
 
 def _nnunet(folder: Path, about: dict, channel: int | None) -> list[Case]:
@@ -87,7 +97,7 @@ def _nnunet(folder: Path, about: dict, channel: int | None) -> list[Case]:
     channels = about.get("channel_names", {"0": "image"})
     if len(channels) > 1 and channel is None:
         raise UserError(f"{folder}: the images have the channels {channels}; choose one with --channel NUMBER")
-    labels = sorted((folder / "labelsTr").glob(f"*{ending}"))
+    labels = [path for path in scan_files(folder / "labelsTr").values() if path.name.endswith(ending)]
     images = [folder / "imagesTr" / f"{stem(label)}_{channel or 0:04d}{ending}" for label in labels]
     return [raw_case(image, label) for image, label in zip(images, labels, strict=True)]
 
@@ -99,8 +109,8 @@ def _pairs(images: Path, labels: Path) -> Source:
     for folder in (images, labels):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; give two folders, or two files of one case")
-    right = _volumes(labels)
-    left = {name if name in right else re.sub(r"_0000$", "", name): path for name, path in _volumes(images).items()}
+    right = scan_files(labels)
+    left = scan_files(images, "_0000", right)
     if alone := sorted(left.keys() ^ right.keys()):
         sides = [f"{name} (no {'label' if name in left else 'image'})" for name in alone]
         raise UserError(
@@ -110,8 +120,21 @@ def _pairs(images: Path, labels: Path) -> Source:
     return Source(images, [raw_case(left[name], right[name], name=name) for name in sorted(left)], {})
 
 
-def _volumes(folder: Path) -> dict[str, Path]:
-    return {stem(path): path for path in folder.iterdir() if path.name.endswith(ENDINGS) and path.name[0] != "."}
+def scan_files(folder: Path, suffix: str = "", kept: Collection[str] = ()) -> dict[str, Path]:
+    """The scans of a folder by name, in order, without hidden files.
+
+    Names end without `suffix`, such as nnU-Net's `_0000`, unless they are among those to be `kept`.
+
+    Raises UserError where two files have the same name then.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*")):
+        if path.name.endswith(ENDINGS) and not path.name.startswith("."):
+            name = stem(path) if stem(path) in kept else stem(path).removesuffix(suffix)
+            if name in found:
+                raise UserError(f"{folder}: {found[name].name} and {path.name} are both {name!r}; remove one of them")
+            found[name] = path
+    return found
 
 
 def _require_unique(source: Source) -> None:

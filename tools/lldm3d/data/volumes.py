@@ -69,19 +69,51 @@ def load_volume(path: str | Path, channel: int | None = None) -> tuple[np.ndarra
     """
     try:
         image = nib.funcs.squeeze_image(open_nifti(path))
+        fault, scale = header_fault(image), MILLIMETRES.get(image.header.get_xyzt_units()[0], 1)
         if len(image.shape) == 4 and channel is not None and 0 <= channel < image.shape[3]:
             image = image.slicer[..., channel]
-        image = nib.as_closest_canonical(image) if len(image.shape) == 3 else image
+        image = to_ras(image) if len(image.shape) == 3 and not fault else image
         array = np.asanyarray(image.dataobj)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # nibabel, gzip and the file system each raise their own kinds
         raise UserError(f"{path}: cannot be read as NIfTI ({error})") from None
+    if fault:
+        raise UserError(f"{path}: {fault}; write its header anew from the original scan")
     if array.ndim != 3:
         raise UserError(f"{path}: has the shape {image.shape}, 3D is needed (--channel chooses from 4D images)")
     if array.dtype.kind not in "biuf":
         raise UserError(f"{path}: has voxels of type {array.dtype}; real numbers are needed")
-    return array, image.affine
+    return array, np.diag([scale, scale, scale, 1]) @ image.affine
+
+
+MILLIMETRES = {"micron": 0.001, "meter": 1000}  # of the units that a header may name besides mm
+
+
+def header_fault(image: nib.Nifti1Image) -> str | None:
+    """What contradicts itself in the header about where the voxels lie."""
+    header, spacing = image.header, np.array(spacing_of(image.affine))
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-12:
+        return f"its affine {np.round(image.affine[:3], 3).tolist()} says nothing about where the voxels lie"
+    pixdim = np.array(header.get_zooms()[:3], float)
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    if sform and not np.allclose(spacing[: len(pixdim)], pixdim, rtol=0.01):
+        return f"its sform says voxels of {spacing.round(4).tolist()} mm, its pixdim of {pixdim.round(4).tolist()} mm"
+    if sform and sform == qform:
+        apart = corners_apart((*image.shape, 1, 1)[:3], image.affine, header.get_qform())
+        if apart > pixdim.max():
+            return f"its sform and its qform, both of code {sform}, lie {apart:.2f} mm apart"
+    return None
+
+
+def to_ras(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """The image turned to the nearest RAS orientation.
+
+    Directions count to three digits: between two that are equally near, rounding in the headers would turn the label
+    of a scan otherwise than its image.
+    """
+    directions = np.round(image.affine[:3, :3] / spacing_of(image.affine), 3)
+    return image.as_reoriented(nib.io_orientation(nib.affines.from_matvec(directions)))
 
 
 def corners_apart(shape: tuple[int, ...], affine: np.ndarray, other: np.ndarray) -> float:

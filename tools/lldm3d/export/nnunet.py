@@ -4,12 +4,13 @@ import re
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
-from lldm3d.data.dataset import Task
-from lldm3d.data.sources import stem
+from lldm3d.data.dataset import Task, stem
+from lldm3d.data.volumes import load_volume
 from lldm3d.errors import UserError
-from lldm3d.files import load_nifti, save_nifti, write_json
+from lldm3d.files import save_nifti, write_json
 
 NAME = re.compile(r"Dataset\d{3}_[\w-]+")
 ENDING = ".nii.gz"
@@ -48,10 +49,15 @@ def write_nnunet(content: dict, task: Task, folder: Path) -> None:
 
 
 def copy_case(case: dict, task: Task, folder: Path, place: str, name: str) -> None:
+    """Write image and label of a case in RAS orientation, the label with the values of the task."""
     image = folder / f"images{place}" / f"{name}_0000{ENDING}"
     image.parent.mkdir(exist_ok=True)
-    shutil.copyfile(case["image"], image)
-    label, affine = load_nifti(case["label"])
+    volume, affine = load_volume(case["image"])
+    if np.allclose(affine, nib.load(case["image"]).affine):
+        shutil.copyfile(case["image"], image)
+    else:  # stored along other axes than RAS
+        save_nifti(image, volume, affine)
+    label, affine = load_volume(case["label"])
     save_nifti(folder / f"labels{place}" / f"{name}{ENDING}", np.array(task.targets, np.uint8)[label], affine)
 
 

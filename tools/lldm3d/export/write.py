@@ -6,7 +6,7 @@ from lldm3d.data.dataset import ALL, SPLITS, load_schema
 from lldm3d.errors import UserError
 from lldm3d.export.auto3dseg import write_auto3dseg
 from lldm3d.export.nnunet import check_name, write_nnunet
-from lldm3d.files import atomic_folder, require_free, write_json
+from lldm3d.files import output_folder, require_replaceable, write_json
 from lldm3d.study.scores import data_list
 
 FORMATS = ("decathlon", "nnunet", "auto3dseg")
@@ -43,11 +43,12 @@ def export(
         raise UserError(f"--format {format!r} does not exist; choose one of {', '.join(FORMATS)}")
     if format == "nnunet":
         check_name(target)
-    require_free(target, overwrite, [Path(folder) for folder in (real, synthetic) if folder])
+    inputs = [folder for folder in (real, synthetic) if folder]
+    require_replaceable(target, overwrite, inputs)
     chosen, content = load_schema(real).task(task), data_list(real, synthetic, regime, seed)
     if not content["validation"]:
         raise UserError(f"{real}: has no validation cases, which other programs choose by; prepare it with some")
-    with atomic_folder(target) as folder:
+    with output_folder(target, overwrite, inputs) as folder:
         if format == "nnunet":
             write_nnunet(content, chosen, folder)
         elif format == "auto3dseg":

@@ -1,6 +1,5 @@
 """Writing the phantom as a raw data set in Decathlon layout."""
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lldm3d.errors import UserError
-from lldm3d.files import save_nifti, write_json
+from lldm3d.files import output_folder, save_nifti, write_json
 from lldm3d.phantom.case import CLASS_NAMES, make_case
 from lldm3d.processes import in_processes
 
@@ -28,7 +27,7 @@ def write_phantom(
 ) -> None:
     """Write a raw data set of simulated liver MR in Decathlon layout: pairs of image and label, and dataset.json.
 
-    Case i depends on the seed, i, size, spacing and thinnest_vessel alone. dataset.json is written last.
+    Case i depends on the seed, i, size, spacing and thinnest_vessel alone. The folder appears only when it is whole.
 
     Args:
         output_dir: the new folder.
@@ -41,18 +40,18 @@ def write_phantom(
         overwrite: replace an earlier phantom.
 
     Raises:
-        UserError: for bad arguments, or a folder that holds something.
+        UserError: for bad arguments, or a folder that holds something else than an earlier phantom.
     """
     size, spacing = _checked(num_cases, size, spacing, seed)
     if not _is_length(thinnest_vessel):
         raise UserError(f"thinnest_vessel is {thinnest_vessel!r}; give a radius in mm, or 0 to draw all vessels")
-    output_dir = _emptied(Path(output_dir), overwrite)
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -(np.array(size) - 1) / 2 * spacing
     make = partial(make_case, size=size, spacing=spacing, seed=seed, thinnest_vessel=thinnest_vessel)
-    write_one = partial(_write_case, make=make, output_dir=output_dir, affine=affine)
-    entries = list(in_processes(write_one, range(num_cases), "phantom"))
-    write_json(output_dir / "dataset.json", _description(entries))
+    with output_folder(output_dir, overwrite) as folder:
+        write_one = partial(_write_case, make=make, output_dir=folder, affine=affine)
+        entries = list(in_processes(write_one, range(num_cases), "phantom"))
+        write_json(folder / "dataset.json", _description(entries))
 
 
 def _write_case(index: int, make: Callable, output_dir: Path, affine: np.ndarray) -> dict:
@@ -115,16 +114,3 @@ def _is_length(value: object) -> bool:
 
 def _three(value: object) -> bool:
     return isinstance(value, list | tuple) and len(value) == 3
-
-
-def _emptied(output_dir: Path, overwrite: bool) -> Path:
-    """Make sure that `output_dir` holds no other data set."""
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UserError(f"{output_dir}: is a file; give a folder for the data set")
-    if output_dir.is_dir() and any(output_dir.iterdir()):
-        if not overwrite:
-            raise UserError(f"{output_dir}: is not empty; give another folder, or --overwrite to replace what is in it")
-        (output_dir / "dataset.json").unlink(missing_ok=True)
-        for folder in FOLDERS:
-            shutil.rmtree(output_dir / folder, ignore_errors=True)
-    return output_dir
