@@ -1,4 +1,6 @@
 import gzip
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +13,7 @@ from lldm3d.files import (
     atomic_write,
     load_checkpoint,
     load_nifti,
+    output_folder,
     read_json,
     save_checkpoint,
     save_nifti,
@@ -97,3 +100,40 @@ def test_a_volume_keeps_type_and_affine(tmp_path):
     assert array.dtype == np.uint8
     np.testing.assert_array_equal(array, volume)
     np.testing.assert_allclose(found, affine)
+
+
+@pytest.mark.parametrize("damage", ["voxels", "end"])
+def test_a_gzip_whose_checksum_is_wrong_is_refused(tmp_path, damage):
+    path = tmp_path / "scan.nii.gz"
+    content = bytearray(gzip.compress(nib.Nifti1Image(np.ones((20, 20, 20)), np.eye(4)).to_bytes(), 0))
+    path.write_bytes(content[:-8] if damage == "end" else content[:9000] + bytes(300) + content[9300:])
+    with pytest.raises(UserError, match="scan.nii.gz: cannot be read as NIfTI"):
+        load_nifti(path)
+
+
+def test_files_written_by_threads_heed_the_umask(tmp_path):
+    before = os.umask(0o077)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(lambda number: write_json(tmp_path / f"{number}.json", {}), range(200)))
+    finally:
+        left = os.umask(before)
+    assert left == 0o077 and not any(path.stat().st_mode & 0o077 for path in tmp_path.iterdir())
+
+
+def test_an_output_folder_replaces_what_it_wrote_and_nothing_else(tmp_path):
+    out, source = tmp_path / "out", tmp_path / "out/source"
+    for name in ("first", "second"):
+        with output_folder(out, overwrite=True) as folder:
+            (folder / "deep").mkdir()
+            (folder / f"deep/{name}.txt").write_text(name)
+    assert [path.name for path in (out / "deep").iterdir()] == ["second.txt"]
+    with pytest.raises(UserError, match="give --overwrite"), output_folder(out, overwrite=False):
+        pass
+    with pytest.raises(UserError, match="would replace the input"), output_folder(out, True, [source / "scan.nii.gz"]):
+        pass
+    (out / ".git").mkdir()
+    (out / ".git/HEAD").write_text("mine")
+    with pytest.raises(UserError, match="holds .git/HEAD, which this command did not write"), output_folder(out, True):
+        pass
+    assert (out / ".git/HEAD").read_text() == "mine" and sorted(os.listdir(tmp_path)) == ["out"]

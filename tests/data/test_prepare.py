@@ -18,7 +18,7 @@ from .raw import load, save, volumes, write_decathlon
 
 
 def patients(dataset_dir: Path) -> dict[str, list[str]]:
-    return {split: sorted(case["patient"] for case in load_cases(dataset_dir, split)) for split in SPLITS}
+    return {split: sorted(case.patient for case in load_cases(dataset_dir, split)) for split in SPLITS}
 
 
 def all_cases(dataset_dir: Path) -> list[dict]:
@@ -35,7 +35,7 @@ def test_a_decathlon_folder_becomes_a_data_set_that_monai_and_the_chain_read(tmp
     assert [len(load_cases(tmp_path / "out", split)) for split in SPLITS] == [7, 1, 2]
     assert len(load_decathlon_datalist(str(tmp_path / "out/dataset.json"), data_list_key="training")) == 7
     for case in all_cases(tmp_path / "out"):
-        image, label = load(case["image"]), load(case["label"])
+        image, label = load(case.image), load(case.label)
         assert image.shape == label.shape == (16, 16, 16)
         assert image.dtype == np.float32 and label.dtype == np.uint8
         assert image.min() == 0 and image.max() == 1
@@ -67,7 +67,7 @@ def test_nnunet_with_several_channels_needs_a_choice(tmp_path):
     with pytest.raises(UserError, match="--channel"):
         prepare(tmp_path / "out", data=tmp_path / "raw")
     prepare(tmp_path / "out", data=tmp_path / "raw", channel=1)
-    assert load(all_cases(tmp_path / "out")[0]["image"]).max() == 1
+    assert load(all_cases(tmp_path / "out")[0].image).max() == 1
 
 
 def test_folders_with_a_label_map_drop_other_values_and_say_so(tmp_path, capsys):
@@ -80,7 +80,7 @@ def test_folders_with_a_label_map_drop_other_values_and_say_so(tmp_path, capsys)
     folders = {"images": tmp_path / "images", "labels": tmp_path / "labels"}
     prepare(tmp_path / "out", **folders, label_map=tmp_path / "map.yaml")
     assert load_schema(tmp_path / "out").class_names == ("background", "vessel", "liver")
-    label = load(all_cases(tmp_path / "out")[0]["label"])
+    label = load(all_cases(tmp_path / "out")[0].label)
     assert ((label == 1).sum(), (label == 2).sum()) == ((volumes()[1] == 2).sum(), (volumes()[1] == 1).sum())
     assert "leaves out 1 values" in capsys.readouterr().out
     (tmp_path / "labels/a2.nii.gz").unlink()
@@ -99,8 +99,8 @@ def test_other_orientations_are_turned_to_ras(tmp_path):
     for key, array in (("images", image), ("labels", label)):
         save(raw / f"{key}Tr/case_1.nii.gz", array, flip)
     prepare(tmp_path / "out", data=raw, spacing=(2, 1, 3), roi_size=(32, 32, 16))
-    case = next(case for case in all_cases(tmp_path / "out") if case["patient"] == "case_1")
-    written = nib.load(case["label"])
+    case = next(case for case in all_cases(tmp_path / "out") if case.patient == "case_1")
+    written = nib.load(case.label)
     assert nib.aff2axcodes(written.affine) == ("R", "A", "S")
     for value in (1, 2):  # every voxel lies where it lay in the world
         points = [
@@ -118,7 +118,7 @@ def test_cases_of_different_spacing_get_the_median(tmp_path, capsys):
     prepare(tmp_path / "out", data=raw)
     assert load_schema(tmp_path / "out").spacing == (1, 1, 1)
     assert "resampled to the median" in capsys.readouterr().out
-    volume = {c["patient"]: (load(c["label"]) > 0).sum() for c in all_cases(tmp_path / "out")}
+    volume = {c.patient: (load(c.label) > 0).sum() for c in all_cases(tmp_path / "out")}
     assert volume["case_2"] == pytest.approx(8 * volume["case_1"], rel=0.1)
 
 
@@ -132,7 +132,7 @@ def test_crop_keeps_the_chosen_class_in_the_middle(tmp_path, capsys):
         save(raw / f"labelsTr/case_{number}.nii.gz", label)
         save(raw / f"imagesTr/case_{number}.nii.gz", label + np.float32(number))
     prepare(tmp_path / "out", data=raw, roi_size=(16, 16, 16), center="vein")
-    label = load(all_cases(tmp_path / "out")[0]["label"])
+    label = load(all_cases(tmp_path / "out")[0].label)
     assert (label == 2).sum() == 64
     np.testing.assert_array_equal(np.argwhere(label == 2).min(0), [6, 6, 6])
     assert "cuts off" in capsys.readouterr().out
@@ -149,9 +149,85 @@ def test_percentile_scaling_is_robust_to_an_outlier(tmp_path):
     for intensity, contrast in (("min_max", (0, 0.01)), ("percentile", (0.3, 1))):
         prepare(tmp_path / intensity, data=raw, intensity=intensity, percentiles=(0.1, 99.9))
         case = all_cases(tmp_path / intensity)[0]
-        image, label = load(case["image"]), load(case["label"])
+        image, label = load(case.image), load(case.label)
         assert image.min() >= 0 and image.max() <= 1
         assert contrast[0] < image[label == 2].mean() - image[label == 1].mean() < contrast[1]
+
+
+def test_a_window_gives_a_tissue_one_value_in_all_cases(tmp_path, capsys):
+    raw = write_decathlon(tmp_path / "raw", 3)
+    for number in range(3):
+        image, label = volumes(seed=number)
+        image[label == 0] = -1000
+        image[0, 0, 0] = 3000 * (number + 1)
+        save(raw / f"imagesTr/case_{number}.nii.gz", image)
+    prepare(tmp_path / "scaled", data=raw)
+    assert "look like Hounsfield units" in capsys.readouterr().out
+    prepare(tmp_path / "window", data=raw, intensity="window", window=(-175, 250))
+    values = [load(case.image)[load(case.label) == 1].mean() for case in all_cases(tmp_path / "window")]
+    assert values == pytest.approx([(100 + 175) / 425] * 3, abs=0.01)
+    with pytest.raises(UserError, match="belong together"):
+        prepare(tmp_path / "none", data=raw, intensity="window")
+
+
+def test_a_class_that_resampling_loses_is_refused(tmp_path, capsys):
+    raw = write_decathlon(tmp_path / "raw", 3)
+    for number in range(3):
+        label = volumes()[1]
+        label[label == 2] = 1
+        label[10, 10, 3] = 2
+        save(raw / f"labelsTr/case_{number}.nii.gz", label)
+    with pytest.raises(UserError, match=r"leaves nothing of vein \(in all 3 cases\)"):
+        prepare(tmp_path / "out", data=raw, spacing=(3, 3, 3))
+    assert not (tmp_path / "out").exists()
+    label[6:12, 6:12, 2:8] = 2
+    save(raw / "labelsTr/case_1.nii.gz", label)
+    prepare(tmp_path / "out", data=raw, spacing=(3, 3, 3))
+    assert "resampling changed vein" in capsys.readouterr().out
+
+
+def test_files_of_which_it_is_unclear_which_is_meant_are_refused(tmp_path):
+    for number in range(3):
+        image, label = volumes(seed=number)
+        save(tmp_path / f"images/a{number}_0000.nii.gz", image)
+        save(tmp_path / f"labels/a{number}.nii.gz", label)
+        (tmp_path / f"labels/._a{number}.nii.gz").write_bytes(b"of a Mac")
+    folders = {"images": tmp_path / "images", "labels": tmp_path / "labels"}
+    assert [case.name for case in open_source(**folders).cases] == ["a0", "a1", "a2"]
+    save(tmp_path / "images/a1.nii.gz", image)
+    with pytest.raises(UserError, match="a1.nii.gz and a1_0000.nii.gz are both 'a1'"):
+        open_source(**folders)
+    (tmp_path / "images/a1.nii.gz").unlink()
+    save(tmp_path / "labels/a2.nii", label)
+    with pytest.raises(UserError, match="a2.nii and a2.nii.gz are both 'a2'"):
+        open_source(**folders)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"test": None}, None),
+        ({"labels": {"background": 0, "liver": 1, "vein": "2"}}, None),
+        ({"training": None}, "no labelled case"),
+        ({"training": {"a": 1}}, "a list of cases is needed"),
+        ({"labels": {"background": 0, "liver": None}}, "needs a whole number"),
+        ({"labels": ["liver"]}, "no class names"),
+    ],
+)
+def test_dataset_json_as_others_write_it(tmp_path, change, message):
+    raw = write_decathlon(tmp_path / "raw", 2)
+    content = json.loads((raw / "dataset.json").read_text()) | change
+    (raw / "dataset.json").write_bytes(json.dumps(content).encode("utf-8-sig"))
+    if message:
+        with pytest.raises(UserError, match=message):
+            faults_of(open_source(raw))
+    else:
+        assert faults_of(open_source(raw)) == []
+
+
+def test_patients_that_are_null_are_not_one_patient(tmp_path):
+    raw = write_decathlon(tmp_path / "raw", 3, patients=[None] * 3)
+    assert [case.patient for case in open_source(raw).cases] == ["case_0", "case_1", "case_2"]
 
 
 def test_split_is_seeded_and_keeps_patients_together(tmp_path):
@@ -185,11 +261,11 @@ def test_one_patient_is_split_into_crops_only_on_request(tmp_path, capsys):
     assert "may be in several splits" in capsys.readouterr().out
     assert json.loads((tmp_path / "out/dataset.json").read_text())["split_by"] == "case"
     cases = all_cases(tmp_path / "out")
-    assert len(cases) == 10 and {case["patient"] for case in cases} == {"mr"}
-    assert all((load(case["label"]) == 2).any() for case in cases)
-    first = [load(case["image"]) for case in cases]
+    assert len(cases) == 10 and {case.patient for case in cases} == {"mr"}
+    assert all((load(case.label) == 2).any() for case in cases)
+    first = [load(case.image) for case in cases]
     prepare(tmp_path / "again", **files, **crops, split_by="case")
-    assert all((a == load(b["image"])).all() for a, b in zip(first, all_cases(tmp_path / "again"), strict=True))
+    assert all((a == load(b.image)).all() for a, b in zip(first, all_cases(tmp_path / "again"), strict=True))
 
 
 def test_all_faults_of_the_data_are_told_at_once_and_nothing_is_written(tmp_path):
@@ -304,4 +380,4 @@ def test_liver_mr_maps_vessels_out_of_49_classes(tmp_path, real_data):
     prepare(tmp_path / "out", **files, label_map=label_map, **crops)
     assert len(all_cases(tmp_path / "out")) == 10 and faults_of(open_source(tmp_path / "out")) == []
     prepare(tmp_path / "coarse", **files, label_map=label_map, spacing=(6, 6, 6), **crops)
-    assert all((load(case["label"]) == 2).any() for case in all_cases(tmp_path / "coarse"))
+    assert all((load(case.label) == 2).any() for case in all_cases(tmp_path / "coarse"))

@@ -1,8 +1,10 @@
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy.ndimage import label as components
 
-from lldm3d.data.volumes import resample, resample_label, resampled_affine
+from lldm3d.data.volumes import load_volume, resample, resample_label, resampled_affine, spacing_of
+from lldm3d.errors import UserError
 
 SIZE, LIVER, VEIN = 60, 1, 2
 
@@ -92,3 +94,42 @@ def test_a_ramp_keeps_its_values_at_their_places(target):
     expected = (points @ moved[:3, :3].T + moved[:3, 3]) @ [1, 2, 3]
     inner = (slice(2, -2),) * 3
     np.testing.assert_allclose(result[inner], expected[inner], atol=(1 + 2 + 3) / 8)
+
+
+def spoilt(path, matrix=None, units="mm", qform=None):
+    """A file of 1x1x2 mm whose header has another sform, qform or unit."""
+    image = nib.Nifti1Image(np.zeros((8, 8, 4), np.float32), np.diag([1.0, 1, 2, 1]))
+    image.header.set_xyzt_units(units)
+    if qform is not None:
+        image.header.set_qform(qform, 1)
+        image.header.set_sform(image.affine, 1)
+    if matrix is not None:
+        image.header.set_sform(matrix, 2)
+    nib.save(nib.Nifti1Image(image.dataobj, None, image.header), path)
+    return path
+
+
+def test_a_header_that_contradicts_itself_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"sform says voxels of \[1.0, 1.0, 1.0\] mm, its pixdim of \[1.0, 1.0, 2.0\]"):
+        load_volume(spoilt(tmp_path / "a.nii", matrix=np.eye(4)))
+    moved = np.diag([1.0, 1, 2, 1])
+    moved[0, 3] = 50
+    with pytest.raises(UserError, match="both of code 1, lie 50.00 mm apart"):
+        load_volume(spoilt(tmp_path / "b.nii", qform=moved))
+    load_volume(spoilt(tmp_path / "c.nii"))
+
+
+def test_microns_are_millimetres_once_read(tmp_path):
+    assert spacing_of(load_volume(spoilt(tmp_path / "a.nii", units="micron"))[1]) == pytest.approx(
+        (0.001, 0.001, 0.002)
+    )
+
+
+def test_a_label_is_turned_as_its_image_where_two_axes_are_equally_near(tmp_path):
+    shapes = []
+    for name, degrees in (("image", 45), ("label", 45.0001), ("other", 44.9999)):
+        cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+        affine = np.array([[cos, -sin, 0, 0], [sin, cos, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        nib.save(nib.Nifti1Image(np.zeros((4, 6, 8), np.float32), affine), tmp_path / f"{name}.nii")
+        shapes.append(load_volume(tmp_path / f"{name}.nii")[0].shape)
+    assert len(set(shapes)) == 1

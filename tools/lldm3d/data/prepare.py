@@ -227,10 +227,8 @@ def require_kept(volumes: np.ndarray, label_map: LabelMap) -> None:
         if lost == had:
             gone.append(f"{name} (in all {had} cases)")
         elif lost or abs(after.sum() / before.sum() - 1) > TOLD_CHANGE:
-            print(
-                f"resampling changed {name} from {before.sum():.3g} to {after.sum():.3g} ml, and it is gone from "
-                f"{lost} of {had} cases; a finer --spacing keeps it"
-            )
+            where = f", and it is gone from {lost} of {had} cases; a finer --spacing keeps it" if lost else ""
+            print(f"resampling changed {name} from {before.sum():.3g} to {after.sum():.3g} ml{where}")
     if gone:
         raise UserError(
             f"resampling leaves nothing of {', '.join(gone)}, nothing was written; give a finer --spacing, or name it "
