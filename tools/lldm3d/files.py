@@ -190,7 +190,7 @@ def require_replaceable(path: str | Path, overwrite: bool, inputs: Iterable[str 
         raise UserError(f"--output_dir {path} is a file; give the name of a new folder")
     found = {name for name in files_in(path) if name != MARKER and PARTIAL not in name}
     if found and not overwrite:
-        raise UserError(f"--output_dir {path} exists and is not empty; choose another folder or give --overwrite")
+        raise UserError(f"--output_dir {path} exists; it is not empty, so choose another folder or give --overwrite")
     ours = set(read_json(path / MARKER).get("files", [])) if (path / MARKER).is_file() else set()
     if foreign := sorted(found - ours):
         raise UserError(
