@@ -46,8 +46,9 @@ class PrepareSettings(Section):
     spacing: Millimetres | None = None
     center: str | None = None
     crops: Count | None = None
-    intensity: Literal["min_max", "percentile"] | None = None
+    intensity: Literal["min_max", "percentile", "window"] | None = None
     percentiles: Annotated[list[Annotated[float, Field(ge=0, le=100)]], Field(min_length=2, max_length=2)] | None = None
+    window: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     split: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)] | None = None
     split_by: Literal["patient", "case"] | None = None
     patient_pattern: str | None = None
