@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from lldm3d.files import whole
+from lldm3d.files import atomic_write
 from lldm3d.phantom.case import HCC, HEPATIC, LIVER, PORTAL, make_case
 
 COLOURS = {LIVER: "#7fbf7f", PORTAL: "#4da6ff", HEPATIC: "#ff5c5c", HCC: "#ffd92f"}
@@ -34,7 +34,7 @@ def draw(
         _show_vessels(axes[2 * row, 4], label, spacing, CORONAL)
         _show_vessels(axes[2 * row + 1, 4], label, spacing, AXIAL)
     figure.subplots_adjust(0, 0, 1, 1, 0.02, 0.02)
-    with whole(Path(output)) as temporary:
+    with atomic_write(Path(output)) as temporary:
         figure.savefig(temporary, dpi=69, facecolor="black")
 
 

@@ -52,7 +52,7 @@ def measure(codec: Codec, schema: Schema, cases: list[dict], radius: float, rng:
     organ_name = schema.inside.get(schema.tubular[0], schema.class_names[1])
     rows = []
     for case in cases:
-        label, _ = load_nifti(case["label"])
+        label, _ = load_nifti(case.label)
         organ = np.isin(label, [schema.class_names.index(organ_name), *map(schema.class_names.index, schema.tubular)])
         truth = tube(organ, radius, rng)
         volume = np.where(organ, schema.class_names.index(organ_name), label)

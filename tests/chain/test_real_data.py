@@ -27,6 +27,6 @@ def test_the_chain_runs_on_crops_of_one_real_mr(real_data, tmp_path):
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     schema = load_schema(tmp_path / "work/dataset")
     assert schema.class_names == ("background", *LABEL_MAP["classes"])
-    labels = [nib.load(case["label"]).get_fdata() for case in load_cases(tmp_path / "work/dataset", "training")]
+    labels = [nib.load(case.label).get_fdata() for case in load_cases(tmp_path / "work/dataset", "training")]
     assert {1, 2, 3} <= set(np.unique(labels).astype(int).tolist())
     assert (tmp_path / "work/report/report.html").is_file()

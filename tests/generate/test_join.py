@@ -28,7 +28,7 @@ def parts(tmp_path) -> Path:
 def test_all_that_reads_pairs_reads_those_of_all_parts(parts, tmp_path, tiny_dataset):
     join(f"{parts}/part_*", str(tmp_path / "all"))
     cases = load_cases(tmp_path / "all", "training")
-    assert [case["patient"] for case in cases] == [f"synthetic_{i}_{j:02d}" for i in range(3) for j in range(2)]
+    assert [case.patient for case in cases] == [f"synthetic_{i}_{j:02d}" for i in range(3) for j in range(2)]
     assert len(regime_cases(tiny_dataset, tmp_path / "all", "R+1.5S", seed=0)[0]) == 4 + 6
     assert json.loads((tmp_path / "all/dataset.json").read_text())["training"][0]["image"].startswith(
         "../pairs/part_0/"

@@ -38,9 +38,6 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-whole = atomic_write  # the earlier name, until all modules use the new one
-
-
 def write_json(path: str | Path, content: object) -> None:
     """Write `content` as indented JSON; NaN is refused since it is not JSON."""
     with atomic_write(path) as temporary:

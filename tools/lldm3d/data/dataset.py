@@ -85,9 +85,6 @@ class Case:
     split: str = "training"
     rescale: bool = False  # read with intensities brought to [0, 1]: a scan that was not prepared
 
-    def __getitem__(self, key: str) -> str | None:
-        return getattr(self, key)
-
     def as_dict(self) -> dict[str, str]:
         """The case as MONAI takes it and as a data list holds it; without "label" where it has none."""
         found = {"image": self.image, "label": self.label, "patient": self.patient}

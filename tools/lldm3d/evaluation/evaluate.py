@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from lldm3d import __version__
-from lldm3d.data.dataset import ENDINGS, SPLITS, Case, Schema, load_cases, load_schema, stem
+from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema, stem
+from lldm3d.data.sources import scan_files
 from lldm3d.data.volumes import load_volume, spacing_of
 from lldm3d.errors import Refused, UserError
 from lldm3d.evaluation import figures
@@ -150,8 +151,8 @@ def open_data(folder: Path) -> tuple[Schema, dict[str, list[Case]]]:
 
 def scan_paths(folder: Path) -> dict[str, str]:
     """The scans of a folder by name, without the `_0000` that nnU-Net's images end with."""
-    paths = [path for path in folder.glob("*") if path.name.endswith(ENDINGS)] if folder.is_dir() else []
-    return {stem(path).removesuffix("_0000"): str(path.resolve()) for path in paths}
+    found = scan_files(folder, "_0000") if folder.is_dir() else {}
+    return {name: str(path.resolve()) for name, path in found.items()}
 
 
 def check_alike(real: Schema, synthetic: Schema, real_dir: Path, synthetic_dir: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from lldm3d.errors import UserError
-from lldm3d.files import read_json, whole
+from lldm3d.files import atomic_write, read_json
 
 FORMAT = 4  # of metrics.json: raised when a key changes its name or its meaning
 FIDELITY, DIVERSITY, LABELS = "fidelity", "diversity", "labels"
@@ -188,5 +188,5 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[dict]) ->
     table = pd.DataFrame(list(rows), columns=list(columns))
     if "n" in table:
         table["n"] = table["n"].astype("Int64")  # else a single absent count would make all of them floats
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False)

@@ -13,7 +13,7 @@ from lldm3d import plots
 from lldm3d.data.dataset import Case, Schema, load_cases, load_schema
 from lldm3d.data.scans import read_pair
 from lldm3d.evaluation.metrics import LOWER, Metric, write_csv
-from lldm3d.files import whole, write_json
+from lldm3d.files import atomic_write, write_json
 from lldm3d.methods.registry import Method, load_method
 from lldm3d.report.comparison import (
     Measure,
@@ -131,7 +131,7 @@ def write_comparison(
     found, folder = {name: load_method(name) for name in methods}, work / "comparison"
     results = read_results(work, methods, sources, seeds)
     for name, text in (("table.md", comparison_markdown), ("table.tex", comparison_latex)):
-        with whole(folder / name) as temporary:
+        with atomic_write(folder / name) as temporary:
             temporary.write_text(text(results, found, minutes))
     plots.save(quality_figure(results, found), folder / "quality.png")
     plots.save(samples_figure(work, found, sources, seeds[0]), folder / "figure.png")

@@ -13,7 +13,7 @@ from lldm3d.agreement import METRICS
 from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema
 from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import format_number, read_metrics, write_csv
-from lldm3d.files import read_json, whole
+from lldm3d.files import atomic_write, read_json
 from lldm3d.methods.registry import OURS, load_method
 from lldm3d.report import pictures, trainings
 from lldm3d.report.comparison import (
@@ -100,7 +100,7 @@ def report(workdir: str | Path, overwrite: bool = True) -> None:
     environment.filters["number"] = format_number
     html = environment.from_string(template).render(content)
     write_csv(path.with_name("tables.csv"), COLUMNS, content["rows"])
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(html)
 
 

@@ -10,7 +10,7 @@ from lldm3d.agreement import METRICS, agreement
 from lldm3d.data.dataset import SPLITS, Task, load_cases, load_schema
 from lldm3d.data.regimes import regime_cases
 from lldm3d.errors import UserError
-from lldm3d.files import load_nifti, read_json, whole, write_json
+from lldm3d.files import atomic_write, load_nifti, read_json, write_json
 from lldm3d.study.stages import LAYOUT, SegmentStage
 
 HEADER = ["case", "patient", "class", *METRICS]
@@ -76,7 +76,7 @@ def write_case_metrics(dataset_dir: str | Path, predictions_dir: str | Path, tas
 
 def write_table(path: str | Path, table: pd.DataFrame) -> None:
     """Write a table as CSV; what is not there stays empty."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
 
 

@@ -11,7 +11,7 @@ from lldm3d.agreement import METRICS, tolerance_of
 from lldm3d.data.dataset import load_schema
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError
-from lldm3d.files import whole
+from lldm3d.files import atomic_write
 from lldm3d.study.figure import study_figure
 from lldm3d.study.scores import read_scores, write_table
 from lldm3d.study.stages import CAP, REAL, Arm
@@ -190,7 +190,7 @@ def write_study(work: Path) -> None:
     write_table(folder / "study.csv", scores.assign(unit=units))
     write_table(folder / "gains.csv", gain_table(found))
     for name, text in (("table.md", study_markdown), ("table.tex", study_latex)):
-        with whole(folder / name) as temporary:
+        with atomic_write(folder / name) as temporary:
             temporary.write_text(text(found, spacing))
     plots.save(study_figure(found), folder / "figure.png")
 
