@@ -68,7 +68,7 @@ def test_two_trainings_take_the_steps_of_one_and_the_second_goes_on_from_the_fir
     first, second = trainings(tmp_path, SegmentStage("steps", "seg_unet", "multi", "S>R", "lldm", 0), 50, 10)
     assert (first.folder, first.epochs, first.init_path) == (tmp_path / "first", 20, None)
     assert (second.folder, second.epochs, second.init_path) == (tmp_path, 30, str(tmp_path / "first/model.pt"))
-    assert [training.epochs for training in trainings(tmp_path, STAGE, 50, 10)] == [250, 250]  # the cap of each
+    assert [training.epochs for training in trainings(tmp_path, STAGE, 50, 10)] == [120, 130]  # the cap, for both
     assert len(trainings(tmp_path, SegmentStage("steps", "seg_unet", "multi", "R+S", "lldm", 0), 50, 10)) == 1
 
 

@@ -132,18 +132,17 @@ class SegmentTraining(NamedTuple):
 def trainings(folder: Path, stage: SegmentStage, epochs: int, val_interval: int) -> list[SegmentTraining]:
     """The trainings of a stage whose own folder is `folder`, in order: the last one there, one before in `first/`.
 
-    With equal steps two trainings share the epochs, so that every regime takes as many steps; to convergence each has
-    a cap of `CAP` times `epochs`.
+    Two trainings share the epochs, so that no regime takes more: with equal steps all of them, to convergence the cap
+    of `CAP` times as many.
 
     Raises:
         UserError: where too few epochs are left for a validation of each, from which the next one's weights come.
     """
-    shared = stage.until == "steps"
-    most = epochs if shared else CAP * epochs
+    epochs *= CAP if stage.until == "convergence" else 1
     if len(parse_regime(stage.regime).phases) == 1:
-        return [SegmentTraining(folder, most, None)]
-    before = epochs // 2 // val_interval * val_interval if shared else most
-    after = epochs - before if shared else most
+        return [SegmentTraining(folder, epochs, None)]
+    before = epochs // 2 // val_interval * val_interval
+    after = epochs - before
     if min(before, after) < val_interval:
         raise UserError(
             f"{stage.path}: {epochs} epochs are too few for two trainings that validate every {val_interval} epochs; "

@@ -31,10 +31,11 @@ def study_notes(found: Sequence[Line], spacing: Sequence[float]) -> list[str]:
         half = "; S>R takes about half of them on S, the others on R" if two else ""
         notes.append(f"Trained for equal steps: the same number of steps in every regime{half}.")
     if "convergence" in untils:
-        each = ", first on S and then on R" if two else ""
+        each = " (S>R: by both trainings together)" if two else ""
         notes.append(
             "Trained to convergence: until the loss of the real validation cases had not fallen for a number of "
-            f"validations, or {CAP} times the equal steps were taken{each}; the steps differ between trainings."
+            f"validations, or {CAP} times the equal steps were taken{each}. The steps differ "
+            "between trainings: a gain may come from more of them."
         )
     notes += [
         "Values are means over patients, ± standard deviation over seeds. Gains are against the same regime without "
