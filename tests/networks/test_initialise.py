@@ -14,6 +14,14 @@ def test_the_weights_of_a_checkpoint_are_taken(key, tmp_path):
     assert torch.equal(network.weight, given.weight)
 
 
+def test_a_file_of_weights_alone_will_do(tmp_path):
+    """MONAI's CheckpointSaver writes such a one of a segmentation."""
+    given, network = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    save_checkpoint(tmp_path / "model.pt", given.state_dict())
+    initialise_from(network, str(tmp_path / "model.pt"))
+    assert torch.equal(network.weight, given.weight)
+
+
 @pytest.mark.parametrize(
     "content, fault",
     [

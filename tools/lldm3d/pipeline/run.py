@@ -17,7 +17,7 @@ from lldm3d.data.regimes import regime_cases
 from lldm3d.errors import ChildError, UserError
 from lldm3d.files import atomic_write, read_json
 from lldm3d.locks import locked, visible_gpus
-from lldm3d.methods.registry import OURS, load_method
+from lldm3d.methods.registry import OURS, load_method, method_names
 from lldm3d.pairs.sources import DRAWN, parse_source
 from lldm3d.pipeline.cluster import check_executor, ended_by_slurm, refuse_left_over, refused_by_slurm, slurm_options
 from lldm3d.pipeline.profile import BUILT_IN, load_profile
@@ -125,6 +125,8 @@ def study(
     work = Path(workdir).resolve()
     axes = {"pairs": pairs, "networks": networks, "tasks": tasks, "regimes": regimes, "until": until}
     grid = {key: as_list(value) for key, value in axes.items() if value}
+    if "pairs" in grid:  # Snakemake has another current folder
+        grid["pairs"] = [name if name.partition("/")[0] in method_names() else absolute(name) for name in grid["pairs"]]
     if seeds is not None:
         grid["seeds"] = [int(seed) if str(seed).isdigit() else seed for seed in as_list(seeds)]
     if (work / "run.yaml").is_file():

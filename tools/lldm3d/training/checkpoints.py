@@ -95,6 +95,8 @@ WEIGHTS = ("model", "autoencoder")  # where model.pt and codec.pt hold them
 def initialise_from(network: nn.Module, path: str) -> None:
     """Load the weights of `model.pt` or `codec.pt`, of a network of the same architecture, into `network`.
 
+    A file of weights alone, as MONAI's CheckpointSaver writes them, will do as well.
+
     Raises:
         UserError: where the file is missing, unreadable, holds no weights, or those of another architecture.
     """
@@ -102,7 +104,8 @@ def initialise_from(network: nn.Module, path: str) -> None:
     if not Path(path).is_file():
         raise UserError(f"init_path: no file {path}; {remedy}")
     checkpoint = load_checkpoint(path, made_by=Path(path).parent.name)
-    weights = next((checkpoint[key] for key in WEIGHTS if key in checkpoint), None)
+    bare = checkpoint if all(isinstance(value, torch.Tensor) for value in checkpoint.values()) else None
+    weights = next((checkpoint[key] for key in WEIGHTS if key in checkpoint), bare)
     if weights is None:
         raise UserError(f"init_path: {path} holds {sorted(checkpoint)[:5]}, none of {WEIGHTS}; {remedy}")
     if difference := first_difference(weights, network.state_dict()):
