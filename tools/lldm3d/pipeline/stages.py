@@ -113,10 +113,6 @@ def pairs_folder(method: str, source: str, seed: int) -> str:
     return f"pairs/{method}/{source}/seed_{seed}"
 
 
-def evaluation_folder(method: str, source: str, seed: int) -> str:
-    return f"evaluation/{method}/{source}/seed_{seed}"
-
-
 def pairs_of(plan: Plan, name: str, seed: int) -> str:
     """The folder of the pairs `name` (a method, `<method>/<source>`, or a path) for a segmentation of some seed.
 

@@ -13,7 +13,7 @@ from lldm3d.locks import at_work
 from lldm3d.methods.registry import Method
 from lldm3d.pipeline.checks import check_gates, finish, same_beginning
 from lldm3d.pipeline.profile import overlays_of, overrides_of
-from lldm3d.pipeline.stages import Job, Plan, digest, method_folder
+from lldm3d.pipeline.stages import Job, Plan, digest
 
 PILOT_STEPS = 8  # of each of a pilot's two epochs; the first one is not measured
 CHECKPOINTS = ("model.pt", "codec.pt")
@@ -119,8 +119,3 @@ def go_on_or_start(work: Path, name: str, begun: dict, inputs: tuple[str, ...]) 
     elif state.is_file():
         os.replace(state, state.with_name("state.old.pt"))
         print(f"{state}: began from other settings or inputs, kept as state.old.pt; training starts anew", flush=True)
-
-
-def models_of(plan: Plan, work: Path, job: Job) -> Path:
-    """The folder of the trainings whose models draw the pairs of a job."""
-    return work / method_folder(job.values["method"], job.values["seed"])
