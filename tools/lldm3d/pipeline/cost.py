@@ -20,7 +20,7 @@ from lldm3d.methods.registry import Method
 from lldm3d.pipeline.cluster import limit_key, note_limits
 from lldm3d.pipeline.profile import SEGMENT_OVERLAY, overlays_of, overrides_of
 from lldm3d.pipeline.stages import DATASET, Job, Plan
-from lldm3d.study.stages import SegmentStage
+from lldm3d.study.stages import CAP, SegmentStage
 from lldm3d.training.inferers import AutocastInferer
 
 WARM_UP, TIMED = 2, 5  # steps
@@ -202,12 +202,12 @@ def print_study_cost(work: Path, plan: Plan, stages: list[SegmentStage], schema:
     predictions = len(load_cases(work / "dataset", "test")) * voxels * ZIPPED
     cases = sum(len(load_cases(work / "dataset", split)) for split in ("training", "validation"))
     hours, longest, disk = 0.0, 0.0, len(tasks) * cases * voxels * CACHED
-    for network, count in Counter(stage.network for stage in stages).items():
-        cost = measure_segmentation(network, overrides)
+    for (network, until), count in Counter((stage.network, stage.until) for stage in stages).items():
+        cost = measure_segmentation(network, overrides, CAP if until == "convergence" else 1)
         longest, hours = max(longest, cost.minutes), hours + count * cost.minutes / 60
         disk += count * (4 * COPIES * cost.parameters + predictions)
         print(
-            f"{network}: {count} trainings of {cost.steps} steps at {cost.step_seconds:.3g} s, {cost.minutes / 60:.3g} "
+            f"{network}: {count} trainings of {'at most ' if until == 'convergence' else ''}{cost.steps} steps at {cost.step_seconds:.3g} s, {cost.minutes / 60:.3g} "
             f"hours each; {cost.parameters / 1e6:.3g} million parameters"
         )
     print(
@@ -217,8 +217,8 @@ def print_study_cost(work: Path, plan: Plan, stages: list[SegmentStage], schema:
     return {"segment": longest}
 
 
-def measure_segmentation(network: str, overrides: dict) -> Cost:
-    """The cost of a training of the bundle `network` with these overrides."""
+def measure_segmentation(network: str, overrides: dict, times: int = 1) -> Cost:
+    """The cost of a training of the bundle `network` with these overrides, for so many times its steps."""
     parser = ConfigParser()
     parser.read_config([str(bundle_path(network) / TRAIN), SEGMENT_OVERLAY])
     parser.update(overrides)
@@ -233,7 +233,7 @@ def measure_segmentation(network: str, overrides: dict) -> Cost:
         loss(inferer(image, model), label).backward()
         optimizer.step()
 
-    steps = parser.get_parsed_content("epochs") * parser.get_parsed_content("epoch_length")
+    steps = times * parser.get_parsed_content("epochs") * parser.get_parsed_content("epoch_length")
     parameters = sum(item.numel() for item in model.parameters())
     return Cost(steps, step_seconds(step), batch, parameters, 0)
 
