@@ -206,9 +206,10 @@ def print_study_cost(work: Path, plan: Plan, stages: list[SegmentStage], schema:
         cost = measure_segmentation(network, overrides, CAP if until == "convergence" else 1)
         longest, hours = max(longest, cost.minutes), hours + count * cost.minutes / 60
         disk += count * (4 * COPIES * cost.parameters + predictions)
+        most = "at most " if until == "convergence" else ""
         print(
-            f"{network}: {count} trainings of {'at most ' if until == 'convergence' else ''}{cost.steps} steps at {cost.step_seconds:.3g} s, {cost.minutes / 60:.3g} "
-            f"hours each; {cost.parameters / 1e6:.3g} million parameters"
+            f"{network}: {count} trainings of {most}{cost.steps} steps at {cost.step_seconds:.3g} s, "
+            f"{cost.minutes / 60:.3g} hours each; {cost.parameters / 1e6:.3g} million parameters"
         )
     print(
         f"{len(stages)} segmentations, {hours:.3g} hours, to be divided by the trainings at once; "
