@@ -286,7 +286,9 @@ def option_help(parameter: inspect.Parameter, meaning: str) -> str:
         meaning += " Needed."
     elif default is not None and default is not False and default != () and "default" not in meaning:
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        meaning = f"{meaning.rstrip('.;')}; default: {shown}."
+        shown = f"yes, --no{parameter.name} for no" if default is True else shown
+        end = "" if meaning.endswith("...") else "."
+        meaning = f"{meaning.removesuffix(end)}; default: {shown}."
     return hanging(f"  --{parameter.name} {metavar(parameter)}".rstrip(), meaning)
 
 
