@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lldm3d import plots
 from lldm3d.data.dataset import Schema
@@ -70,6 +71,7 @@ def fidelity_figure(rows: list[Row]) -> Figure:
             if interval:
                 axes.hlines(-at, *interval, color="black", lw=1.2)
         axes.axvline(0, color="black", lw=0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_yticks([0, -1, -2], bars)
         axes.set_title(f"{ours.as_dict()['name']} ({ours.n} cases each)", fontsize=9)
     return figure

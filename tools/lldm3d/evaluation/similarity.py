@@ -86,11 +86,12 @@ def paired_rows(
     """
     known = {record.label: case for split in real for case, record in split.labelled()}
     pairs = [(case, known[record.label]) for case, record in synthetic.labelled() if record.label in known]
-    others = [case for split in real for case in split.cases]
+    all_real = [case for split in real for case in split.cases]
     rng = np.random.default_rng(seed)
     usable = large_enough(PAIRED, schema)
     values: dict[Metric, list[tuple[float, float]]] = {metric: [] for metric in usable}
     for ours, truth in pairs:
+        others = [case for case in all_real if case is not truth]
         other = others[rng.integers(len(others))]
         image, true_image, other_image = (volume_of(case, schema, device) for case in (ours, truth, other))
         for metric, measure in usable.items():

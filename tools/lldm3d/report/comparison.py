@@ -21,7 +21,7 @@ SHOWN = {  # what the table has of an evaluation, and against which cases
 }
 TEST = "test"  # the source of labels that no model has seen, for paired figures
 SOURCES = {
-    "drawn": "Labels that a model drew",
+    "drawn": "Labels that a model drew, or images alone",
     "training": "Labels of the training cases, warped",
     TEST: "Labels of the test cases",
 }

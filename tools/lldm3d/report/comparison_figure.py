@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lldm3d import plots
 from lldm3d.data.dataset import Case, Schema, load_cases, load_schema
@@ -80,7 +80,7 @@ def quality_figure(results: Sequence[Result], methods: Mapping[str, Method]) -> 
     measures = [measure for measure in over_seeds(results) if measure.key in PLOTTED]
     columns = max(1, min(4, len(measures)))
     rows = max(1, -(-len(measures) // columns))
-    figure, grid = plots.light(rows, columns, 3.2 * columns + 1, rows * (0.5 * len(methods) + 1.3))
+    figure, grid = plots.light(rows, columns, 3.2 * columns + 1, rows * (0.5 * len(methods) + 1.4))
     for axes, measure in zip(grid.flat, measures, strict=False):
         found = [result for result in results if result.measure == measure]
         plot_measure(axes, measure, [result for result in found if result.source == found[0].source], methods)
@@ -102,9 +102,12 @@ def plot_measure(axes: Axes, measure: Measure, results: list[Result], methods: M
         axes.legend(frameon=False, fontsize=7)
     axes.set_yticks(range(len(methods)), [method.title for method in methods.values()])
     axes.set_ylim(len(methods) - 0.5, -0.5)
-    if measure.direction == LOWER and min(result.value for result in results) > 0:
+    values = [*floors, *(result.value for result in results)]
+    if measure.direction == LOWER and 0 < 20 * min(values) < max(values):
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())  # they would run into each other
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_title(measure.heading, fontsize=9)
 
 
