@@ -164,7 +164,8 @@ def test_no_path_of_this_machine_travels(name, bundles, tiny_chain):
 def test_the_readme_tells_whether_copies_of_patients_were_measured(zips, tiny_chain, tmp_path, capsys):
     readme = zipfile.ZipFile(next(zips.glob("image_ldm_v*.zip"))).read("image_ldm/docs/README.md").decode()
     assert "Copies of patients: not measured" in readme and "No weights come with" not in readme
-    row = {"name": "share of near copies", "value": 0.125, "n": 8}
+    row = {"key": "near_copies_share", "compared": "synthetic_training", "value": 0.125, "n": 8}
+    row |= {"class": None, "variant": None}
     work = tmp_path / "work"
     work.symlink_to(tiny_chain)
     metrics = tiny_chain / "evaluation/metrics.json"

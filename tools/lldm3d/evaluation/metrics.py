@@ -146,7 +146,7 @@ def find_rows(rows: Iterable[dict], metric: Metric, compared: Compared | None = 
     return [
         row
         for row in rows
-        if row.get("key") == metric and compared in (None, row["compared"]) and row["value"] is not None
+        if row.get("key") == metric and row["value"] is not None and compared in (None, row["compared"])
     ]
 
 

@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser
 
 from lldm3d.bundle import INFERENCE, bundle_names, bundle_path, load_configs
 from lldm3d.errors import UserError
+from lldm3d.evaluation.metrics import near_copies_share
 from lldm3d.export.package_configs import check_weights, latent_stride, write_configs, write_metadata, write_weights
 from lldm3d.files import atomic_write, load_checkpoint, read_json, sha256, write_json
 from lldm3d.methods.registry import OURS, Method, load_method
@@ -38,15 +39,14 @@ def readme_section(checkpoints: dict[str, Path], names: dict[str, str], privacy_
 def copies_note(work: Path, method: str = "*") -> str:
     """How near the synthetic cases of a method come to its patients: what to know before its models are shared."""
     metrics = next(iter(sorted(work.glob(f"evaluation/{method}/*/seed_*/metrics.json"))), None)
-    rows = read_json(metrics)["rows"] if metrics else []
-    found = next((row for row in rows if row["name"] == "share of near copies" and row["value"] is not None), None)
+    found = near_copies_share(read_json(metrics)) if metrics else None
     if found is None:
         return (
             "**Copies of patients: not measured.** Models learnt from few patients can repeat them: before you "
             "share them, run `lldm3d evaluate --max_copies` on pairs drawn with them."
         )
     return (
-        f"**Copies of patients:** of {found['n']} pairs drawn with these models, {found['value']:.1%} lie nearer to a "
+        f"**Copies of patients:** of {found[1]} pairs drawn with these models, {found[0]:.1%} lie nearer to a "
         "training case than half the distance of any held-out case (`lldm3d evaluate`)."
     )
 
