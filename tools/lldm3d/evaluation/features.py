@@ -123,7 +123,9 @@ def load_segmenter(stage_dir: str | Path, class_names: tuple[str, ...]) -> Segme
 def read_overrides(path: Path) -> dict:
     """The overrides of a segmentation stage. Raises UserError where they or an entry are missing."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give the folder of a segmentation, segment/<network>/multi/R/seed_0")
+        raise UserError(
+            f"{path}: no such file; give the folder of a segmentation, segment/steps/<network>/multi/R/real/seed_0"
+        )
     content = yaml.safe_load(path.read_text()) or {}
     if "class_names" not in content:
         raise UserError(f"{path}: has no 'class_names'; run the segmentation stage again")
