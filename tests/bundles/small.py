@@ -27,7 +27,7 @@ SEGMENTATION = {
 
 # MONAI's U-Net attends in its middle whatever `attention_levels` say: with 16x16x16 tokens a step takes seconds. On a
 # CPU the bfloat16 gradients of torch 2.13 are random where a convolution has 2 voxels, so no level is that small.
-UNET = {"channels": [8, 32], "attention_levels": [False, False], "num_res_blocks": 1, "norm_num_groups": 4}
+UNET = {"channels": [4, 8, 32], "attention_levels": [False] * 3, "num_res_blocks": 1, "norm_num_groups": 4}
 LATENT_UNET = {"channels": [32], "attention_levels": [False], "num_res_blocks": 1, "latent_channels": 2}
 DISCRIMINATOR = {"crop_size": [16, 16, 16], "discriminator_channels": 4, "discriminator_layers": 1}
 GAN = {"channels": 16, "groups": 4, "latent_size": 8, "slab": 8}
