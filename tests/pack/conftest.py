@@ -8,7 +8,7 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 
-from lldm3d.bundle import bundle_names, bundle_path
+from lldm3d.bundle import bundle_path
 from lldm3d.codec.codec import save_codec
 from lldm3d.codec.latents import encode
 from lldm3d.files import save_checkpoint
@@ -31,7 +31,15 @@ STAGES = {
         },
     ),
 }
-SEGMENTERS = [name for name in bundle_names() if name.startswith("seg_")]
+METHOD = "methods/lldm/seed_0"  # where the generative trainings lie
+SEGMENTERS = {  # narrow; VNet, whose width is fixed, has 180 MB of weights and is packed without them alone
+    "seg_dynunet": {"network_def#filters": [4, 8, 8, 8, 8]},
+    "seg_resunet": {"network_def#channels": [4, 8, 8, 8]},
+    "seg_swinunetr": {"network_def#feature_size": 12},
+    "seg_unet": {"network_def#channels": [4, 8, 8, 8]},
+    "seg_wideresunet": {"network_def#channels": [4, 8, 8, 8]},
+}
+FIRST = next(iter(SEGMENTERS))
 
 
 @pytest.fixture(scope="session")
@@ -40,13 +48,14 @@ def tiny_chain(tiny_dataset, tmp_path_factory) -> Path:
     torch.manual_seed(0)
     work = tmp_path_factory.mktemp("chain")
     shutil.copytree(tiny_dataset, work / "dataset")
-    (work / "run.yaml").write_text(yaml.safe_dump({"settings": {stage: {} for stage in STAGES}}))
+    (work / "run.yaml").write_text(yaml.safe_dump({"settings": {"methods": {"lldm": {stage: {} for stage in STAGES}}}}))
+    folder = work / METHOD
     for stage, (bundle, settings) in STAGES.items():
-        settings = {**settings, "class_names": CLASS_NAMES, "output_dir": str(work / stage)}
-        save_stage(work, stage, parsed(work, stage, bundle, settings))
+        settings = {**settings, "class_names": CLASS_NAMES, "output_dir": str(folder / stage)}
+        save_stage(work, folder, stage, parsed(folder, stage, bundle, settings))
     for network in SEGMENTERS:
-        save_segmentation(work, f"segment/{network}/multi/R/seed_0", network)
-    save_segmentation(work, f"segment/{SEGMENTERS[0]}/multi/0.5R+2S/seed_0", SEGMENTERS[0])
+        save_segmentation(work, f"segment/steps/{network}/multi/R/real/seed_0", network)
+    save_segmentation(work, f"segment/steps/{FIRST}/multi/0.5R+2S/lldm/seed_0", FIRST)
     return work
 
 
@@ -61,21 +70,23 @@ def parsed(work: Path, stage: str, bundle: str, settings: dict) -> ConfigParser:
     return parser
 
 
-def save_stage(work: Path, stage: str, parser: ConfigParser) -> None:
+def save_stage(work: Path, folder: Path, stage: str, parser: ConfigParser) -> None:
     architecture, network = (parser.get_parsed_content(name) for name in ("architecture", "network_def"))
     if stage.startswith("autoencoder"):
         volumes = [torch.randint(0, 2, (1, 1, 16, 16, 16)).float()]
         kind = stage.removeprefix("autoencoder_")
-        save_codec(str(work / stage / "codec.pt"), network, architecture, kind, CLASS_NAMES, volumes, "cpu")
+        save_codec(str(folder / stage / "codec.pt"), network, architecture, kind, CLASS_NAMES, volumes, "cpu")
         return
-    if not (work / "latents").is_dir():
-        codecs = (str(work / f"autoencoder_{kind}/codec.pt") for kind in ("image", "label"))
-        encode(str(work / "dataset"), *codecs, str(work / "latents"))
+    latents = folder / "latents/encoded"
+    if not latents.is_dir():
+        codecs = (str(folder / f"autoencoder_{kind}/codec.pt") for kind in ("image", "label"))
+        encode(str(work / "dataset"), *codecs, str(latents))
     further = {"noise_scheduler": "rectified_flow", **({"condition": "label"} if stage == "controlnet" else {})}
-    save_network(str(work / stage / "model.pt"), network, architecture, str(work / "latents"), **further)
+    save_network(str(folder / stage / "model.pt"), network, architecture, str(latents), **further)
 
 
 def save_segmentation(work: Path, stage: str, bundle: str) -> None:
     settings = {"class_names": CLASS_NAMES, "roi_size": [16, 16, 16], "dataset_dir": str(work / stage)}
+    settings |= SEGMENTERS[bundle]
     parser = parsed(work, stage, bundle, settings)
     save_checkpoint(work / stage / "model.pt", parser.get_parsed_content("network_def").state_dict())

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import threading
@@ -22,15 +23,18 @@ from monai.transforms import SaveImaged
 
 from lldm3d.bundle import bundle_names
 from lldm3d.errors import UserError
+from lldm3d.evaluation.metrics import Compared, Metric, Row
 from lldm3d.export.package import pack
 from lldm3d.files import load_checkpoint, read_json, save_checkpoint
 
-from .conftest import CLASS_NAMES, SEGMENTERS, STAGES
+from .conftest import CLASS_NAMES, FIRST, METHOD, SEGMENTERS, STAGES
 
 ROOT = Path(__file__).parents[2]
-GENERATIVE = {"autoencoder": "autoencoder_image/codec.pt"}
-GENERATIVE |= {name: f"{name}/model.pt" for name in ("label_ldm", "image_ldm", "controlnet")}
-SEGMENTATION = {f"{name}_multi_R_seed_0": f"segment/{name}/multi/R/seed_0/model.pt" for name in SEGMENTERS}
+GENERATIVE = {"autoencoder": f"{METHOD}/autoencoder_image/codec.pt"}
+GENERATIVE |= {name: f"{METHOD}/{name}/model.pt" for name in ("label_ldm", "image_ldm", "controlnet")}
+SEGMENTATION = {
+    f"steps_{name}_multi_R_real_seed_0": f"segment/steps/{name}/multi/R/real/seed_0/model.pt" for name in SEGMENTERS
+}
 WEIGHTS = {**GENERATIVE, **SEGMENTATION}
 TRACED = ("seg_dynunet", "seg_swinunetr")  # their ckpt_export needs use_trace, see docs/how-to/share.md
 
@@ -68,7 +72,7 @@ def own_weights(path: Path) -> dict:
 
 
 def test_a_chain_gives_its_generative_bundles_and_its_segmentations(zips):
-    mixed = f"{SEGMENTERS[0]}_multi_0.5R_2S_seed_0"
+    mixed = f"steps_{FIRST}_multi_0.5R_2S_lldm_seed_0"
     assert {path.name.rsplit("_v", 1)[0] for path in zips.glob("*.zip")} == {*WEIGHTS, mixed}
 
 
@@ -97,6 +101,7 @@ def test_load_fetches_a_release_by_itself(zips, server, tmp_path, monkeypatch, t
     assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_the_independent_conformance_check_passes_with_weights(name, bundles, tiny_chain, tmp_path, monkeypatch):
     """Also verify_metadata, verify_net_in_out and ckpt_export; docs/how-to/share.md says which are excused."""
@@ -106,10 +111,10 @@ def test_the_independent_conformance_check_passes_with_weights(name, bundles, ti
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(logging, "disable", lambda *_: None)
     monkeypatch.chdir(tiny_chain)  # `dataset` and `latents` are looked for in the working directory
-    excused = name in GENERATIVE or name.startswith(TRACED)
+    excused = name in GENERATIVE or name.startswith(tuple(f"steps_{network}" for network in TRACED))
     overrides = {"train": {}, "infer": {}, "__exclude__": ["ckpt_export"] if excused else []}
     if name == "controlnet":
-        overrides["train"]["image_ldm_path"] = str(tiny_chain / "image_ldm/model.pt")
+        overrides["train"]["image_ldm_path"] = str(tiny_chain / METHOD / "image_ldm/model.pt")
     (tmp_path / "overrides.json").write_text(json.dumps({name: overrides}))
     options = {"schema_dir": str(ROOT / "tests/bundles"), "overrides": str(tmp_path / "overrides.json")}
     options |= {"pna": [1, 1, 1], "no_dynamic": False, "no_export": False}
@@ -121,6 +126,7 @@ def test_the_independent_conformance_check_passes_with_weights(name, bundles, ti
     assert excused or "ckpt_export" in passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["controlnet", *list(SEGMENTATION)[:1]])
 def test_an_unpacked_bundle_runs_by_the_command_in_its_config(name, bundles, tiny_dataset, tmp_path):
     copy = bundles / name / "lldm3d/__init__.py"
@@ -164,30 +170,28 @@ def test_no_path_of_this_machine_travels(name, bundles, tiny_chain):
 def test_the_readme_tells_whether_copies_of_patients_were_measured(zips, tiny_chain, tmp_path, capsys):
     readme = zipfile.ZipFile(next(zips.glob("image_ldm_v*.zip"))).read("image_ldm/docs/README.md").decode()
     assert "Copies of patients: not measured" in readme and "No weights come with" not in readme
-    row = {"key": "near_copies_share", "compared": "synthetic_training", "value": 0.125, "n": 8}
-    row |= {"class": None, "variant": None}
+    row = Row(Metric.NEAR_COPIES_SHARE, Compared.SYNTHETIC_TRAINING, 0.125, n=8).as_dict()
     work = tmp_path / "work"
     work.symlink_to(tiny_chain)
-    metrics = tiny_chain / "evaluation/metrics.json"
-    metrics.parent.mkdir()
+    metrics = tiny_chain / "evaluation/lldm/drawn/seed_0/metrics.json"
+    metrics.parent.mkdir(parents=True)
     metrics.write_text(json.dumps({"rows": [row]}))
     try:
-        pack(str(tmp_path / "zips"), workdir=str(work), stages="image_ldm")
+        pack(str(tmp_path / "zips"), workdir=str(work), stages=f"{METHOD}/image_ldm")
     finally:
-        metrics.unlink()
-        metrics.parent.rmdir()
+        shutil.rmtree(tiny_chain / "evaluation")
     assert "of 8 pairs drawn with these models, 12.5% lie nearer" in capsys.readouterr().out
 
 
 def test_the_same_weights_make_the_same_checksum(zips, tiny_chain, tmp_path):
-    pack(str(tmp_path), workdir=str(tiny_chain), stages=("label_ldm",))
+    pack(str(tmp_path), workdir=str(tiny_chain), stages=(f"{METHOD}/label_ldm",))
     mine, theirs = (read_json(folder / "model_info.json") for folder in (tmp_path, zips))
     assert [theirs[name]["checksum"] for name in mine] == [entry["checksum"] for entry in mine.values()]
     assert len(mine) == 1
 
 
 def test_one_bundle_with_the_weights_of_one_training(tiny_chain, tmp_path):
-    name, stage = SEGMENTERS[0], f"segment/{SEGMENTERS[0]}/multi/R/seed_0"
+    name, stage = FIRST, f"segment/steps/{FIRST}/multi/R/real/seed_0"
     pack(str(tmp_path), bundle=name, weights=str(tiny_chain / stage / "model.pt"))
     archive = zipfile.ZipFile(next(tmp_path.glob("*.zip")))
     assert yaml.safe_load(archive.read(f"{name}/configs/inference.yaml"))["class_names"] == CLASS_NAMES
@@ -203,9 +207,9 @@ def test_without_weights_every_bundle_is_packed(tmp_path):
 
 def test_weights_that_do_not_fit_are_refused_with_the_mend(tiny_chain, tmp_path):
     weights = tmp_path / "here" / "model.pt"
-    save_checkpoint(weights, load_checkpoint(tiny_chain / SEGMENTATION[f"{SEGMENTERS[0]}_multi_R_seed_0"], "test"))
+    save_checkpoint(weights, load_checkpoint(tiny_chain / SEGMENTATION[f"steps_{FIRST}_multi_R_real_seed_0"], "test"))
     with pytest.raises(UserError, match=rf"{weights}: does not fit .* into {weights.parent}/overrides.yaml"):
-        pack(str(tmp_path / "zips"), bundle=SEGMENTERS[0], weights=str(weights))
+        pack(str(tmp_path / "zips"), bundle=FIRST, weights=str(weights))
     assert not list((tmp_path / "zips").glob("*"))
 
 

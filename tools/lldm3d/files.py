@@ -45,16 +45,13 @@ def write_json(path: str | Path, content: object) -> None:
 
 
 def read_json(path: str | Path) -> dict:
-    """Read a JSON file, with or without a byte order mark. Raises UserError where it is missing, or no JSON mapping."""
+    """Read a JSON file, with or without a byte order mark. Raises UserError where it is missing or broken."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of an existing JSON file") from None
     except ValueError as error:
         raise UserError(f"{path}: is not valid JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, but a mapping `{{name: value}}` is needed")
-    return content
 
 
 def save_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None:

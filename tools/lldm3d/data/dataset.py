@@ -162,11 +162,19 @@ def load_cases(dataset_dir: str | Path, split: str) -> list[Case]:
     return cases
 
 
+def read_description(file: Path) -> dict:
+    """The content of a dataset.json. Raises UserError where it is missing, broken or no mapping."""
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: holds a {type(content).__name__}, but a mapping `{{name: value}}` is needed")
+    return content
+
+
 def _read(dataset_dir: str | Path) -> tuple[Path, dict]:
     file = Path(dataset_dir).resolve() / "dataset.json"
     if not file.is_file():
         raise UserError(f"{dataset_dir}: holds no dataset.json; give the folder that `lldm3d prepare` made")
-    return file, read_json(file)
+    return file, read_description(file)
 
 
 def _class_names(labels: dict[str, str]) -> tuple[str, ...]:

@@ -5,9 +5,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lldm3d.data.dataset import ENDINGS, SPLITS, Case, stem
+from lldm3d.data.dataset import ENDINGS, SPLITS, Case, read_description, stem
 from lldm3d.errors import UserError
-from lldm3d.files import read_json
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def _folder(folder: Path, channel: int | None) -> Source:
             f"{folder}: holds no dataset.json; --data takes a Decathlon or nnU-Net raw folder, "
             "for other folders give --images, --labels and --label_map"
         )
-    about = read_json(folder / "dataset.json")
+    about = read_description(folder / "dataset.json")
     if "training" in about:
         return Source(folder, _decathlon(folder, about, channel), about)
     if "file_ending" in about or "channel_names" in about:

@@ -45,8 +45,9 @@ def copies_note(work: Path, method: str = "*") -> str:
             "**Copies of patients: not measured.** Models learnt from few patients can repeat them: before you "
             "share them, run `lldm3d evaluate --max_copies` on pairs drawn with them."
         )
+    share, number = found
     return (
-        f"**Copies of patients:** of {found[1]} pairs drawn with these models, {found[0]:.1%} lie nearer to a "
+        f"**Copies of patients:** of {number} pairs drawn with these models, {share:.1%} lie nearer to a "
         "training case than half the distance of any held-out case (`lldm3d evaluate`)."
     )
 
