@@ -1,18 +1,25 @@
-"""Wall-clock time and peak memory of a whole chain, the time of each stage, and what the report says.
+"""Wall-clock time and peak memory of a whole chain, the time of each stage, the losses, and what the report says.
 
-    python -m benchmarks.chain --workdir work/demo --profile demo
+    python -m benchmarks.chain --profile demo --workdir work/demo
+    python -m benchmarks.chain --profile demo --workdir work/both --source . --source ../3D-LLDM_0.7.2
 
-Runs `lldm3d run` with the same arguments and prints JSON. Memory is the sum over all processes of the run (proportional
-set size), sampled every second. Stages that were done before are not run again; their times are those of then.
+Runs `lldm3d run` of this checkout, or of others one after the other, each in a folder of its own in the work directory,
+and prints JSON; further arguments are those of `lldm3d run`. Memory is the sum over all processes of the run
+(proportional set size), sampled every second. Stages that were done before are not run again; their times are those of
+then. `losses` are those of the last epoch, `val_loss` that of the last validation.
 """
 
+import argparse
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 
-from benchmarks.machine import describe
+from benchmarks.machine import ROOT, describe
 from benchmarks.watch import watched
+
+DIFFUSIONS = ("label_ldm", "image_ldm", "controlnet")
 
 
 def stage_seconds(work: Path) -> dict[str, float]:
@@ -25,6 +32,17 @@ def stage_seconds(work: Path) -> dict[str, float]:
     return {record["shellcmd"].split()[-1]: round(record["endtime"] - record["starttime"], 1) for record in records}
 
 
+def losses(work: Path) -> dict[str, dict[str, float]]:
+    """The last values of each diffusion's curves, wherever the layout of that version has them."""
+    found = {}
+    for name in DIFFUSIONS:
+        for path in sorted(work.rglob(f"{name}/metrics.json")):
+            curves = json.loads(path.read_text())
+            last = {key: curves[key][-1] for key in ("loss", "val_loss") if curves.get(key)}
+            found[path.parent.relative_to(work).as_posix()] = last
+    return found
+
+
 def tables(work: Path) -> list[dict]:
     """The rows of the report's tables, without empty fields."""
     path = work / "report" / "tables.csv"
@@ -34,20 +52,26 @@ def tables(work: Path) -> list[dict]:
         return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
+def measured(source: Path, work: Path, arguments: list[str]) -> dict:
+    """One run by the package in `source`/tools."""
+    command = [sys.executable, "-m", "lldm3d", "run", "--workdir", str(work), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(source / "tools")}
+    found = watched(command, stdout=sys.stderr, env=environment, cwd=source)
+    about = {"command": "lldm3d run " + " ".join(Path(item).name if "/" in item else item for item in arguments)}
+    results = {"losses": losses(work), "stage_seconds": stage_seconds(work), "tables": tables(work)}
+    return {**about, **found, **results, "machine": describe(source)}
+
+
 def main() -> None:
-    if "--workdir" not in sys.argv:
-        sys.exit("usage: python -m benchmarks.chain --workdir W [further arguments of `lldm3d run`]")
-    work = Path(sys.argv[sys.argv.index("--workdir") + 1])
-    found = watched([sys.executable, "-m", "lldm3d", "run", *sys.argv[1:]], stdout=sys.stderr)
-    result = {
-        "command": "lldm3d run " + " ".join(Path(item).name if "/" in item else item for item in sys.argv[1:]),
-        **found,
-        "stage_seconds": stage_seconds(work),
-        "machine": describe(),
-        "tables": tables(work),
-    }
-    print(json.dumps(result, indent=1))
-    sys.exit(found["status"])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", required=True, type=Path)
+    parser.add_argument("--source", action="append", type=Path, help="a checkout; default: this one")
+    options, arguments = parser.parse_known_args()
+    sources, work = [item.resolve() for item in options.source or [ROOT]], options.workdir.resolve()
+    works = [work / f"{place}_{source.name}" for place, source in enumerate(sources)] if len(sources) > 1 else [work]
+    found = [measured(source, folder, arguments) for source, folder in zip(sources, works, strict=True)]
+    print(json.dumps(found if len(found) > 1 else found[0], indent=1))
+    sys.exit(max(item["status"] for item in found))
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ from monai.transforms import Compose
 from benchmarks.machine import describe
 from benchmarks.volumes import write_volumes
 from benchmarks.watch import memory
-from lldm3d.bundle import bundle_path
+from lldm3d.bundle import TRAIN, bundle_path
 from lldm3d.data.cache import MappedDataset
-from lldm3d.pipeline.configs import SEGMENT_OVERLAY, TRAIN
+from lldm3d.pipeline.profile import SEGMENT_OVERLAY
 
 DRAWN = 48  # volumes that are written; further ones are links to them
 SIZE, SPACING, CROP = (160, 160, 64), (1.5, 1.5, 3.0), [96, 96, 64]

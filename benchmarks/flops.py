@@ -7,7 +7,7 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lldm3d.pipeline.study_cost import wait
+from lldm3d.pipeline.cost import wait_for_gpu
 from lldm3d.training.inferers import has_bfloat16
 
 SIZES = {"cuda": 8192, "cpu": 1024}  # of the square matrices
@@ -41,9 +41,9 @@ def seconds(call: Callable[[], object], device: str, calls: int = 10) -> float:
     """Of one call, the mean of some after a first; on a CPU of the process, which other work hardly changes."""
     clock = time.perf_counter if device == "cuda" else time.process_time
     call()
-    wait()
+    wait_for_gpu()
     started = clock()
     for _ in range(calls):
         call()
-    wait()
+    wait_for_gpu()
     return (clock() - started) / calls

@@ -5,16 +5,20 @@ import platform
 import subprocess
 from datetime import date
 from importlib.metadata import version
+from pathlib import Path
 
 import psutil
 import torch
 
 from lldm3d.training.inferers import has_bfloat16
 
+ROOT = Path(__file__).parents[1]
 
-def describe() -> dict:
-    """The machine, the versions and the commit, as they belong beside every figure."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+
+def describe(source: Path = ROOT) -> dict:
+    """The machine, the versions and the commit of a checkout, as they belong beside every figure."""
+    command = ["git", "-C", str(source), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "date": date.today().isoformat(),

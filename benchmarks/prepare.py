@@ -29,7 +29,7 @@ from lldm3d.data.cache import MappedDataset
 from lldm3d.data.dataset import SPLITS, load_cases
 from lldm3d.data.prepare import prepare
 from lldm3d.files import load_nifti, read_json, write_json
-from lldm3d.pipeline.configs import SEGMENT_OVERLAY
+from lldm3d.pipeline.profile import SEGMENT_OVERLAY
 
 RAW_SIZE, RAW_SPACING = (176, 176, 48), (1.4, 1.4, 4.0)
 DRAWN = 12  # scans that are written; further ones are links to them

@@ -28,7 +28,7 @@ from benchmarks.stock import sampling as stock
 from lldm3d.diffusion.noise import RectifiedFlow
 from lldm3d.pairs.memory import estimate
 from lldm3d.pairs.sampling import Generation
-from lldm3d.pipeline.study_cost import wait
+from lldm3d.pipeline.cost import wait_for_gpu
 
 STEPS = (20, 8)
 BATCH = 8
@@ -39,10 +39,10 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def seconds(call: Callable[[], object]) -> float:
     """Of processor time, which other programs on the machine do not lengthen; on a GPU by the clock."""
     clock = time.perf_counter if DEVICE == "cuda" else time.process_time
-    wait()
+    wait_for_gpu()
     started = clock()
     call()
-    wait()
+    wait_for_gpu()
     return clock() - started
 
 

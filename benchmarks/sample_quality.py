@@ -1,7 +1,7 @@
 """Quality and time of drawn pairs against the number of steps, beside the stock recipe: JSON and two figures.
 
     lldm3d run --workdir W/flow --profile benchmarks/sampling.yaml --until evaluate
-    lldm3d run --workdir W/ddpm --profile benchmarks/sampling_ddpm.yaml --until generate
+    lldm3d run --workdir W/ddpm --profile benchmarks/sampling_ddpm.yaml --until pairs
     python -m benchmarks.sample_quality --workdir W
 
 Both have the same autoencoders, by the same seed. Distances are those of `lldm3d evaluate` (equal numbers of cases, 50
@@ -35,8 +35,9 @@ from lldm3d.evaluation.extraction import RecordCache, RecordExtractor
 from lldm3d.evaluation.metrics import Compared, Metric
 from lldm3d.evaluation.records import CaseRecords
 from lldm3d.files import load_nifti, read_json, write_json
+from lldm3d.methods.registry import OURS, load_method
 from lldm3d.pairs.cases import CaseDataset, drawn_name
-from lldm3d.pairs.generate import write_dataset_json as describe_pairs
+from lldm3d.pairs.folder import write_dataset_json
 from lldm3d.pairs.writer import CaseWriter
 from lldm3d.statistics import bootstrap_interval
 
@@ -93,7 +94,8 @@ def write_pairs(work: Path, setting: tuple[str, float, int], schema: Schema, n: 
 def judged(work: Path, setting: tuple[str, float, int], extractor: RecordExtractor, n: int) -> dict[str, dict]:
     """Each measure: value, interval and floor."""
     folder = work / "sets" / name_of(setting)
-    describe_pairs(folder, work / "flow/dataset", [drawn_name(index) for index in range(n)])
+    names = [drawn_name(index) for index in range(n)]
+    write_dataset_json(folder, work / "flow/dataset", load_method(OURS), names, names)
     schema, cases = open_both(work / "flow/dataset", folder)
     records = extract_shared(cases, RecordCache(extractor, work / "cache"))
     ours, training, test = (records[split] for split in ("synthetic", "training", "test"))

@@ -23,26 +23,26 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
-from lldm3d.pipeline.study_cost import TIMED, WARM_UP, step_seconds
 
 from benchmarks.flops import count
 from benchmarks.machine import describe
+from benchmarks.plans import livers, plan_of
 from benchmarks.watch import processor_seconds
 from lldm3d.agreement import METRICS
-from lldm3d.data.dataset import Schema, load_cases
+from lldm3d.data.dataset import load_cases
 from lldm3d.data.prepare import prepare
 from lldm3d.evaluation.evaluate import evaluate
 from lldm3d.files import read_json, write_json
+from lldm3d.methods.registry import OURS
+from lldm3d.phantom.case import CLASS_NAMES
 from lldm3d.phantom.write import write_phantom
-from lldm3d.pipeline.cost import network_and_inputs, plain_step, saved_bytes
-from lldm3d.pipeline.profile import load_profile
+from lldm3d.pipeline.cost import TIMED, WARM_UP, network_and_inputs, plain_step, saved_bytes, step_seconds
 from lldm3d.pipeline.run import run
 from lldm3d.study.scores import HEADER, read_scores, write_table
 from lldm3d.study.stages import REAL, SegmentStage
 from lldm3d.study.statistics import lines
 
 DRAWN = 12
-CLASSES = ("liver", "portal vein", "hepatic vein", "HCC")
 
 
 def raw_cases(work: Path, number: int) -> Path:
@@ -124,7 +124,7 @@ def write_scores(work: Path, patients: int) -> None:
             rows = (
                 {"case": f"case_{i}", "patient": f"case_{i}", "class": name, **dict.fromkeys(METRICS, rng.random())}
                 for i in range(patients)
-                for name in CLASSES
+                for name in CLASS_NAMES[1:]
             )
             stage = SegmentStage("steps", "seg_unet", "multi", regime, pairs, seed)
             write_table(work / stage.path / "metrics.csv", pd.DataFrame(rows, columns=HEADER))
@@ -184,10 +184,12 @@ def folders(work: Path, number: int) -> dict:
 
 def stepping(stage: str, size: int) -> dict:
     """One training step of the profile `small` on one case of size^3 voxels: processor seconds, operations, memory."""
-    schema, settings = Schema("cube", ("background", *CLASSES), (size,) * 3, (1.0,) * 3), load_profile("small")
-    settings[stage] |= {"batch_size": 1}
-    settings["autoencoder_image"] |= {"roi_size": [size] * 3}
-    step = plain_step(*network_and_inputs(stage, settings, schema), torch.device("cpu"))
+    plan = plan_of("small")
+    plan.section(OURS, stage)["batch_size"] = 1
+    plan.section(OURS, "autoencoder_image")["roi_size"] = [size] * 3
+    latent = stage != "autoencoder_image"
+    network, inputs = network_and_inputs(plan, plan.loaded[OURS], stage, livers([size] * 3), latent)
+    step = plain_step(network, inputs, torch.device("cpu"))
     operations, kept, start = count(step), saved_bytes(step), process_time()
     step_seconds(step)
     seconds = (process_time() - start) / (WARM_UP + TIMED)

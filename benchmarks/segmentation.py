@@ -26,18 +26,18 @@ from monai.bundle import ConfigParser
 
 from benchmarks.data import touch
 from benchmarks.machine import describe
+from lldm3d.bundle import TRAIN, bundle_path
 from lldm3d.children import KEPT_MEMORY
 from lldm3d.data.dataset import load_schema
-from lldm3d.pipeline.profile import load_profile
-from lldm3d.pipeline.study_cost import WARM_UP, parsed, wait
-from lldm3d.pipeline.training import crop
+from lldm3d.pipeline.cost import WARM_UP, wait_for_gpu
+from lldm3d.pipeline.profile import SEGMENT_OVERLAY, load_profile
 
 CLOCKS = ("processor", "wall")
 
 
 def clock() -> np.ndarray:
     """Seconds by CLOCKS, after all that the GPU was given."""
-    wait()
+    wait_for_gpu()
     return np.array([time.process_time(), time.perf_counter()])
 
 
@@ -45,9 +45,12 @@ def config(network: str, work: Path, profile: str, folder: str, workers: int, st
     """The training of a stage of regime R, without validation."""
     schema, section = load_schema(work / "dataset"), load_profile(profile)["segment"]["overrides"]
     overrides = {"dataset_dir": str(work / "dataset"), "output_dir": folder, "class_names": list(schema.class_names)}
-    overrides |= {**section, "roi_size": crop(section, schema), "cache_dir": str(work / "cache")}
+    overrides |= {**section, "roi_size": schema.crop(section.get("roi_size")), "cache_dir": str(work / "cache")}
     overrides |= {"num_workers": workers, "epochs": 1, "epoch_length": WARM_UP + steps, "val_interval": 2}
-    return parsed(network, overrides)
+    parser = ConfigParser()
+    parser.read_config([str(bundle_path(network) / TRAIN), SEGMENT_OVERLAY])
+    parser.update(overrides)
+    return parser
 
 
 def plain_step(parser: ConfigParser) -> Callable[[torch.Tensor, torch.Tensor], None]:

@@ -12,7 +12,8 @@ from statistics import median
 
 import networkx
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.machine import ROOT
+
 PACKAGE = ROOT / "tools" / "lldm3d"
 
 

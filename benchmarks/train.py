@@ -22,21 +22,24 @@ import fire
 import psutil
 import torch
 from ignite.engine import Events
-from lldm3d.pipeline.configs import bundle_and_configs, overrides_of
-from lldm3d.pipeline.study_cost import wait
 from monai.bundle import ConfigParser
 from monai.engines import SupervisedTrainer
 from monai.utils import set_determinism
 
 from benchmarks.flops import autocast_dtype, ceiling, count
 from benchmarks.machine import describe
+from benchmarks.plans import FOLDER, config, plan_of
 from benchmarks.stock.training import stock_trainer
-from lldm3d.bundle import bundle_path
+from lldm3d.bundle import defined
 from lldm3d.codec.latents import encode
+from lldm3d.data.dataset import load_schema
 from lldm3d.data.prepare import prepare
+from lldm3d.methods.registry import OURS
 from lldm3d.phantom.write import write_phantom
-from lldm3d.pipeline.profile import load_profile
-from lldm3d.pipeline.training import STAGES
+from lldm3d.pipeline.cost import wait_for_gpu
+from lldm3d.pipeline.profile import overlays_of
+from lldm3d.pipeline.stages import Plan
+from lldm3d.pipeline.training import data_ids
 from lldm3d.training.checkpoints import save_network
 
 COMPARED = ("autoencoder_image", "label_ldm", "image_ldm", "controlnet")
@@ -44,27 +47,28 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 clock = time.perf_counter if DEVICE == "cuda" else time.process_time
 
 
-def parsed(work: Path, stage: str, settings: dict, **further: object) -> ConfigParser:
-    """The stage's training config as the chain runs it in `work`, with further overrides."""
-    section = overrides_of(settings[stage])
-    bundle, configs = bundle_and_configs(stage, settings[stage])
-    parser = ConfigParser()
-    parser.read_config([str(bundle_path(bundle) / config) for config in configs])
-    parser.update({**section, **STAGES[stage][0](work, stage, section), "output_dir": str(work / stage), **further})
-    return parser
+def parsed(work: Path, training: str, plan: Plan, **further: object) -> ConfigParser:
+    """The training's config as the chain runs it in `work`, with further overrides."""
+    schema, method, section = load_schema(work / "dataset"), plan.loaded[OURS], plan.section(OURS, training)
+    configs = [*method.trainings[training].configs, *overlays_of(section)]
+    data = data_ids(work, work / FOLDER, schema, section)
+    data = defined(method.bundle_of(training), configs, data)
+    return config(plan, training, schema, **data, output_dir=str(work / FOLDER / training), **further)
 
 
-def make_work(work: Path, settings: dict, cases: int) -> None:
+def make_work(work: Path, plan: Plan, cases: int) -> None:
     """Simulated cases, their latents from untrained codecs, and an untrained image LDM: a step takes as long."""
-    write_phantom(output_dir=work / "data", **{**settings["phantom"], "num_cases": cases})
-    prepare(output_dir=work / "dataset", data=str(work / "data"), **settings["prepare"])
-    for stage in ("autoencoder_image", "autoencoder_label"):
-        parsed(work, stage, settings).get_parsed_content("codec")
-    codecs = [work / f"autoencoder_{kind}/codec.pt" for kind in ("image", "label")]
-    encode(work / "dataset", *codecs, work / "latents", views=2)
-    parser = parsed(work, "image_ldm", settings)
+    write_phantom(output_dir=work / "data", **{**plan.settings["phantom"], "num_cases": cases})
+    prepare(output_dir=work / "dataset", data=str(work / "data"), **plan.settings["prepare"])
+    for training in ("autoencoder_image", "autoencoder_label"):
+        parsed(work, training, plan).get_parsed_content("codec")
+    codecs = [work / FOLDER / f"autoencoder_{kind}/codec.pt" for kind in ("image", "label")]
+    latents = work / FOLDER / "latents/encoded"
+    encode(work / "dataset", *codecs, latents, views=2)
+    parser = parsed(work, "image_ldm", plan)
     network, architecture = map(parser.get_parsed_content, ("network_def", "architecture"))
-    save_network(work / "image_ldm/model.pt", network, architecture, work / "latents", noise_scheduler="rectified_flow")
+    model = work / FOLDER / "image_ldm/model.pt"
+    save_network(model, network, architecture, latents, noise_scheduler="rectified_flow")
 
 
 def our_trainer(stage: str, parser: ConfigParser) -> SupervisedTrainer:
@@ -98,7 +102,7 @@ class Side:
         self.waits.append(time.perf_counter() - self.asked)
 
     def end(self) -> None:
-        wait()
+        wait_for_gpu()
         self.ends.append(clock())
         self.walls.append(time.perf_counter())
 
@@ -130,14 +134,14 @@ class Side:
         }
 
 
-def compare(stage: str, work: Path, settings: dict, rounds: int, steps: int) -> dict:
+def compare(stage: str, work: Path, plan: Plan, rounds: int, steps: int) -> dict:
     """Ratio and figures of one stage."""
     further = {"epochs": rounds + 2, "epoch_length": steps, "val_interval": rounds + 3}
-    if settings[stage].get("adversarial_weight", 1):
+    if plan.section(OURS, stage).get("adversarial_weight", 1):
         further |= {"adversarial_start": 0} if stage == "autoencoder_image" else {}
     set_determinism(0)
-    ours = Side(our_trainer(stage, parsed(work, stage, settings, **further)))
-    stock = Side(stock_trainer(stage, parsed(work, stage, settings, **further), work, steps))
+    ours = Side(our_trainer(stage, parsed(work, stage, plan, **further)))
+    stock = Side(stock_trainer(stage, parsed(work, stage, plan, **further), steps))
     for _ in range(rounds + 1):
         stock.run()
         ours.run()
@@ -160,17 +164,19 @@ def main(
     steps: int = 5,
 ) -> None:
     names = stages.split(",") if isinstance(stages, str) else stages
-    settings = load_profile(profile)
+    plan = plan_of(profile)
+    settings = plan.settings
     if size:
         voxels = [int(number) for number in (size.split(",") if isinstance(size, str) else size)]
         settings["phantom"]["size"] = voxels
         settings["prepare"] = {**settings["prepare"], "roi_size": voxels}
     with tempfile.TemporaryDirectory() as folder:
         with redirect_stdout(sys.stderr):
-            make_work(Path(folder), settings, cases)
-        found = {stage: compare(stage, Path(folder), settings, rounds, steps) for stage in names}
+            make_work(Path(folder), plan, cases)
+        found = {stage: compare(stage, Path(folder), plan, rounds, steps) for stage in names}
     used = {"profile": profile, "size": settings["phantom"]["size"], "rounds": rounds, "steps": steps}
-    used |= {"threads": torch.get_num_threads(), "batch_size": {name: settings[name]["batch_size"] for name in names}}
+    batches = {name: plan.section(OURS, name)["batch_size"] for name in names}
+    used |= {"threads": torch.get_num_threads(), "batch_size": batches}
     ratios = {stage: figures.pop("ratio") for stage, figures in found.items()}
     print(json.dumps({"ratio": ratios, "stages": found, "settings": used, "machine": describe()}, indent=1))
 

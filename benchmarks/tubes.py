@@ -17,6 +17,7 @@ from scipy.interpolate import make_interp_spline
 from scipy.ndimage import distance_transform_edt
 
 from benchmarks.machine import describe
+from benchmarks.plans import FOLDER
 from lldm3d.codec.codec import Codec, load_codec
 from lldm3d.codec.quality import cldice, reconstruct
 from lldm3d.data.dataset import Schema, load_cases, load_schema
@@ -66,7 +67,7 @@ def measure(codec: Codec, schema: Schema, cases: list[dict], radius: float, rng:
 
 def main(workdir: str, seed: int = 0) -> None:
     work = Path(workdir)
-    schema, path = load_schema(work / "dataset"), work / "autoencoder_label/codec.pt"
+    schema, path = load_schema(work / "dataset"), work / FOLDER / "autoencoder_label/codec.pt"
     codec, rng = load_codec(path, "label"), np.random.default_rng(seed)
     cases = load_cases(work / "dataset", "validation") + load_cases(work / "dataset", "test")
     result = {f"radius_{radius}_voxels": measure(codec, schema, cases, radius, rng) for radius in (1, 2)}

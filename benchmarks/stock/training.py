@@ -28,13 +28,13 @@ DISCRIMINATOR_STEPS = 5
 KEYS = ("image", "label")
 
 
-def stock_trainer(stage: str, parser: ConfigParser, work: Path, steps: int) -> SupervisedTrainer:
+def stock_trainer(stage: str, parser: ConfigParser, steps: int) -> SupervisedTrainer:
     """The stock trainer beside our stage's `parser`; one epoch is `steps` iterations."""
     if stage == "autoencoder_image":
         loader, parts = parser.get_parsed_content("train#dataloader"), autoencoder(parser)
     else:
-        loader = volumes(work, parser.get_parsed_content("batch_size"), steps)
-        parts = diffusion(stage, parser, work, loader)
+        loader = volumes(parser["dataset_dir"], parser.get_parsed_content("batch_size"), steps)
+        parts = diffusion(stage, parser, loader)
     device = parser.get_parsed_content("device")
     network = parts["network"].to(device)
     optimizer = torch.optim.Adam((w for w in network.parameters() if w.requires_grad), parser["learning_rate"])
@@ -43,20 +43,20 @@ def stock_trainer(stage: str, parser: ConfigParser, work: Path, steps: int) -> S
     return SupervisedTrainer(**common, **parts, amp=device.type == "cuda")
 
 
-def volumes(work: Path, batch_size: int, steps: int) -> DataLoader:
+def volumes(dataset_dir: str, batch_size: int, steps: int) -> DataLoader:
     """Whole training cases from memory, in random order."""
     read = [LoadImaged(KEYS), EnsureChannelFirstd(KEYS, channel_dim="no_channel"), ToTensord(KEYS, track_meta=False)]
     dataset = CacheDataset(
-        [case.as_dict() for case in load_cases(work / "dataset", "training")], Compose(read), progress=False
+        [case.as_dict() for case in load_cases(dataset_dir, "training")], Compose(read), progress=False
     )
     order = torch.utils.data.RandomSampler(dataset, num_samples=steps * batch_size)
     return DataLoader(dataset, batch_size=batch_size, sampler=order, num_workers=0)
 
 
-def diffusion(stage: str, parser: ConfigParser, work: Path, loader: DataLoader) -> dict:
+def diffusion(stage: str, parser: ConfigParser, loader: DataLoader) -> dict:
     """The latent diffusion of the zoo: network, and what is drawn, encoded and answered in a step."""
     kind, device = "label" if stage == "label_ldm" else "image", parser.get_parsed_content("device")
-    codec = load_codec(work / f"autoencoder_{kind}/codec.pt", kind).to(device)
+    codec = load_codec(Path(parser["method_dir"]) / f"autoencoder_{kind}/codec.pt", kind).to(device)
     classes, scheduler = len(codec.class_names), DDPMScheduler(schedule="scaled_linear_beta")
 
     def encoder_input(batch: dict) -> torch.Tensor:
