@@ -55,10 +55,10 @@ def write_scans(work: Path, number: int) -> list[dict]:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.unlink(missing_ok=True)
             link.symlink_to(work / "scans" / f"{key}sTr" / f"volume_{index % DRAWN:03d}.nii.gz")
-        entries.append(entry)
+        entries.append({**entry, "patient": f"patient_{index % DRAWN}"})  # one scan has one patient
     about = read_json(work / "drawn" / "drawn" / "dataset.json")
     write_json(work / "raw" / "dataset.json", about | {"training": entries, "numTraining": number})
-    return [{key: str(work / "raw" / name) for key, name in entry.items()} for entry in entries]
+    return [{key: str(work / "raw" / entry[key]) for key in KEYS} for entry in entries]
 
 
 def stock_transforms() -> Compose:
@@ -83,7 +83,7 @@ def runs(work: Path, cases: list[dict]) -> dict[str, Callable[[], object]]:
 
     def mapped() -> MappedDataset:
         listed = [case for split in SPLITS for case in load_cases(work / "prepared", split)]
-        return MappedDataset([{key: str(case[key]) for key in KEYS} for case in listed], ours, work / "cache")
+        return MappedDataset([case.as_dict() for case in listed], ours, work / "cache")
 
     return {
         "prepare": prepared,

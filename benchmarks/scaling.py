@@ -47,17 +47,20 @@ DRAWN = 12
 
 def raw_cases(work: Path, number: int) -> Path:
     """A raw data set of `number` cases: links to a dozen of drawn ones."""
-    return linked(work / "drawn", work / f"raw_{number}", number, "training")
+    return linked(work / "drawn", work / f"raw_{number}", number, "training", patients=DRAWN)
 
 
-def linked(source: Path, target: Path, number: int, *splits: str) -> Path:
-    """A data set of `number` cases in each of the splits, whose files are links to those of `source`."""
+def linked(source: Path, target: Path, number: int, *splits: str, patients: int | None = None) -> Path:
+    """A data set of `number` cases in each of the splits, whose files are links to those of `source`.
+
+    Each is a patient of its own, or of a dozen `patients`: `prepare` refuses one scan of two patients.
+    """
     content = read_json(source / "dataset.json")
     pool = [case for split in ("training", "validation", "test") for case in content.get(split, [])]
     content |= {"training": [], "validation": [], "test": []}
     for split in splits:
         for index in range(number):
-            entry = {"patient": f"{split}_{index}"}
+            entry = {"patient": f"{split}_{index % (patients or number)}"}
             for key in ("image", "label"):
                 path = target / f"{key}sTr" / f"{split}_{index:05d}.nii.gz"
                 path.parent.mkdir(parents=True, exist_ok=True)
