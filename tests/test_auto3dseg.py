@@ -62,6 +62,7 @@ def test_synthetic_cases_are_trained_on_but_neither_validate_nor_test(mix):
     assert [Path(case["image"]).name for case in content["testing"]] == ["case_06.nii.gz", "case_07.nii.gz"]
 
 
+@pytest.mark.slow
 def test_auto_runner_analyses_trains_and_predicts_the_test_cases(ran, tiny_dataset):
     saved = json.loads((ran / "segunet_0/algo_object.json").read_text())
     assert 0 <= saved["best_metric"] <= 1
@@ -72,6 +73,7 @@ def test_auto_runner_analyses_trains_and_predicts_the_test_cases(ran, tiny_datas
         assert set(np.unique(pred.dataobj)) <= {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_its_prediction_is_that_of_the_bundle(ran, tiny_dataset, tmp_path):
     command = [sys.executable, "-m", "monai.bundle", "run", "inferring", "--config_file", "configs/inference.yaml"]
     overrides = yaml.safe_load((ran / "segunet_0/overrides.yaml").read_text())
@@ -105,6 +107,7 @@ def test_bundle_gen_sets_every_network_for_the_data(generated):
         assert overrides["roi_size"] == [16, 16, 16]
 
 
+@pytest.mark.slow
 def test_two_devices_train_one_network(generated):
     algo = generated["segunet_0"]
     settings = {key: value for key, value in SHORT.items() if key != "device"}
