@@ -1,5 +1,6 @@
 """The methods of synthesis: each bundle with a `configs/method.yaml` is one, and nothing else has to know of it."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -89,14 +90,21 @@ def method_files() -> dict[str, tuple[Path, dict]]:
     files = sorted(bundles_dir().rglob(FILE), key=lambda file: (len(file.parts), file))
     found = {}
     for file in files:
-        try:
-            content = yaml.safe_load(file.read_text())
-        except yaml.YAMLError as error:
-            raise UserError(f"{file}: is not valid YAML ({error})") from None
-        if not isinstance(content, dict):
-            raise UserError(f"{file}: must hold `title: ...` and so on, holds {type(content).__name__}")
+        content = read_method_file(file, file.stat().st_mtime_ns)
         found[str(content.get("name", file.parents[1].name))] = (file, content)
     return dict(sorted(found.items(), key=lambda item: item[0] != OURS))
+
+
+@lru_cache  # jobs of a plan ask for it dozens of times, each of which took 15 ms
+def read_method_file(file: Path, time: int) -> dict:
+    """The content of a `method.yaml` that was last changed at `time`. Raises UserError where it is no mapping."""
+    try:
+        content = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: is not valid YAML ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: must hold `title: ...` and so on, holds {type(content).__name__}")
+    return content
 
 
 def method_names() -> list[str]:

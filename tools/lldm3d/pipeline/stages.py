@@ -83,8 +83,7 @@ class Plan:
     @property
     def pairs(self) -> dict[str, str]:
         """The pairs that segmentations learn from, name and slug; by default those of all methods that have labels."""
-        named = self.settings["segment"].get("pairs") or [name for name in self.methods if has_labels(name)]
-        return pairs_slugs(named or [OURS], method_names())
+        return pairs_slugs(self.settings["segment"].get("pairs") or default_pairs(self), method_names())
 
     @property
     def segmenter(self) -> SegmentStage:
@@ -129,6 +128,13 @@ def method_sources(plan: Plan, method: str) -> list[str]:
     kinds = load_method(method).sources
     wanted = [parse_source(text) for text in plan.sources]
     return [source.slug for source in wanted if source.kind in kinds] or [DRAWN]
+
+
+def default_pairs(plan: Plan) -> list[str]:
+    """Of each method that has labels the pairs of its first source, but never those of test cases."""
+    sources = {name: [source for source in method_sources(plan, name) if source != TEST] for name in plan.methods}
+    found = {name: of[0] for name, of in sources.items() if of and has_labels(name)}
+    return [name if source == DRAWN else f"{name}/{source}" for name, source in found.items()]
 
 
 def phantom_jobs(plan: Plan) -> list[Job]:
