@@ -16,6 +16,8 @@ from lldm3d.pipeline.stages import STAGES
 HERE = Path(__file__).parent
 BUILT_IN = ("demo", "small", "full")
 SEGMENT_OVERLAY = str(HERE / "segment.yaml")  # what the study adds to a stock segmentation bundle
+# before 0.8: gate, training and metric
+OLD_GATES = (("image_psnr", "autoencoder_image", "psnr"), ("label_dice", "autoencoder_label", "mean_dice"))
 OWN_KEYS = ("overlays", "processes", "minutes", "gate")  # of a training's section; all others are ids of its configs
 
 Count = Annotated[int, Field(ge=1)]
@@ -260,11 +262,12 @@ def translated(content: dict) -> dict:
         }
         drawing.pop("seed", None)
         ours["inference"] = drawing
-    gates = (("image_psnr", "autoencoder_image", "psnr"), ("label_dice", "autoencoder_label", "mean_dice"))
-    for gate, training, metric in gates:
-        if gate in content.get("gates", {}):
-            ours[training] = {**ours.get(training, {}), "gate": {metric: content["gates"][gate]}}
-    content.pop("gates", None)
+    gates = dict(content.pop("gates", {}))
+    for gate, training, metric in OLD_GATES:
+        if gate in gates:
+            ours[training] = {**ours.get(training, {}), "gate": {metric: gates.pop(gate)}}
+    if gates:
+        content["gates"] = gates  # a misspelt one is a fault of the profile
     return lay_over(content, {"methods": {OURS: ours}}) if ours else content
 
 
