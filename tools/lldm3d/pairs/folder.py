@@ -50,7 +50,10 @@ def claim(target: Path, content: dict, overwrite: bool) -> None:
     path = target / "manifest.json"
     if path.is_file():
         before = read_json(path)
-        changed = sorted(key for key in content if before.get(key) != content[key])
+        drawn = {case["name"]: case for case in before.get("cases", [])}
+        changed = sorted(key for key in content if key != "cases" and before.get(key) != content[key])
+        if any(drawn.get(case["name"], case) != case for case in content["cases"]):  # more of them are no others
+            changed.append("labels")
         if changed and not overwrite:
             raise UserError(
                 f"{target}: holds pairs that were generated with another {', '.join(changed)}; "
@@ -114,7 +117,7 @@ def join(parts: str, output_dir: str, overwrite: bool = False) -> None:
     if twice := [name for name, count in Counter(Path(case["image"]).name for case in cases).items() if count > 1]:
         raise UserError(f"{parts}: several folders hold the cases {twice[:3]}; draw each with a --first of its own")
     write_json(
-        target / "manifest.json", manifests[0] | {"cases": [case for item in manifests for case in item["cases"]]}
+        target / "manifest.json", manifests[0] | {"cases": [case for item in manifests for case in item.get("cases", [])]}
     )
     write_json(target / "dataset.json", contents[0] | {"numTraining": len(cases), "training": cases})
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from monai.bundle import ConfigParser
 
-from lldm3d.bundle import INFERENCE, bundle_path, defined, run_bundle, undefined
+from lldm3d.bundle import INFERENCE, bundle_path, defined, load_configs, run_bundle, undefined
 from lldm3d.data.dataset import load_schema
 from lldm3d.errors import UserError
 from lldm3d.methods.registry import OURS, Method, load_method
@@ -73,7 +73,7 @@ def generate(
     if label:
         labels = [found for path in label.split(",") for found in labels_of_file(path)]
     elif source != DRAWN or not found.draws_labels:
-        labels = source_labels(work, found, parse_source(source), target / "labels", n, seed, strength)
+        labels = source_labels(work, found, models, parse_source(source), target / "labels", n, seed, strength)
     check_labels_taken(found, labels, source)
     draw_pairs(found, models, work / "dataset", target, labels, n or 1, first, seed, settings, overlays, processes,
                overwrite=overwrite)  # fmt: skip
@@ -108,13 +108,14 @@ def source_labels(
     """The labels of a source; None where the method draws without any.
 
     Args:
+        models: folder of the method's trainings; drawn labels are those of 3D-LLDM trained with the same seed.
         folder: receives warped labels.
         n: how many; None: all that there are, of training labels as many as there are cases.
     """
     if source.kind == DRAWN:
         if not method.takes_labels:
             return None
-        drawn = work / "pairs" / OURS / DRAWN / f"seed_{seed}"
+        drawn = work / "pairs" / OURS / DRAWN / models.name
         if not (drawn / "dataset.json").is_file():
             raise UserError(
                 f"{drawn}: holds no drawn labels for {method.name}, which draws none itself; draw them with "
@@ -167,7 +168,8 @@ def draw_pairs(
         settings: ids of the inference config.
     """
     configs = [INFERENCE, *(f"configs/{name}" for name in overlays)]
-    check_settings(method, configs, settings)
+    process = process_of(method, configs, settings)
+    check_settings(method, configs, {**process, **settings})
     names = [label.name for label in labels] if labels else [drawn_name(index) for index in range(first, first + n)]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(f"several labels are named {twice[0]!r}; a pair bears its label's name, so give each its own")
@@ -184,13 +186,26 @@ def draw_pairs(
         method.bundle,
         "inferring",
         configs,
-        {**defined(method.bundle, configs, given), **settings},
+        {**process, **defined(method.bundle, configs, given), **settings},
         defined(method.bundle, configs, data),
         environment,
         processes=processes,
     )
     patients = [label.patient for label in labels] if labels else names
     write_dataset_json(target, dataset_dir, method, names, patients)
+
+
+def process_of(method: Method, configs: list[str], settings: dict) -> dict:
+    """The id `noise_scheduler` with the steps that are wanted, which an overlay's process does not refer to itself.
+
+    Raises UserError for a setting of rectified flow that another process does not have.
+    """
+    process = load_configs(bundle_path(method.bundle), configs).get("noise_scheduler")
+    if not isinstance(process, dict):
+        return {}
+    if wrong := [name for name in ("solver", "time_shift") if name in settings and name not in process]:
+        raise UserError(f"--{wrong[0]} is of rectified flow; {process.get('_target_')} has no such setting")
+    return {"noise_scheduler": process | {key: settings[key] for key in ("num_inference_steps",) if key in settings}}
 
 
 def check_settings(method: Method, configs: list[str], settings: dict) -> None:
@@ -205,4 +220,5 @@ def check_settings(method: Method, configs: list[str], settings: dict) -> None:
             parser.get_parsed_content("noise_scheduler")
     except (ValueError, RuntimeError) as error:
         cause = error.__cause__ or error
-        raise UserError(f"--{next(iter(settings), 'overlays')}: {cause}") from None
+        named = [name for name in settings if name != "noise_scheduler"]
+        raise UserError(f"--{next(iter(named), 'overlays')}: {cause}") from None
