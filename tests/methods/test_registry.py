@@ -1,46 +1,60 @@
-"""Methods are found by their files; a mistake in one is told."""
+"""Methods are found by their files; a mistake in one is named."""
 
 import pytest
 import yaml
 
-from lldm3d.bundle import bundle_path
+from lldm3d.bundle import INFERENCE, bundle_path
 from lldm3d.errors import UserError
 from lldm3d.methods import registry
 from lldm3d.methods.registry import load_method, method_names
-from lldm3d.pipeline.configs import BUNDLES
 
+TRAINING = {"share": 1}
 CONTENT = {
     "title": "A method",
     "source": "a paper",
     "needs": ["image"],
     "makes": ["image"],
-    "trainings": {"gan": {"config": "configs/train.yaml", "share": 1}},
+    "trainings": {"gan": TRAINING},
 }
 
 
 @pytest.mark.parametrize("name", method_names())
 def test_every_method_has_the_configs_that_it_names(name):
     method = load_method(name)
-    assert all((bundle_path(method.bundle) / config).is_file() for config in method.configs.values())
-    assert method.source and 0.9 < sum(method.shares.values()) <= 1
+    for training, entry in method.trainings.items():
+        assert all((bundle_path(method.bundle_of(training)) / config).is_file() for config in entry.configs)
+    assert (bundle_path(method.bundle) / INFERENCE).is_file() and method.source
+    assert 0.9 < sum(entry.share for entry in method.trainings.values()) <= 1 + 1e-9
 
 
-def test_the_chain_itself_is_the_first_method_and_its_trainings_are_stages():
-    method = load_method("lldm")
-    assert method_names()[0] == "lldm" and method.is_chain and list(method.shares) == list(BUNDLES)
+def test_ours_is_the_first_method_and_one_like_the_others():
+    ours = load_method("lldm")
+    assert method_names()[0] == "lldm" and ours.draws_labels and ours.takes_labels
+    assert ours.sources == load_method("cond_ldm").sources and load_method("ddpm").sources == ("drawn",)
+
+
+def test_a_training_reads_the_one_before_it_unless_it_says_others():
+    ours = load_method("lldm")
+    assert ours.inputs("latents") == ("autoencoder_image", "autoencoder_label")
+    assert ours.inputs("autoencoder_label") == () and load_method("cond_ldm").inputs("diffusion") == ("latents",)
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
-        ({"needs": ["images"]}, "'images' is not one of"),
-        ({"trainings": {"gan": {"config": "configs/train.yaml"}}}, "trainings#gan: 'share' is a required property"),
-        ({"trainings": {"a": {"config": "a.yaml", "share": 0.5}, "b": {"share": 0.5}}}, "got one for a alone"),
-        ({"trainings": {"a": {"config": "a.yaml", "share": 0.7}, "b": {"config": "b", "share": 0.7}}}, "more than 1"),
-        ({"makes": None}, "makes: None is not of type 'array'"),
+        ({"needs": ["images"]}, "needs#0: Input should be 'image', 'label' or 'scan', got 'images'"),
+        ({"trainings": {"gan": {"shares": 1}}}, "trainings#gan#shares: Extra inputs are not permitted"),
+        ({"trainings": {"a": {"share": 0.7}, "b": {"share": 0.7}}}, "shares of the trainings add up to more than 1"),
+        (
+            {"trainings": {"a": {"after": ["b"]}, "b": TRAINING}},
+            r"trainings#a reads \['b'\], but .* before it",
+        ),
+        ({"trainings": {"a": {"repeats": {"c": ["x"]}}}}, r"trainings#a reads \['c'\]"),
+        ({"makes": None}, "makes: Input should be a valid tuple"),
+        ({"needs": [], "titel": "x"}, "needs: .*; titel: Extra inputs"),
     ],
 )
-def test_a_mistake_in_a_file_is_told_with_its_place(change, message, tmp_path, monkeypatch):
+def test_all_mistakes_in_a_file_are_named_with_their_place(change, message, tmp_path, monkeypatch):
     file = tmp_path / "baselines/mine" / registry.FILE
     file.parent.mkdir(parents=True)
     file.write_text(yaml.safe_dump(CONTENT | change))

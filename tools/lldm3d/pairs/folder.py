@@ -117,7 +117,8 @@ def join(parts: str, output_dir: str, overwrite: bool = False) -> None:
     if twice := [name for name, count in Counter(Path(case["image"]).name for case in cases).items() if count > 1]:
         raise UserError(f"{parts}: several folders hold the cases {twice[:3]}; draw each with a --first of its own")
     write_json(
-        target / "manifest.json", manifests[0] | {"cases": [case for item in manifests for case in item.get("cases", [])]}
+        target / "manifest.json",
+        manifests[0] | {"cases": [case for item in manifests for case in item.get("cases", [])]},
     )
     write_json(target / "dataset.json", contents[0] | {"numTraining": len(cases), "training": cases})
 

@@ -1,13 +1,15 @@
-"""The whole chain on crops of one real abdominal MR with 49 classes, of which three are taken."""
+"""A whole run on crops of one real abdominal MR with 49 classes, of which three are taken."""
 
 import nibabel as nib
 import numpy as np
+import pytest
 import yaml
+from tests.in_process import write_profile
 
 from lldm3d.data.dataset import load_cases, load_schema
 
-from .conftest import lldm3d, write_profile
-from .test_whole_chain import SECTIONS
+from .conftest import lldm3d
+from .test_workflow import SECTIONS
 
 LABEL_MAP = {
     "classes": {"liver": 5, "inferior vena cava": 24, "portal and splenic vein": 25},
@@ -16,7 +18,8 @@ LABEL_MAP = {
 CROPS = {"crops": 12, "roi_size": [32, 32, 16], "center": "portal and splenic vein", "split_by": "case"}
 
 
-def test_the_chain_runs_on_crops_of_one_real_mr(real_data, tmp_path):
+@pytest.mark.slow
+def test_a_run_goes_through_on_crops_of_one_real_mr(real_data, tmp_path):
     folder = real_data("liver_mr")
     (tmp_path / "map.yaml").write_text(yaml.safe_dump(LABEL_MAP, sort_keys=False))
     sections = {key: value for key, value in SECTIONS.items() if key != "phantom"}

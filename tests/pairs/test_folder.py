@@ -11,7 +11,7 @@ from lldm3d.data.dataset import load_cases
 from lldm3d.data.regimes import regime_cases
 from lldm3d.errors import UserError
 from lldm3d.files import write_json
-from lldm3d.pairs.generate import join
+from lldm3d.pairs.folder import join
 
 
 @pytest.fixture
@@ -21,7 +21,9 @@ def parts(tmp_path) -> Path:
         folder = tmp_path / f"pairs/part_{number}"
         folder.mkdir(parents=True)
         write_dataset(folder, {"training": 2, "validation": 0, "test": 0}, prefix=f"synthetic_{number}")
-        write_json(folder / "manifest.json", {"seed": 0, "checkpoints": {"controlnet/model.pt": "ab"}})
+        cases = [{"name": f"synthetic_{number}_{case:02d}", "seed": 0} for case in range(2)]
+        manifest = {"seed": 0, "checkpoints": {"controlnet/model.pt": "ab"}, "cases": cases}
+        write_json(folder / "manifest.json", manifest)
     return tmp_path / "pairs"
 
 
@@ -30,6 +32,8 @@ def test_all_that_reads_pairs_reads_those_of_all_parts(parts, tmp_path, tiny_dat
     cases = load_cases(tmp_path / "all", "training")
     assert [case.patient for case in cases] == [f"synthetic_{i}_{j:02d}" for i in range(3) for j in range(2)]
     assert len(regime_cases(tiny_dataset, tmp_path / "all", "R+1.5S", seed=0)[0]) == 4 + 6
+    manifest = json.loads((tmp_path / "all/manifest.json").read_text())
+    assert [case["name"] for case in manifest["cases"]] == [case.patient for case in cases]
     assert json.loads((tmp_path / "all/dataset.json").read_text())["training"][0]["image"].startswith(
         "../pairs/part_0/"
     )
@@ -46,7 +50,7 @@ def test_a_folder_inside_the_pattern_is_joined_again_without_itself(parts):
     [
         (lambda part: (part / "dataset.json").unlink(), r"\['part_1'\] are not finished"),
         (lambda part: write_json(part / "manifest.json", {"seed": 1}), "another checkpoints, seed than .*part_0"),
-        (lambda part: shutil.copytree(part, part.with_name("part_3")), r"hold the cases \['synthetic_1_00'"),
+        (lambda part: shutil.copytree(part, part.with_name("part_3")), r"hold the cases \['synthetic_1_00.nii.gz'"),
         (lambda part: shutil.rmtree(part.parent), "no such folder"),
     ],
 )

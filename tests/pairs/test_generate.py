@@ -1,7 +1,8 @@
-"""`lldm3d generate` with small untrained networks, through MONAI's command line."""
+"""`lldm3d generate` with small untrained networks, in this process but for one test."""
 
 import re
 import shutil
+from contextlib import nullcontext
 from functools import partial
 
 import nibabel as nib
@@ -10,11 +11,13 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.networks.nets import AutoencoderKL, ControlNet, DiffusionModelUNet
+from tests.conftest import restored
+from tests.in_process import bundles_run_here
 
 from lldm3d.bundle import bundle_path
 from lldm3d.codec.codec import save_codec
 from lldm3d.diffusion.noise import DDPM
-from lldm3d.errors import UserError
+from lldm3d.errors import ChildError, UserError
 from lldm3d.files import read_json, sha256, write_json
 from lldm3d.pairs.generate import generate
 from lldm3d.training.checkpoints import save_network
@@ -26,10 +29,20 @@ SIZES = {
 }  # fmt: skip
 
 
+MODELS = "methods/lldm/seed_0"
+
+
 @pytest.fixture(scope="module")
 def workdir(tiny_dataset, tmp_path_factory):
     work = tmp_path_factory.mktemp("work")
     shutil.copytree(tiny_dataset, work / "dataset")
+    with restored():
+        write_models(work / MODELS)
+    return work
+
+
+def write_models(models):
+    """Networks of random weights, as the trainings of 3D-LLDM leave them."""
     torch.manual_seed(0)
     for kind, channels in (("image", 1), ("label", 3)):
         build = partial(
@@ -38,30 +51,27 @@ def workdir(tiny_dataset, tmp_path_factory):
             with_encoder_nonlocal_attn=False, with_decoder_nonlocal_attn=False,
         )  # fmt: skip
         volume = torch.rand(1, 1, 16, 16, 16) if kind == "image" else torch.randint(0, 3, (1, 1, 16, 16, 16))
-        save_codec(str(work / f"autoencoder_{kind}/codec.pt"), build(), build, kind, NAMES, [volume], "cpu")
-    codecs = {kind: sha256(work / f"autoencoder_{kind}/codec.pt") for kind in ("image", "label")}
+        save_codec(str(models / f"autoencoder_{kind}/codec.pt"), build(), build, kind, NAMES, [volume], "cpu")
+    codecs = {kind: sha256(models / f"autoencoder_{kind}/codec.pt") for kind in ("image", "label")}
     shape = {"image": [2, 8, 8, 8], "label": [2, 8, 8, 8]}
     latents = {"class_names": NAMES, "codecs": codecs, "latent_shape": shape, "roi_size": [16] * 3}
-    write_json(work / "latents/latents.json", {**latents, "spacing": [1.0, 1.0, 2.0]})
+    write_json(models / "latents/encoded/latents.json", {**latents, "spacing": [1.0, 1.0, 2.0]})
     unet = partial(DiffusionModelUNet, out_channels=2, **SIZES)
     embedding = {"conditioning_embedding_in_channels": 3, "conditioning_embedding_num_channels": [4, 8]}
-    for stage, build in (
-        ("label_ldm", unet),
-        ("image_ldm", unet),
-        ("controlnet", partial(ControlNet, **embedding, **SIZES)),
-    ):
+    builders = {"label_ldm": unet, "image_ldm": unet, "controlnet": partial(ControlNet, **embedding, **SIZES)}
+    for training, build in builders.items():
         network = build()
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(0.02 * torch.randn_like(parameter))
-        further = {"condition": "label"} if stage == "controlnet" else {}
-        path, latents_dir = str(work / stage / "model.pt"), str(work / "latents")
-        save_network(path, network, build, latents_dir, noise_scheduler="rectified_flow", **further)
-    return work
+        further = {"condition": "label"} if training == "controlnet" else {}
+        path, encoded = str(models / training / "model.pt"), str(models / "latents/encoded")
+        save_network(path, network, build, encoded, noise_scheduler="rectified_flow", **further)
 
 
 def draw(workdir, folder, n, **options):
-    generate(str(workdir), str(folder), n=n, num_inference_steps=2, **options)
+    with bundles_run_here() if options.get("processes", 1) == 1 else nullcontext():
+        generate(str(workdir), str(folder), n=n, num_inference_steps=2, **options)
     return {
         path.name: nib.load(path).get_fdata() for path in sorted(folder.glob("*/*.nii.gz")) if "imagesTr" in str(path)
     }
@@ -71,7 +81,8 @@ def test_a_case_is_the_same_whatever_the_number_the_batch_or_a_restart(workdir, 
     three = draw(workdir, tmp_path / "three", 3, batch_size=3)
     content = read_json(tmp_path / "three/dataset.json")
     assert len(content["training"]) == 3 and content["labels"]["2"] == "portal vein"
-    assert set(read_json(tmp_path / "three/manifest.json")) >= {"seed", "checkpoints", "num_inference_steps"}
+    manifest = read_json(tmp_path / "three/manifest.json")
+    assert manifest["settings"] == {"num_inference_steps": 2, "batch_size": 3} and manifest["seed"] == 0
     label = nib.load(tmp_path / "three/labelsTr/synthetic_00000.nii.gz")
     assert label.get_data_dtype() == np.uint8 and label.header.get_zooms() == (1.0, 1.0, 2.0)
     one = draw(workdir, tmp_path / "one", 1, batch_size=1)
@@ -91,7 +102,10 @@ def volumes(folder):
 
 def test_two_processes_draw_the_pairs_of_one_and_go_on_in_its_folder(workdir, tmp_path):
     draw(workdir, tmp_path / "one", 3, batch_size=1)
-    draw(workdir, tmp_path / "two", 1, batch_size=1)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    for name in ("dataset.json", "labelsTr/synthetic_00001.nii.gz", "imagesTr/synthetic_00001.nii.gz"):
+        (tmp_path / "two" / name).unlink()
+    (tmp_path / "two/imagesTr/synthetic_00002.nii.gz").unlink()
     kept = (tmp_path / "two/imagesTr/synthetic_00000.nii.gz").stat().st_mtime_ns
     draw(workdir, tmp_path / "two", 3, batch_size=1, processes=2)
     one, two = volumes(tmp_path / "one"), volumes(tmp_path / "two")
@@ -145,9 +159,11 @@ def test_a_label_that_does_not_fit_is_refused(workdir, tmp_path, change, message
         CaseDataset(1, str(tmp_path), NAMES, [1, 1, 2], 2, label_paths=[str(tmp_path / "mine.nii.gz")])
 
 
-def test_a_missing_checkpoint_and_a_strange_folder_are_refused(workdir, tmp_path):
-    with pytest.raises(UserError, match=r"codec\.pt.*lldm3d run"):
+def test_a_method_that_is_not_trained_and_a_strange_folder_are_refused(workdir, tmp_path):
+    with pytest.raises(UserError, match="methods/lldm: holds no trained lldm; train it with `lldm3d run --workdir"):
         generate(str(tmp_path), str(tmp_path / "out"))
+    with pytest.raises(UserError, match="holds no trained lldm of seed 7"):
+        generate(str(workdir), str(tmp_path / "out"), model_seed=7)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="something else"):
@@ -155,36 +171,61 @@ def test_a_missing_checkpoint_and_a_strange_folder_are_refused(workdir, tmp_path
     assert (tmp_path / "full/thesis.txt").read_text() == "mine"
 
 
+def test_labels_of_one_name_and_more_pairs_than_labels_are_refused(workdir, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(workdir / "dataset/labelsTr/case_00.nii.gz", tmp_path / folder / "mine.nii.gz")
+    with pytest.raises(UserError, match="several labels are named 'mine'"):
+        generate(str(workdir), str(tmp_path / "out"), label=f"{tmp_path}/a/mine.nii.gz,{tmp_path}/b/mine.nii.gz")
+    with pytest.raises(UserError, match="3 pairs are wanted, but the source test has 2 labels"):
+        generate(str(workdir), str(tmp_path / "out"), source="test", n=3)
+    with pytest.raises(UserError, match="gone.nii.gz: no such file; give a NIfTI label map"):
+        generate(str(workdir), str(tmp_path / "out"), label=f"{tmp_path}/gone.nii.gz")
+
+
+def test_of_other_models_the_pairs_are_drawn_anew_only_when_asked(workdir, tmp_path):
+    work = tmp_path / "work"
+    shutil.copytree(workdir, work)
+    first = draw(work, tmp_path / "pairs", 1)
+    model = torch.load(work / MODELS / "image_ldm/model.pt", weights_only=True)
+    model["model"] = {name: value * 1.5 for name, value in model["model"].items()}
+    torch.save(model, work / MODELS / "image_ldm/model.pt")
+    with pytest.raises(UserError, match="another checkpoints.*--overwrite"):
+        draw(work, tmp_path / "pairs", 1)
+    again = draw(work, tmp_path / "pairs", 1, overwrite=True)
+    assert not np.allclose(first["synthetic_00000.nii.gz"], again["synthetic_00000.nii.gz"], atol=1e-3)
+
+
 def test_a_model_of_other_latents_is_refused(workdir, tmp_path):
     from lldm3d.pairs.sampling import load_system
 
-    image = torch.load(workdir / "autoencoder_image/codec.pt", weights_only=True)
+    models = workdir / MODELS
+    image = torch.load(models / "autoencoder_image/codec.pt", weights_only=True)
     image["latent_mean"] += 1
     torch.save(image, tmp_path / "codec.pt")
-    paths = {"image_codec_path": str(tmp_path / "codec.pt"), "image_ldm_path": str(workdir / "image_ldm/model.pt")}
-    with pytest.raises(UserError, match="another image codec.*'latents'"):
-        load_system("cpu", "rectified_flow", **paths)
-    paths["image_codec_path"] = str(workdir / "autoencoder_image/codec.pt")
+    networks = {"image_ldm": str(models / "image_ldm/model.pt")}
+    with pytest.raises(UserError, match="image_ldm/model.pt.*another image codec.*train 'image_ldm' again"):
+        load_system("cpu", "rectified_flow", {"image": str(tmp_path / "codec.pt")}, networks)
     with pytest.raises(UserError, match="'rectified_flow'.*'ddpm'"):
-        load_system("cpu", "ddpm", **paths)
+        load_system("cpu", "ddpm", {"image": str(models / "autoencoder_image/codec.pt")}, networks)
 
 
 def test_a_budget_is_told_of_and_leaves_the_pairs_the_same(workdir, tmp_path, capfd):
-    plain = draw(workdir, tmp_path / "plain", 3)
+    plain = draw(workdir, tmp_path / "plain", 3, batch_size=2)
     capfd.readouterr()
-    small = draw(workdir, tmp_path / "small", 3, memory_gb=0.112)
+    small = draw(workdir, tmp_path / "small", 3, batch_size=2, memory_gb=0.112)
     assert re.search(
         r"lldm3d: \d+ cases at once, decoded (whole|in slabs): about 0.1\d of 0.11 GB", capfd.readouterr().out
     )
     for name, image in plain.items():
         np.testing.assert_allclose(small[name], image, atol=2e-2)
-    with pytest.raises(UserError, match="generation failed"):
-        draw(workdir, tmp_path / "none", 3, memory_gb=0.01)
+    with pytest.raises(ChildError, match="one case of .* takes about .* raise it"):
+        draw(workdir, tmp_path / "none", 3, batch_size=1, memory_gb=0.01)
 
 
 def test_options_of_the_sampler_are_checked_first(workdir, tmp_path):
     for option, message in [
-        ({"solver": "rk4"}, "euler or heun, got 'rk4'"),
+        ({"solver": "rk4"}, "'euler' or 'heun', got 'rk4'"),
         ({"time_shift": 0}, "above 0, got 0"),
         ({"memory_gb": "much"}, "above 0, got 'much'"),
         ({"solver": "heun", "overlays": ("ddpm.yaml",)}, "of rectified flow"),
@@ -196,7 +237,9 @@ def test_options_of_the_sampler_are_checked_first(workdir, tmp_path):
 
 def test_the_number_of_steps_reaches_the_ddpm_as_well(workdir, tmp_path, monkeypatch):
     given = {}
-    monkeypatch.setattr("lldm3d.pairs.generate.run_inference", lambda overrides, *_: given.update(overrides))
+    monkeypatch.setattr(
+        "lldm3d.pairs.generate.run_bundle", lambda *arguments, **_: given.update(arguments[4] | arguments[5])
+    )
     with pytest.raises(UserError, match="lacks"):  # nothing is drawn
         generate(str(workdir), str(tmp_path / "out"), num_inference_steps=7, overlays=("ddpm.yaml",))
     configs = bundle_path("controlnet") / "configs"
@@ -209,7 +252,7 @@ def test_the_number_of_steps_reaches_the_ddpm_as_well(workdir, tmp_path, monkeyp
 
 def test_another_solver_is_another_set_of_pairs(workdir, tmp_path):
     euler = draw(workdir, tmp_path / "pairs", 1)
-    with pytest.raises(UserError, match="another solver"):
+    with pytest.raises(UserError, match="another settings"):
         draw(workdir, tmp_path / "pairs", 1, solver="heun", time_shift=3)
     heun = draw(workdir, tmp_path / "pairs", 1, solver="heun", time_shift=3, overwrite=True)
     assert not np.allclose(euler["synthetic_00000.nii.gz"], heun["synthetic_00000.nii.gz"], atol=1e-3)

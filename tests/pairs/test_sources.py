@@ -1,0 +1,93 @@
+"""Labels that images are drawn for: real ones warped or as they are, and those of a folder."""
+
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from lldm3d.data.dataset import load_cases
+from lldm3d.errors import UserError
+from lldm3d.pairs.sources import labels_in, parse_source, read_labels, real_labels, warp_label, warped_labels
+
+CLASSES = 3
+
+
+def voxels(path: str | Path) -> np.ndarray:
+    return np.asanyarray(nib.load(path).dataobj)
+
+
+@pytest.fixture(scope="module")
+def warped(tiny_dataset, tmp_path_factory) -> Path:
+    """Six warped labels of the four training cases."""
+    folder = tmp_path_factory.mktemp("warped")
+    warped_labels(tiny_dataset, folder, n=6, seed=1)
+    return folder
+
+
+def test_strength_0_leaves_the_labels_bit_by_bit(tiny_dataset, tmp_path):
+    cases = load_cases(tiny_dataset, "training")
+    found = warped_labels(tiny_dataset, tmp_path, n=4, strength=0)
+    for case, label in zip(cases, found, strict=True):
+        np.testing.assert_array_equal(voxels(label.path), voxels(case.label))
+        np.testing.assert_array_equal(nib.load(label.path).affine, nib.load(case.label).affine)
+
+
+def test_each_case_is_warped_in_turn_and_keeps_its_patient_classes_and_grid(tiny_dataset, warped):
+    cases, found = load_cases(tiny_dataset, "training"), read_labels(warped)
+    assert [label.patient for label in found] == [case.patient for case in [*cases, *cases[:2]]]
+    assert len({label.name for label in found}) == 6
+    for case, label in zip([*cases, *cases[:2]], found, strict=True):
+        before, after = nib.load(case.label), nib.load(label.path)
+        assert after.shape == before.shape and after.get_data_dtype() == np.uint8
+        np.testing.assert_array_equal(after.affine, before.affine)
+        assert set(np.unique(voxels(label.path))) <= set(range(CLASSES))
+        changed = (voxels(label.path) != voxels(case.label)).mean()
+        assert 0 < changed < 0.3, "moved, but still anatomy"
+    assert (voxels(found[0].path) != voxels(found[4].path)).any(), "the same label is warped anew"
+
+
+def test_the_seed_alone_says_how(tiny_dataset, warped, tmp_path):
+    again = warped_labels(tiny_dataset, tmp_path / "again", n=2, seed=1)
+    other = warped_labels(tiny_dataset, tmp_path / "other", n=2, seed=2)
+    first = read_labels(warped)
+    for place in range(2):
+        np.testing.assert_array_equal(voxels(again[place].path), voxels(first[place].path))
+        assert (voxels(other[place].path) != voxels(first[place].path)).any()
+
+
+def test_no_class_appears_between_two_others():
+    """A shell of class 2 around 1 alone: interpolated class values would put a 1 between 0 and 2."""
+    grid = np.stack(np.meshgrid(*[np.arange(32)] * 3, indexing="ij"), -1)
+    ball = (((grid - 15.5) ** 2).sum(-1) < 100).astype(np.uint8) * 2
+    for seed in range(3):
+        assert set(np.unique(warp_label(ball, CLASSES, [seed], strength=1))) == {0, 2}
+
+
+def test_more_strength_moves_more():
+    grid = np.stack(np.meshgrid(*[np.arange(32)] * 3, indexing="ij"), -1)
+    ball = (((grid - 15.5) ** 2).sum(-1) < 100).astype(np.uint8)
+    little, much = (np.mean([(warp_label(ball, 2, [seed], s) != ball).mean() for seed in range(4)]) for s in (0.3, 2))
+    assert 0 < little < much / 2
+
+
+def test_real_labels_are_those_of_the_split_with_their_patients(tiny_dataset):
+    found, cases = real_labels(tiny_dataset, "test"), load_cases(tiny_dataset, "test")
+    assert [(label.path, label.patient) for label in found] == [(case.label, case.patient) for case in cases]
+
+
+def test_a_folder_of_labels_or_of_pairs_is_a_source_of_its_own_name(tiny_dataset, tmp_path):
+    folder = tmp_path / "own labels"
+    shutil.copytree(tiny_dataset / "labelsTr", folder / "labelsTr")
+    source = parse_source(str(folder))
+    assert source.kind == "folder" and source.slug.endswith("own_labels")
+    assert [label.name for label in labels_in(folder)] == [label.name for label in labels_in(folder / "labelsTr")]
+    assert labels_in(folder)[0].name == "case_00"
+
+
+def test_what_is_no_source_and_a_folder_without_labels_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no source of labels 'trainings': give drawn, training, test, or a folder"):
+        parse_source("trainings")
+    with pytest.raises(UserError, match="holds no label maps"):
+        labels_in(tmp_path)

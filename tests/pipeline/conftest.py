@@ -1,0 +1,52 @@
+"""Work directories and processes that several tests of the pipeline share."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lldm3d.pipeline.run import SNAKEFILE, planned, run
+from lldm3d.pipeline.stages import Plan, all_jobs
+
+
+def lldm3d(*arguments: object, **keywords) -> subprocess.CompletedProcess:
+    """Run the command line and capture what it prints."""
+    command = [sys.executable, "-m", "lldm3d", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **keywords)
+
+
+def plan_of(folder: Path, profile: str | Path = "demo", data: bool = True, **options) -> Plan:
+    """The plan that `lldm3d run` would write for an empty work directory; `options` as those of `planned`."""
+    source = {"data": str(folder)} if data else None
+    return Plan.of(planned(folder / "none", str(profile), source, **options))
+
+
+@pytest.fixture
+def done(tmp_path) -> Path:
+    """A work directory in which, for all that Snakemake knows, every job of the profile demo is done."""
+    work = tmp_path / "work"
+    content = planned(work, "demo", {"data": str(tmp_path)}) | {"selected": []}
+    jobs = all_jobs(Plan.of(content))
+    for path in {path for job in jobs for path in job.writes}:
+        (work / path).parent.mkdir(parents=True, exist_ok=True)
+        (work / path).touch()
+    (work / "run.yaml").write_text(yaml.safe_dump(content | {"selected": [job.name for job in jobs]}))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", SNAKEFILE, "--directory", work, "--configfile"]
+    command += [work / "run.yaml", "--touch", "--forceall", "--nolock", "--cores", "1"]
+    subprocess.run(command, check=True, capture_output=True)
+    return work
+
+
+@pytest.fixture
+def dry_run(capsys, monkeypatch) -> Callable[..., list[str]]:
+    """`dry_run(workdir, ...)` is the list of jobs that would run."""
+    monkeypatch.setattr("lldm3d.pipeline.cost.print_cost", lambda *_: None)  # seconds of steps
+
+    def call(workdir: Path, **keywords) -> list[str]:
+        run(str(workdir), dry_run=True, **keywords)
+        return capsys.readouterr().out.splitlines()[1:]
+
+    return call

@@ -1,0 +1,120 @@
+"""Files between jobs: what is missing, damaged, of another training or an old version is refused with the remedy."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lldm3d.errors import UserError
+from lldm3d.files import read_json, save_checkpoint, write_json
+from lldm3d.pipeline.checks import check_gates, check_inputs, finish, same_beginning
+from lldm3d.pipeline.stage import stage
+from lldm3d.pipeline.stages import Job
+
+FOLDER = "methods/lldm/seed_0"
+DATASET = "dataset/dataset.json"
+
+
+def training(name: str, *after: str) -> Job:
+    reads = (DATASET, *(f"{FOLDER}/{other}/finished.json" for other in after))
+    return Job("train", f"{FOLDER}/{name}", reads, (f"{FOLDER}/{name}/finished.json",))
+
+
+AUTOENCODER, LATENTS, LDM = (
+    training("autoencoder_image"),
+    training("latents", "autoencoder_image"),
+    training("image_ldm", "latents"),
+)
+
+
+@pytest.fixture
+def work(tmp_path, tiny_dataset) -> Path:
+    """A work directory in which an autoencoder and the latents of its codec are finished."""
+    shutil.copytree(tiny_dataset, tmp_path / "dataset")
+    save_checkpoint(tmp_path / AUTOENCODER.name / "codec.pt", {"kind": "image"})
+    finish(tmp_path, AUTOENCODER)
+    write_json(tmp_path / LATENTS.name / "encoded/latents.json", {"roi_size": [16] * 3})
+    finish(tmp_path, LATENTS)
+    return tmp_path
+
+
+def test_what_is_finished_lets_the_next_one_begin(work):
+    for job in (AUTOENCODER, LATENTS, LDM):
+        check_inputs(work, job)
+    (work / AUTOENCODER.name / "state.pt").write_bytes(b"of a later training")  # no result
+    check_inputs(work, LATENTS)
+
+
+def test_a_missing_input_names_file_and_stage(work):
+    shutil.rmtree(work / AUTOENCODER.name)
+    with pytest.raises(UserError, match=f"finished.json: no such file.*run the stage '{AUTOENCODER.name}' first"):
+        check_inputs(work, LATENTS)
+    shutil.rmtree(work / "dataset")
+    with pytest.raises(UserError, match="dataset.json: no such file, but .*/latents reads it; .* 'prepare' first"):
+        check_inputs(work, LATENTS)
+
+
+def test_a_changed_a_torn_and_a_lost_codec_are_refused_with_file_stage_and_remedy(work):
+    codec = work / AUTOENCODER.name / "codec.pt"
+    remedy = f"delete .*finished.json and run the stage '{AUTOENCODER.name}' again"
+    codec.write_bytes(codec.read_bytes()[:-10])
+    with pytest.raises(UserError, match=f"codec.pt: is not what .* damaged or of another training; {remedy}"):
+        check_inputs(work, LATENTS)
+    codec.unlink()
+    with pytest.raises(UserError, match=f"codec.pt: no such file, though .* lists it; {remedy}"):
+        check_inputs(work, LATENTS)
+
+
+def test_latents_of_an_earlier_codec_and_of_other_data_are_refused(work):
+    content = read_json(work / DATASET)
+    write_json(work / DATASET, content | {"tasks": {"liver": {"liver": ["liver"]}}})
+    check_inputs(work, LDM)  # its cases are the same
+    write_json(work / DATASET, content | {"spacing": [2, 2, 2]})
+    with pytest.raises(UserError, match="latents: was made with another version of .*dataset.json; delete"):
+        check_inputs(work, LDM)
+    write_json(work / DATASET, content)
+    save_checkpoint(work / AUTOENCODER.name / "codec.pt", {"kind": "label"})
+    finish(work, AUTOENCODER)
+    with pytest.raises(UserError, match=f"latents: was made with another version of .*{AUTOENCODER.name}/finished"):
+        check_inputs(work, LDM)
+
+
+def test_a_work_directory_of_an_earlier_version_is_refused_with_the_remedy(work):
+    (work / "run.yaml").write_text(yaml.safe_dump({"profile": "demo", "data": None, "settings": {}}))
+    with pytest.raises(UserError, match="run.yaml: .* before 0.8.*another --workdir, or delete .*run.yaml"):
+        stage(str(work), "prepare")
+
+
+def test_a_state_is_gone_on_from_only_where_settings_and_inputs_are_the_same(work):
+    begun = ({"epochs": 3, "output_dir": str(work / "here")}, LATENTS.reads)
+    assert not same_beginning(work, LATENTS.name, *begun)
+    assert same_beginning(work, LATENTS.name, *begun)
+    assert not same_beginning(work, LATENTS.name, {**begun[0], "epochs": 4}, begun[1])
+    assert same_beginning(work, LATENTS.name, {**begun[0], "epochs": 4}, begun[1])
+    save_checkpoint(work / AUTOENCODER.name / "codec.pt", {"kind": "another"})
+    finish(work, AUTOENCODER)
+    assert not same_beginning(work, LATENTS.name, {**begun[0], "epochs": 4}, begun[1])
+
+
+GATES = {"autoencoder_image": {"gate": {"psnr": 20}}, "autoencoder_label": {"gate": {"mean_dice": 0.7}}, "latents": {}}
+
+
+def write_metrics(folder: Path, psnr: float | None, dice: float) -> None:
+    for name, content in (("autoencoder_image", {"psnr": psnr}), ("autoencoder_label", {"mean_dice": dice})):
+        write_json(folder / name / "metrics.json", content)
+
+
+def test_the_gate_lets_good_autoencoders_pass(tmp_path):
+    write_metrics(tmp_path, psnr=20.0, dice=0.9)
+    check_gates(tmp_path, GATES)
+
+
+def test_the_gate_names_value_threshold_file_and_remedy_of_both(tmp_path):
+    write_metrics(tmp_path, psnr=None, dice=0.65)  # NaN is no JSON, and is written as null
+    with pytest.raises(UserError) as error:
+        check_gates(tmp_path, GATES)
+    image, label = str(error.value).splitlines()
+    assert "autoencoder_image/metrics.json: psnr is missing, below the gate of 20" in image
+    assert "autoencoder_label/metrics.json: mean_dice is 0.65, below the gate of 0.7" in label
+    assert "train autoencoder_label longer (raise its epochs)" in label and "lower its gate" in label

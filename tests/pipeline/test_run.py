@@ -1,0 +1,126 @@
+"""`lldm3d run` up to Snakemake, and what Snakemake makes of the jobs: dry runs, where each takes some seconds."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.in_process import do_stages, write_profile
+
+from lldm3d.errors import UserError
+from lldm3d.files import write_json
+from lldm3d.locks import locked
+from lldm3d.pipeline.checks import finish
+from lldm3d.pipeline.profile import load_profile
+from lldm3d.pipeline.run import planned, run
+from lldm3d.pipeline.stages import Plan, find_job
+
+from .conftest import lldm3d
+
+LLDM = "methods/lldm/seed_0"
+RS = [f"segment/steps/seg_resunet/multi/R+S/lldm/seed_{seed}" for seed in (0, 1)]
+PAIRS = "pairs/lldm/drawn/seed_0"
+
+
+def test_a_dry_run_lists_the_jobs_and_keeps_the_work_directory_without_settings(tmp_path, dry_run):
+    assert dry_run(tmp_path, until="latents") == [
+        "phantom",
+        "prepare",
+        *(f"{LLDM}/{name}" for name in ("autoencoder_image", "autoencoder_label", "latents")),
+    ]
+    assert not (tmp_path / "run.yaml").exists()
+
+
+def test_what_is_done_is_done_again_only_where_settings_or_inputs_changed(done, dry_run, tmp_path):
+    assert dry_run(done) == []
+    profile = write_profile(tmp_path / "mine.yaml", methods={"lldm": {"controlnet": {"learning_rate": 1e-4}}})
+    after = [PAIRS, *RS, "evaluation/lldm/drawn/seed_0", "study", "comparison", "report"]
+    assert dry_run(done, profile=str(profile)) == [f"{LLDM}/controlnet", *after]
+    (done / LLDM / "autoencoder_label/finished.json").write_bytes(b"new")
+    assert dry_run(done) == [f"{LLDM}/{name}" for name in ("latents", "label_ldm", "image_ldm", "controlnet")] + after
+
+
+def test_more_processes_of_a_stage_than_gpus_are_refused(tmp_path):
+    methods = {"lldm": {"controlnet": {"processes": 3}, "inference": {"processes": 2}}}
+    profile = write_profile(tmp_path / "mine.yaml", methods=methods)
+    with pytest.raises(UserError, match=rf"\{{'{LLDM}/controlnet': 3\}}: more processes than the 2 GPUs.*--gpus"):
+        run(str(tmp_path / "work"), str(profile), gpus=2, dry_run=True)
+
+
+def test_other_data_than_the_work_directory_was_made_from_is_refused(tmp_path):
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(planned(tmp_path, "demo", {"data": str(tmp_path)})))
+    with pytest.raises(UserError, match=f"{tmp_path}.*/elsewhere.*--workdir"):
+        run(str(tmp_path), data="/elsewhere")
+
+
+def test_a_work_directory_of_an_earlier_version_is_refused_with_the_remedy(tmp_path):
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"profile": "demo", "data": None, "settings": {}}))
+    with pytest.raises(UserError, match="run.yaml: this work directory was made by a version before 0.8.*--workdir"):
+        run(str(tmp_path))
+
+
+def test_a_second_run_in_the_same_work_directory_is_refused(tmp_path):
+    with locked(tmp_path / ".locks" / "run.lock", "the work directory"):
+        with pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
+            run(str(tmp_path))
+
+
+def test_a_run_remembers_methods_sources_and_profile(tmp_path):
+    first = planned(tmp_path, "small", {"data": str(tmp_path)}, methods=["lldm", "ddpm"], sources=["drawn", "test"])
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(first))
+    assert planned(tmp_path, None, None) == first
+    other = planned(tmp_path, None, None, methods=["ddpm"])
+    assert other["methods"] == ["ddpm"] and other["sources"] == ["drawn", "test"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": "lldm,gan"}, "there is no method 'gan'"),
+        ({"sources": "drawn,tests"}, "no source of labels 'tests': give drawn, training, test, or a folder"),
+        ({"profile": "smal"}, "demo, small, full"),
+        ({"until": "latent"}, "--until 'latent': no such stage; did you mean latents"),
+    ],
+)
+def test_a_mistake_is_refused_before_anything_runs(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        run(str(tmp_path / "work"), **options)
+    assert not (tmp_path / "work").exists()
+
+
+def poor_autoencoder(work: Path, dataset: Path, profile: str = "demo") -> Path:
+    """A work directory in which both autoencoders are finished, that of images poor."""
+    shutil.copytree(dataset, work / "dataset")
+    plan = planned(work, profile, {"data": str(work)})
+    (work / "run.yaml").write_text(yaml.safe_dump(plan))
+    for training, metrics in (("autoencoder_image", {"psnr": 15.5}), ("autoencoder_label", {"mean_dice": 0.95})):
+        write_json(work / LLDM / training / "metrics.json", metrics)
+        finish(work, find_job(Plan.of(plan), f"{LLDM}/{training}"))
+    return work
+
+
+def test_a_gate_that_fails_stops_a_training_with_the_reason(tmp_path, tiny_dataset):
+    work = poor_autoencoder(tmp_path / "work", tiny_dataset)
+    gate = load_profile("demo")["methods"]["lldm"]["autoencoder_image"]["gate"]["psnr"]
+    with pytest.raises(UserError, match=f"psnr is 15.5, below the gate of {gate}") as error:
+        do_stages(work, f"{LLDM}/latents")
+    assert "mean_dice" not in str(error.value) and not (work / LLDM / "latents/finished.json").exists()
+
+
+def test_the_message_of_a_stage_that_fails_is_that_of_the_run(tmp_path):
+    """In processes of their own, by Snakemake: the data are missing."""
+    result = lldm3d("run", "--workdir", tmp_path / "work", "--data", tmp_path / "data", "--until", "prepare")
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert result.stderr.count("the stage prepare stopped:") == 1 and str(tmp_path / "data") in result.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_only_the_cores_that_the_process_may_use_are_counted():
+    code = (
+        "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
+        "from lldm3d.processes import usable_cores; print(usable_cores())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "1\n"

@@ -1,0 +1,139 @@
+"""The jobs of a run follow from its plan: their names, their order, what they read, and what makes them run again."""
+
+import pytest
+from tests.in_process import write_profile
+
+from lldm3d.errors import UserError
+from lldm3d.pipeline.stages import STAGES, Plan, all_jobs, check_plan, find_job, rule_name, selected_jobs
+
+from .conftest import plan_of
+
+LLDM = "methods/lldm/seed_0"
+TRAININGS = ["autoencoder_image", "autoencoder_label", "latents", "label_ldm", "image_ldm", "controlnet"]
+R, RS = (
+    [f"segment/steps/seg_resunet/multi/{regime}/seed_{seed}" for seed in (0, 1)] for regime in ("R/real", "R+S/lldm")
+)
+DRAWN = "pairs/lldm/drawn/seed_0"
+AFTER_PAIRS = [*RS, "evaluation/lldm/drawn/seed_0", "study", "comparison", "report"]
+
+
+def names(plan: Plan, **options) -> list[str]:
+    return [job.name for job in selected_jobs(plan, **options)]
+
+
+def changed(before: Plan, after: Plan) -> list[str]:
+    """The jobs of `after` that a run does again: new or of other settings, or reading what such a job writes."""
+    known, stale, written = {job.name: job.digest for job in all_jobs(before)}, [], set()
+    for job in all_jobs(after):
+        if known.get(job.name) != job.digest or written & set(job.reads):
+            stale.append(job.name)
+            written |= set(job.writes)
+    return stale
+
+
+def test_a_run_without_data_is_every_stage_of_one_method_in_order(tmp_path):
+    trainings = [f"{LLDM}/{training}" for training in TRAININGS]
+    assert names(plan_of(tmp_path, data=False)) == ["phantom", "prepare", *trainings, DRAWN, *R, *AFTER_PAIRS]
+
+
+def test_each_job_reads_only_what_earlier_ones_write(tmp_path):
+    profile = write_profile(tmp_path / "two.yaml", methods={"seeds": [0, 1]}, segment={"regimes": ["R", "S", "S>0.1R"]})
+    options = {"methods": ["lldm", "cond_ldm", "ddpm"], "sources": ["drawn", "training", "test"]}
+    plan, written = plan_of(tmp_path, profile, data=False, **options), set()
+    for job in all_jobs(plan):
+        assert set(job.reads) <= written, job.name
+        assert not written & set(job.writes), f"{job.name} writes what another job wrote"
+        written |= set(job.writes)
+    assert len({rule_name(job.name) for job in all_jobs(plan)}) == len(all_jobs(plan))
+    assert {job.stage for job in all_jobs(plan)} == {stage.name for stage in STAGES}
+
+
+def test_several_methods_share_data_labels_and_tables(tmp_path):
+    plan = plan_of(tmp_path, methods=["lldm", "cond_ldm", "ddpm"], sources=["drawn", "training"])
+    found = names(plan)
+    assert [name for name in found if name.startswith("pairs/")] == [
+        DRAWN,
+        "pairs/lldm/training/seed_0",
+        "pairs/cond_ldm/drawn/seed_0",
+        "pairs/cond_ldm/training/seed_0",
+        "pairs/ddpm/drawn/seed_0",
+    ]
+    assert found.count("labels/training/seed_0") == found.count("comparison") == 1
+    assert f"{DRAWN}/dataset.json" in find_job(plan, "pairs/cond_ldm/drawn/seed_0").reads, "on the labels of lldm"
+    segments = [name for name in found if name.startswith("segment/") and name.endswith("seed_0")]
+    assert [name.split("/")[4:6] for name in segments] == [["R", "real"], ["R+S", "lldm"], ["R+S", "cond_ldm"]]
+
+
+def test_until_is_a_stage_a_training_or_one_job_with_all_that_it_needs(tmp_path):
+    plan = plan_of(tmp_path)
+    assert names(plan, until="latents") == ["prepare", *(f"{LLDM}/{name}" for name in TRAININGS[:3])]
+    assert names(plan, until=f"{LLDM}/autoencoder_label") == ["prepare", f"{LLDM}/autoencoder_label"]
+    assert names(plan, until="segment")[-4:] == [*R, *RS]
+    assert names(plan, until="pairs")[-1] == DRAWN
+
+
+def test_an_unknown_stage_is_answered_with_the_nearest_name(tmp_path):
+    with pytest.raises(UserError, match="'latent'.*did you mean latents?.*controlnet"):
+        names(plan_of(tmp_path), until="latent")
+    with pytest.raises(UserError, match="no stage 'pairs/lldm/drawn' here: did you mean pairs/lldm/drawn/seed_0"):
+        find_job(plan_of(tmp_path), "pairs/lldm/drawn")
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({}, []),
+        ({"methods": {"lldm": {"controlnet": {"learning_rate": 1e-4}}}}, [f"{LLDM}/controlnet", DRAWN, *AFTER_PAIRS]),
+        ({"methods": {"lldm": {"autoencoder_label": {"gate": {"mean_dice": 0}, "processes": 2}}}}, []),
+        ({"methods": {"lldm": {"inference": {"guidance_scale": 2}}}}, [DRAWN, *AFTER_PAIRS]),
+        ({"segment": {"seeds": [0, 1, 2]}}, [R[0][:-1] + "2", RS[0][:-1] + "2", "study", "report"]),
+        ({"evaluate": {"radiomics": False}}, ["evaluation/lldm/drawn/seed_0", "comparison", "report"]),
+        ({"methods": {"minutes": 7}}, []),  # of each of several methods; here is one
+        ({"cluster": {"all": {"runtime": 5}}}, []),
+    ],
+)
+def test_a_changed_section_makes_its_jobs_run_again_and_what_depends_on_them(tmp_path, sections, expected):
+    profile = write_profile(tmp_path / "mine.yaml", **sections)
+    assert changed(plan_of(tmp_path), plan_of(tmp_path, profile)) == expected
+
+
+def test_patience_makes_only_trainings_until_convergence_run_again(tmp_path):
+    def plan(patience: int) -> Plan:
+        segment = {"until": ["steps", "convergence"], "patience": patience}
+        profile = write_profile(tmp_path / "mine.yaml", segment=segment)
+        return plan_of(tmp_path, profile)
+
+    stale = [name for name in changed(plan(5), plan(6)) if name.startswith("segment/")]
+    assert len(stale) == 4 and all(name.startswith("segment/convergence/") for name in stale)
+
+
+def test_a_new_budget_of_several_methods_trains_them_anew(tmp_path):
+    def plan(minutes: float) -> Plan:
+        profile = write_profile(tmp_path / "mine.yaml", methods={"minutes": minutes})
+        return plan_of(tmp_path, profile, methods=["lldm", "ddpm"])
+
+    stale = changed(plan(1), plan(2))
+    assert f"{LLDM}/autoencoder_image" in stale and "methods/ddpm/seed_0/diffusion" in stale
+
+
+def test_a_method_that_takes_labels_needs_one_that_draws_them_or_another_source(tmp_path):
+    with pytest.raises(UserError, match="cond_ldm draws images on labels that lldm draws; add lldm, or .*training"):
+        check_plan(plan_of(tmp_path, methods=["cond_ldm"]))
+    plan = plan_of(tmp_path, methods=["cond_ldm"], sources=["training"])
+    check_plan(plan)
+    assert plan.pairs == {"cond_ldm/training": "cond_ldm-training"}, "a segmentation learns from what is drawn"
+
+
+def test_pairs_that_no_method_of_the_run_draws_and_those_of_test_labels_are_refused(tmp_path):
+    profile = write_profile(tmp_path / "mine.yaml", segment={"pairs": ["lldm/training"]})
+    with pytest.raises(UserError, match="segment#pairs: lldm/training is drawn by no method and source of this run"):
+        check_plan(plan_of(tmp_path, profile))
+    profile = write_profile(tmp_path / "mine.yaml", segment={"pairs": ["lldm/test"]})
+    with pytest.raises(UserError, match="lldm/test shows the labels of test cases; a segmentation must not learn them"):
+        check_plan(plan_of(tmp_path, profile, sources=["drawn", "test"]))
+
+
+def test_methods_without_labels_are_compared_by_themselves(tmp_path):
+    plan = plan_of(tmp_path, methods=["ddpm", "ha_gan"])
+    check_plan(plan)
+    assert {name.split("/")[4] for name in names(plan) if name.startswith("segment/")} == {"R"}
