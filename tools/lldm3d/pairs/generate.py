@@ -103,7 +103,14 @@ def labels_of_file(path: str) -> list[LabelFile]:
 
 
 def source_labels(
-    work: Path, method: Method, source: LabelSource, folder: Path, n: int | None, seed: int, strength: float
+    work: Path,
+    method: Method,
+    models: Path,
+    source: LabelSource,
+    folder: Path,
+    n: int | None,
+    seed: int,
+    strength: float,
 ) -> list[LabelFile] | None:
     """The labels of a source; None where the method draws without any.
 
