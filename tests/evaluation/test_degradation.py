@@ -27,7 +27,7 @@ class GreyLevels(nn.Module):
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory) -> dict:
-    seeds = {"training": list(range(16)), "validation": list(range(100, 106)), "test": list(range(200, 208))}
+    seeds = {"training": list(range(12)), "validation": list(range(100, 103)), "test": list(range(200, 206))}
     folder = tmp_path_factory.mktemp("degradation")
     write_dataset(folder / "dataset", seeds)
     layers = Layers("encoder.0", "encoder.2")

@@ -8,7 +8,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from lldm3d.errors import Refused, UserError
-from lldm3d.evaluation.evaluate import evaluate
+from lldm3d.evaluation.alignment import command_rows
+from lldm3d.evaluation.evaluate import evaluate, open_both
 from lldm3d.evaluation.metrics import Compared, Metric, find_row, near_copies_share, read_metrics
 from lldm3d.files import load_nifti, read_json, save_nifti, sha256
 
@@ -32,6 +33,7 @@ def judged(work: Path, name: str, seeds=NEW, change=None) -> dict:
     write_dataset(work / name, seeds, change)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lldm3d.evaluation.similarity.PAIRS", 6)
+        patch.setattr("lldm3d.evaluation.distances.DRAWS", 20)
         if name != "good":
             patch.setattr("lldm3d.evaluation.figures.write_figures", lambda *arguments: None)
         evaluate(work / "dataset", work / name, work / f"{name}_evaluation", work / "stage", cache_dir=work / "cache")
@@ -181,18 +183,18 @@ for path in Path(sys.argv[1]).iterdir():
 """
 
 
-def test_a_segmenter_of_the_users_own_is_a_command(work, tmp_path, no_figures):
-    write_dataset(work / "commanded", NEW)
+def test_a_segmenter_of_the_users_own_is_a_command(work, good, tmp_path, no_figures):
     program = tmp_path / "segment.py"
     program.write_text(SEGMENTER)
     command = f"{sys.executable} {program} {{images}} {{labels}}"
-    sides, network = [work / "dataset", work / "commanded"], work / "stage"
-    evaluate(*sides, tmp_path / "out", network, segmenter_command=command)
-    rows = read_json(tmp_path / "out" / "metrics.json")["rows"]
-    liver = find_row(rows, Metric.ALIGNMENT_DICE, None, "liver", variant=Path(sys.executable).name)
+    sides, network = [work / "dataset", work / "good"], work / "stage"
+    evaluate(*sides, tmp_path / "out", network, segmenter_command=command, cache_dir=work / "cache")
+    rows = read_metrics(tmp_path / "out" / "metrics.json")["rows"]
+    liver = find_row(rows, Metric.ALIGNMENT_DICE, class_name="liver", variant=Path(sys.executable).name)
     assert liver["value"] > 0.8 and liver["floor"] > 0.8 and liver["network"] == command and liver["n"] == 8
+    schema, cases = open_both(*sides)
     with pytest.raises(UserError, match="wrote no training_01.nii.gz"):
-        evaluate(*sides, tmp_path / "other", network, segmenter_command=f"{command} skip")
+        command_rows(f"{command} skip", cases["synthetic"], [], schema)
     with pytest.raises(UserError, match="has no {labels}"):
         evaluate(*sides, tmp_path / "other", network, segmenter_command="segment {images}")
     with pytest.raises(UserError, match="there is no program 'no-such-program'"):

@@ -30,11 +30,17 @@ def write_folder(folder: Path, seeds: range, labels: bool = False, scale: float 
 @pytest.fixture(autouse=True)
 def few_pairs(monkeypatch):
     monkeypatch.setattr("lldm3d.evaluation.similarity.PAIRS", 4)
+    monkeypatch.setattr("lldm3d.evaluation.distances.DRAWS", 10)
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    monkeypatch.setattr("lldm3d.evaluation.figures.write_figures", lambda *arguments: None)
 
 
 def test_any_two_folders_of_scans(tmp_path):
-    write_folder(tmp_path / "real", range(12))
-    write_folder(tmp_path / "synthetic", range(100, 108), scale=50)
+    write_folder(tmp_path / "real", range(8))
+    write_folder(tmp_path / "synthetic", range(100, 106), scale=50)
     published(10, tmp_path / "resnet_10.pth")
     evaluate(*(tmp_path / name for name in ("real", "synthetic", "out")), medicalnet=tmp_path / "resnet_10.pth")
     metrics = read_json(tmp_path / "out" / "metrics.json")
@@ -52,7 +58,7 @@ def test_any_two_folders_of_scans(tmp_path):
     }
 
 
-def test_without_any_network_the_reason_is_given(tmp_path):
+def test_without_any_network_the_reason_is_given(tmp_path, no_figures):
     write_folder(tmp_path / "real", range(6))
     write_folder(tmp_path / "synthetic", range(100, 104))
     evaluate(*(tmp_path / name for name in ("real", "synthetic", "out")))
@@ -63,7 +69,7 @@ def test_without_any_network_the_reason_is_given(tmp_path):
     assert find_row(rows, Metric.PAIRWISE_SSIM)["value"] > 0
 
 
-def test_another_systems_folder_against_a_prepared_data_set(tmp_path):
+def test_another_systems_folder_against_a_prepared_data_set(tmp_path, no_figures):
     seeds = {"training": list(range(8)), "validation": [50, 51], "test": [60, 61, 62]}
     write_dataset(tmp_path / "real", seeds)
     write_segmenter(tmp_path / "stage")

@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -69,23 +70,27 @@ def mailable(line: str, work: Path) -> str:
     return line.replace(sys.executable, "python")
 
 
-def training_metrics(work: Path, method: str, seed: int) -> dict[str, dict]:
-    """The `metrics.json` of each training of a method that wrote one, in the order in which they were written."""
-    paths = (work / "methods" / method / f"seed_{seed}").glob("*/metrics.json")
-    return {path.parent.name: read_json(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns)}
+def training_metrics(work: Path, methods: Sequence[str], seed: int) -> dict[tuple[str, str], dict]:
+    """(method, training): the `metrics.json` that it wrote; of a method in the order in which they were begun."""
+    found = {}
+    for method in methods:
+        folder = work / "methods" / method / f"seed_{seed}"
+        for path in sorted(folder.glob("*/metrics.json"), key=lambda path: path.stat().st_mtime_ns):
+            found[method, path.parent.name] = read_json(path)
+    return found
 
 
-def gate_rows(metrics: dict[str, dict], settings: dict) -> list[dict]:
-    """The trainings' figures on held-out cases, beside the least that the settings of the method ask for (its gate)."""
+def gate_rows(metrics: dict[tuple[str, str], dict], settings: dict[str, dict]) -> list[dict]:
+    """The trainings' figures on held-out cases, beside the least that the methods' settings ask for (their gates)."""
     rows = []
-    for training, content in metrics.items():
-        gate = (settings.get(training) or {}).get("gate", {})
+    for (method, training), content in metrics.items():
+        gate = ((settings.get(method) or {}).get(training) or {}).get("gate", {})
         for key in dict.fromkeys([*KNOWN, *gate]):
             title, unit = KNOWN.get(key, (key, ""))
             found = content.get(key)
-            if key in gate or found is not None:
+            if key in gate or isinstance(found, (int, float, dict)):
                 of_class = found if isinstance(found, dict) else {None: found}
-                common = {"group": "gate", "between": training, "key": key, "name": title, "unit": unit}
+                common = {"group": "gate", "between": f"{method}, {training}", "key": key, "name": title, "unit": unit}
                 common |= {"n": content.get("n"), "floor": gate.get(key)}
                 rows += [common | gate_result(name, value, gate.get(key)) for name, value in of_class.items()]
     return rows
@@ -96,15 +101,15 @@ def gate_result(class_name: str | None, value: float | None, least: float | None
     return {"class": class_name, "value": value, "note": note}
 
 
-def loss_curves(metrics: dict[str, dict]) -> Figure | None:
+def loss_curves(metrics: dict[tuple[str, str], dict]) -> Figure | None:
     """Training and validation losses over the epochs of each training; None where none wrote any."""
-    curves = {stage: losses(content) for stage, content in metrics.items()}
-    curves = {stage: found for stage, found in curves.items() if found}
+    curves = {", ".join(place): losses(content) for place, content in metrics.items()}
+    curves = {name: found for name, found in curves.items() if found}
     if not curves:
         return None
     columns = min(3, len(curves))
     figure, grid = plots.light(-(-len(curves) // columns), columns, 3.2 * columns, 2.3 * -(-len(curves) // columns))
-    for axes, (stage, found) in zip(grid.flat, curves.items(), strict=False):
+    for axes, (title, found) in zip(grid.flat, curves.items(), strict=False):
         last = max(len(values) for values in found.values())
         for name, values in found.items():
             epochs = [last * (k + 1) / len(values) for k in range(len(values))]
@@ -115,7 +120,7 @@ def loss_curves(metrics: dict[str, dict]) -> Figure | None:
         if min(values) > 0 and max(values) > 20 * min(values):
             axes.set_yscale("log")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_title(stage.replace("_", " "), fontsize=9)
+        axes.set_title(title.replace("_", " "), fontsize=9)
         axes.set_xlabel("epoch", fontsize=8)
         axes.legend(frameon=False, fontsize=7.5)
     for axes in grid.flat[len(curves) :]:

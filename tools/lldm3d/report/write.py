@@ -114,8 +114,8 @@ def gather(work: Path) -> dict:
     evaluation = evaluation_dir(work, method, source, seed)
     metrics = read_metrics(evaluation / "metrics.json") if (evaluation / "metrics.json").is_file() else {}
     cases = all_cases(work, pairs_dir(work, method, source, seed))
-    curves = trainings.training_metrics(work, method, seed)
-    settings = run.get("settings", {}).get("methods", {}).get(method) or {}
+    curves = trainings.training_metrics(work, compared.get("methods", [method]), seed)
+    settings = run.get("settings", {}).get("methods", {})
     lines = study_lines(read_scores(work))
     rows = [*utility_rows(lines), *metrics.get("rows", []), *trainings.gate_rows(curves, settings)]
     return {
