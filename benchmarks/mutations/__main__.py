@@ -35,28 +35,34 @@ def mutated(text: str, mutation: dict) -> str:
     return text.replace(mutation["old"], mutation["new"])
 
 
+def run_tests(tree: Path, tests: list[str], options: list[str]) -> str | None:
+    """The first test that fails, None where all pass. Raises RuntimeError where they cannot be run."""
+    command = [sys.executable, "-m", "pytest", "-q", "--maxfail=1", "-p", "no:cacheprovider", *options, *tests]
+    environment = {**os.environ, "PYTHONPATH": str(tree / "tools")}
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    if done.returncode not in (0, 1) or bool(failed) != bool(done.returncode):
+        raise RuntimeError(done.stdout[-3000:] + done.stderr[-1000:])
+    return failed[1] if failed else None
+
+
 def caught(mutation: dict, every_test: bool) -> dict:
-    """The first test that fails with the mutation, None where all pass, and what it took."""
+    """The first test that fails with the mutation and passes without it, None where all pass, and what it took."""
+    begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         shutil.copytree(ROOT, tree, ignore=LEFT_OUT)
-        file = tree / mutation["file"]
-        file.write_text(mutated(file.read_text(), mutation))
-        tests = ["tests"] if every_test else mutation["tests"].split()
-        options = ["-q", "--maxfail=1", "-p", "no:cacheprovider", *([] if every_test else ["-n", "0"])]
-        environment = {**os.environ, "PYTHONPATH": str(tree / "tools")}
-        begin, command = (
-            time.monotonic(),
-            [sys.executable, "-m", "pytest", *options, f"--basetemp={folder}/tmp", *tests],
-        )
-        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
-    if done.returncode not in (0, 1):
-        raise RuntimeError(done.stdout[-3000:] + done.stderr[-1000:])
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+        options, file = [f"--basetemp={folder}/tmp", *([] if every_test else ["-n", "0"])], tree / mutation["file"]
+        right = file.read_text()
+        file.write_text(mutated(right, mutation))
+        failed = run_tests(tree, ["tests"] if every_test else mutation["tests"].split(), options)
+        file.write_text(right)
+        if failed and run_tests(tree, [failed], [*options, "-n", "0"]):
+            raise RuntimeError(f"{failed}: fails without the mutation as well")
     return {
         "what": mutation["what"],
         "file": mutation["file"],
-        "caught_by": failed[1] if failed else None,
+        "caught_by": failed,
         "seconds": round(time.monotonic() - begin),
     }
 
