@@ -109,13 +109,13 @@ class Schema:
         return [min(pair) for pair in zip(roi_size or self.roi_size, self.roi_size, strict=True)]
 
     def task(self, name: str) -> Task:
-        """The task `name`; `multi` tells all classes apart. Raises UserError for a task that is not declared."""
+        """The task `name`; `multi` tells all classes apart. Raises UserError for a task that it does not have."""
         if name == ALL:
             return build_task(name, {class_name: (class_name,) for class_name in self.class_names[1:]}, self)
         if name not in self.tasks:
             raise UserError(
                 f"the data set {self.name!r} has no task {name!r}; it has {', '.join((ALL, *self.tasks))}. "
-                "Declare tasks with `lldm3d tasks`, or in the label map of `lldm3d prepare`"
+                "Add tasks with `lldm3d tasks`, or in the label map of `lldm3d prepare`"
             )
         return build_task(name, self.tasks[name], self)
 

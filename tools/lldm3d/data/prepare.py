@@ -26,7 +26,7 @@ from lldm3d.files import output_folder, require_replaceable, write_json
 
 INTENSITIES = ("min_max", "percentile", "window")
 HOUNSFIELD = -500  # the least value of a CT scan is that of air, -1000 or less
-TOLD_CHANGE = 0.05  # of a class's volume by resampling
+REPORTED_CHANGE = 0.05  # of a class's volume by resampling
 SPLIT_UNITS = ("patient", "case")
 
 
@@ -226,7 +226,7 @@ def require_kept(volumes: np.ndarray, label_map: LabelMap) -> None:
             continue
         if lost == had:
             gone.append(f"{name} (in all {had} cases)")
-        elif lost or abs(after.sum() / before.sum() - 1) > TOLD_CHANGE:
+        elif lost or abs(after.sum() / before.sum() - 1) > REPORTED_CHANGE:
             where = f", and it is gone from {lost} of {had} cases; a finer --spacing keeps it" if lost else ""
             print(f"resampling changed {name} from {before.sum():.3g} to {after.sum():.3g} ml{where}")
     if gone:

@@ -29,7 +29,7 @@ def export(
         output_dir: the new folder; for nnunet its name is `Dataset<three digits>_<Name>`.
         synthetic: data set of synthetic pairs, for regimes with S.
         regime: R, S, R+S, 0.1R+S ...
-        task: which classes the network tells apart; one that the data set declares (`lldm3d tasks`).
+        task: which classes the network tells apart; one of the data set (`lldm3d tasks`).
         format: decathlon (dataset.json with absolute paths), nnunet (v2 raw, with copies of the files), or auto3dseg
             (a list with absolute paths, and the input.yaml of MONAI's AutoRunner).
         seed: of the choice of patients and pairs.

@@ -138,7 +138,7 @@ class Meter:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes: the most that torch held on a GPU, or this process on a CPU; None where that is not told."""
+    """Bytes: the most that torch held on a GPU, or this process on a CPU; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return 1024 * int(STATUS.read_text().split("VmHWM:")[1].split()[0]) if STATUS.exists() else None

@@ -21,7 +21,7 @@ def has_bfloat16(device_type: str) -> bool:
     """
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # an old torch does not tell
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # an old torch does not say
     return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 

@@ -103,7 +103,7 @@ class TrainingState:
     Args:
         path: the state file.
         objects: name to object with `state_dict` and `load_state_dict`.
-        sampler: the training sampler, which is told the epoch.
+        sampler: the training sampler, which is given the epoch.
         seed: seed of the training.
 
     Raises:
