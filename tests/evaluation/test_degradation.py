@@ -8,7 +8,7 @@ from torch import nn
 
 from lldm3d.evaluation.features import Layers, Segmenter
 
-from .toys import LEVELS, write_dataset
+from .toys import LEVELS, quicken, write_dataset
 
 
 class GreyLevels(nn.Module):
@@ -34,8 +34,7 @@ def result(tmp_path_factory) -> dict:
     network = Segmenter("grey levels", "0" * 64, GreyLevels().eval(), SimpleInferer(), torch.device("cpu"), layers)
     steps = {"blur": (0, 3), "noise": (0, 0.4), "exchanged labels": (0, 1), "repetition": (1, 4)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lldm3d.evaluation.similarity.PAIRS", 6)
-        patch.setattr("lldm3d.evaluation.distances.DRAWS", 20)
+        quicken(patch)
         patch.setattr(degradation, "load_segmenter", lambda *arguments: network)
         patch.setattr(degradation, "STEPS", {**steps, "training cases": (0, 0.5)})
         return degradation.degrade(folder, "stage")

@@ -14,7 +14,7 @@ from lldm3d.evaluation.metrics import Compared, Metric, find_row, near_copies_sh
 from lldm3d.files import load_nifti, read_json, save_nifti, sha256
 
 from .test_medicalnet import published
-from .toys import write_dataset, write_segmenter
+from .toys import quicken, write_dataset, write_segmenter
 
 SEEDS = {"training": list(range(12)), "validation": list(range(100, 104)), "test": list(range(200, 206))}
 NEW = {"training": list(range(300, 308))}
@@ -35,6 +35,7 @@ def judged(work: Path, name: str, seeds=NEW, change=None) -> dict:
         patch.setattr("lldm3d.evaluation.similarity.PAIRS", 6)
         patch.setattr("lldm3d.evaluation.distances.DRAWS", 20)
         if name != "good":
+            quicken(patch)
             patch.setattr("lldm3d.evaluation.figures.write_figures", lambda *arguments: None)
         evaluate(work / "dataset", work / name, work / f"{name}_evaluation", work / "stage", cache_dir=work / "cache")
     return read_json(work / f"{name}_evaluation" / "metrics.json")
@@ -46,8 +47,7 @@ def value(metrics: dict, metric: Metric, compared: Compared | None = None, class
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    """Few pairs of images, and no figures: what takes most of the time."""
-    monkeypatch.setattr("lldm3d.evaluation.similarity.PAIRS", 6)
+    quicken(monkeypatch)
     monkeypatch.setattr("lldm3d.evaluation.figures.write_figures", lambda *arguments: None)
 
 

@@ -13,7 +13,7 @@ from lldm3d.evaluation.metrics import Metric, find_row, find_rows
 from lldm3d.files import read_json, save_nifti
 
 from .test_medicalnet import published
-from .toys import SIZE, SPACING, scan, write_dataset, write_segmenter
+from .toys import SIZE, SPACING, quicken, scan, write_dataset, write_segmenter
 
 
 def write_folder(folder: Path, seeds: range, labels: bool = False, scale: float = 900.0) -> Path:
@@ -28,9 +28,8 @@ def write_folder(folder: Path, seeds: range, labels: bool = False, scale: float 
 
 
 @pytest.fixture(autouse=True)
-def few_pairs(monkeypatch):
-    monkeypatch.setattr("lldm3d.evaluation.similarity.PAIRS", 4)
-    monkeypatch.setattr("lldm3d.evaluation.distances.DRAWS", 10)
+def quick(monkeypatch):
+    quicken(monkeypatch)
 
 
 @pytest.fixture

@@ -79,3 +79,11 @@ def write_segmenter(folder: Path, class_names=CLASSES, seed: int = 0) -> str:
     network = UNet(3, 1, len(class_names), channels, [2, 2], num_res_units=2, norm="INSTANCE")
     save_checkpoint(folder / "model.pt", {"model": network.state_dict()})
     return sha256(folder / "model.pt")
+
+
+def quicken(patch) -> None:
+    """Few draws and pairs, and no bootstrap intervals: most of the time of an evaluation of small scans."""
+    patch.setattr("lldm3d.evaluation.similarity.PAIRS", 6)
+    patch.setattr("lldm3d.evaluation.distances.DRAWS", 20)
+    for module in ("alignment", "copies", "labels", "similarity"):
+        patch.setattr(f"lldm3d.evaluation.{module}.bootstrap_interval", lambda *arguments: None)

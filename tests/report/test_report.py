@@ -14,6 +14,7 @@ from lldm3d.evaluation import figures
 from lldm3d.evaluation.evaluate import evaluate
 from lldm3d.evaluation.metrics import Metric, format_number, read_metrics
 from lldm3d.files import read_json, write_json
+from lldm3d.report import pictures
 from lldm3d.report.comparison_figure import write_comparison
 from lldm3d.report.write import report
 from lldm3d.study.scores import HEADER
@@ -74,9 +75,11 @@ def work(tmp_path_factory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [f"{case},{case},{name},{dice},3,,,," for case in "abc" for name in ("liver", "vessel", "tumour")]
         path.write_text("\n".join([",".join(HEADER), *rows]) + "\n")
-    write_method(work, "lldm", "drawn", [30, 31, 32])
-    with pytest.MonkeyPatch.context() as patch:  # the report shows those of the first method and source alone
-        patch.setattr(figures, "write_figures", lambda *arguments: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lldm3d.evaluation.similarity.PAIRS", 4)
+        patch.setattr("lldm3d.evaluation.distances.DRAWS", 10)
+        write_method(work, "lldm", "drawn", [30, 31, 32])
+        patch.setattr(figures, "write_figures", lambda *arguments: None)  # the report shows those of the first alone
         write_method(work, "lldm", "test", CASES["test"])
         write_method(work, "ddpm", "drawn", [40, 41, 42], labels=False)
     models = work / "methods/lldm/seed_0"
@@ -178,8 +181,9 @@ def test_one_method_is_compared_with_real_data_alone(work, tmp_path):
 
 def test_the_report_stays_whole_when_every_metric_is_reworded(work, html, tmp_path, monkeypatch):
     """Figures are found by their keys: other words change nothing but the words."""
-    for name in ("dataset", "pairs", "segment", "methods", "run.yaml"):
+    for name in ("dataset", "pairs", "segment", "methods", "comparison", "run.yaml"):
         (tmp_path / name).symlink_to(work / name)
+    monkeypatch.setattr(pictures, "embed_figure", lambda *arguments, **options: "data:image/png;base64,")
     for metric in Metric:
         monkeypatch.setattr(metric, "title", f"metric no. {list(Metric).index(metric)}")
     for path in work.glob("evaluation/*/*/seed_*/metrics.json"):
@@ -190,7 +194,6 @@ def test_the_report_stays_whole_when_every_metric_is_reworded(work, html, tmp_pa
         write_json(folder / "metrics.json", content)
         if (path.parent / "figures").is_dir():
             (folder / "figures").symlink_to(path.parent / "figures")
-    write_comparison(tmp_path, ["lldm", "ddpm"], ["drawn", "test"], [0], 4)
     report(tmp_path)
     reworded = (tmp_path / "report/report.html").read_text()
     for tag in ("<table", "<tr", "<img", 'class="answer'):
