@@ -16,12 +16,14 @@ from matplotlib.figure import Figure
 
 from benchmarks.machine import describe
 from lldm3d import plots
+from lldm3d.evaluation.features import TEXTURE
+from lldm3d.evaluation.metrics import Metric
 from lldm3d.files import read_json
 from lldm3d.methods.registry import load_method
 from lldm3d.pipeline.profile import read_yaml
 from lldm3d.report.comparison import training_results
 
-MEASURES = ("FID", "FID, texture")
+MEASURES = {"FID": (Metric.FID, None), "FID, texture": (Metric.FID, TEXTURE)}  # title: key and variant
 HELD_OUT = ("val_loss", "val_psnr", "val_l1")
 
 
@@ -32,10 +34,11 @@ def qualities(works: list[Path], name: str, seed: int) -> list[dict]:
         minutes = read_yaml(work / "run.yaml", "give work directories of `lldm3d run`")["settings"]["methods"][
             "minutes"
         ]
-        found = {item.measure.title: item for item in training_results(work, name, "drawn", seed)}
+        found = {(item.measure.key, item.measure.variant): item for item in training_results(work, name, "drawn", seed)}
         figures = {
-            title: {"value": found[title].value, "interval": found[title].interval, "floor": found[title].floor}
-            for title in MEASURES
+            title: {"value": item.value, "interval": item.interval, "floor": item.floor}
+            for title, place in MEASURES.items()
+            for item in [found[place]]
         }
         rows.append({"minutes": minutes, **figures})
     return sorted(rows, key=lambda row: row["minutes"])
