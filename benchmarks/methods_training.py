@@ -47,7 +47,8 @@ def qualities(works: list[Path], name: str, seed: int) -> list[dict]:
 def curves(work: Path, name: str, seed: int) -> dict[str, dict]:
     """Loss of each epoch and the figures of held-out cases, of each training."""
     folder = work / "methods" / name / f"seed_{seed}"
-    found = {training: read_json(folder / training / "metrics.json") for training in load_method(name).trainings}
+    paths = {training: folder / training / "metrics.json" for training in load_method(name).trainings}
+    found = {training: read_json(path) for training, path in paths.items() if path.is_file()}  # encoding has no curves
     return {
         training: {key: [round(value, 5) for value in content[key]] for key in ("loss", *HELD_OUT) if key in content}
         for training, content in found.items()
