@@ -92,7 +92,8 @@ def value(rows: list[Row], name: str) -> float:
     """The metric `key` or `key, variant` as it is first compared, mean over the classes."""
     key, _, variant = name.partition(", ")
     found = [row for row in rows if row.metric == key and row.variant == (variant or None)]
-    return float(np.mean([row.value for row in found if row.compared == found[0].compared]))
+    values = [row.value for row in found if row.compared == found[0].compared]
+    return float(np.nanmean(np.array(values, float)))  # None, where a class cannot be measured, becomes NaN
 
 
 def degrade(workdir: str | Path, stage: str) -> dict[str, dict]:
