@@ -219,6 +219,9 @@ def check_settings(method: Method, configs: list[str], settings: dict) -> None:
     """Raises UserError for a setting that the inference does not have, or a noise process refuses."""
     if faults := undefined("--", settings, method.bundle, configs):
         raise UserError("; ".join(fault.replace("--#", "--") for fault in faults))
+    budget = settings.get("memory_gb")
+    if budget is not None and not (isinstance(budget, int | float) and budget > 0):
+        raise UserError(f"--memory_gb must be a number of GB above 0, got {budget!r}")
     parser = ConfigParser()
     parser.read_config([str(bundle_path(method.bundle) / config) for config in configs])
     parser.update(settings)
