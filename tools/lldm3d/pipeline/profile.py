@@ -129,7 +129,7 @@ def load_profile(profile: str, grid: dict | None = None) -> dict:
     try:
         settings = Profile.model_validate(content).model_dump(mode="json", exclude_none=True)
     except ValidationError as error:
-        settings, faults = None, readable_faults(error)
+        settings, faults = None, readable_faults(error, Profile)
     else:
         faults = [*cluster_faults(settings["cluster"]), *segment_faults(settings["segment"])]
         faults += method_faults(settings["methods"])
@@ -138,16 +138,16 @@ def load_profile(profile: str, grid: dict | None = None) -> dict:
     return settings
 
 
-def readable_faults(error: ValidationError) -> list[str]:
-    """What pydantic found, for an unknown entry with the nearest one that is allowed."""
+def readable_faults(error: ValidationError, model: type[BaseModel], where: str = "") -> list[str]:
+    """What pydantic found in a section of `model` at `where`, for an unknown entry with the nearest one allowed."""
     faults = validation_faults(error)
     for place, item in enumerate(error.errors()):
         if item["type"] == "extra_forbidden":
-            model = Profile if len(item["loc"]) == 1 else Profile.model_fields[item["loc"][0]].annotation
-            allowed = list(model.model_fields)
+            owner = model if len(item["loc"]) == 1 else model.model_fields[item["loc"][0]].annotation
+            allowed = list(owner.model_fields)
             hint = did_you_mean(str(item["loc"][-1]), allowed).strip() or f"allowed are {', '.join(allowed)}"
             faults[place] = f"{'#'.join(map(str, item['loc']))} is unknown, {hint}"
-    return faults
+    return [f"{where}{fault}" for fault in faults]
 
 
 def cluster_faults(section: dict) -> list[str]:
@@ -168,7 +168,7 @@ def cluster_faults(section: dict) -> list[str]:
         try:
             ClusterJob.model_validate(content)
         except ValidationError as error:
-            faults += [f"cluster#{name}#{fault}" for fault in validation_faults(error)]
+            faults += readable_faults(error, ClusterJob, f"cluster#{name}#")
     return faults
 
 
