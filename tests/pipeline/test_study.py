@@ -102,8 +102,8 @@ def test_a_larger_grid_trains_only_what_is_new(done, capsys):
 
 
 def test_the_report_shows_it(done):
-    report(str(done), str(done.parent / "report"))
-    assert "R+0.5S" in (done.parent / "report/report.html").read_text()
+    report(done)
+    assert "R+0.5S" in (done / "report/report.html").read_text()
 
 
 def test_a_run_never_replaces_given_data(given, tiny_dataset, tmp_path):
@@ -126,7 +126,7 @@ def test_a_run_never_replaces_given_data(given, tiny_dataset, tmp_path):
         ({"networks": "unet"}, "no bundle 'unet'"),
         ({"seeds": "one"}, "segment#seeds#0: Input should be a valid integer.*'one'"),
         ({"until": "never"}, "segment#until#0: Input should be 'steps' or 'convergence'"),
-        ({"pairs": "nowhere/pairs"}, "'nowhere/pairs' is neither a folder of pairs nor a method"),
+        ({"pairs": "nowhere/pairs"}, "nowhere/pairs' is neither a folder of pairs nor a method"),
     ],
 )
 def test_a_grid_that_cannot_be_trained_is_refused_before_anything_runs(given, grid, message):
