@@ -45,6 +45,12 @@ def test_target_is_latent_minus_noise(batch):
     torch.testing.assert_close(noisy + time * target, batch["image_mean"])
 
 
+def test_a_latent_is_drawn_with_its_cached_deviation(batch):
+    noisy, target, _, arguments = DiffusionBatch(RectifiedFlow(), "image", seed=0)(batch)
+    time = (arguments["timesteps"] / 1000).view(-1, 1, 1, 1, 1)
+    assert (noisy + time * target - batch["image_mean"]).std() == pytest.approx(0.5, rel=0.2)
+
+
 def test_the_condition_is_the_whole_label(batch):
     condition = DiffusionBatch(RectifiedFlow(), "image", num_classes=3)(batch)[3]["condition"]
     assert condition.shape == (4, 3, 12, 12, 12)
