@@ -9,6 +9,7 @@ a batch of 2 crops of 32x48x32 voxels, padded to what the network takes.
 import json
 import time
 
+import fire
 import torch
 from monai.bundle import ConfigParser
 
@@ -36,10 +37,11 @@ def cost(bundle: str) -> dict:
 
 
 def main() -> None:
+    """Measure all of them."""
     torch.set_num_threads(1)
     networks = {name: cost(name) for name in bundle_names() if name.startswith("seg_")}
     print(json.dumps({"networks": networks, "machine": describe()}, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    fire.Fire(main)

@@ -10,6 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
+import fire
 import networkx
 
 from benchmarks.machine import ROOT
@@ -82,5 +83,10 @@ def structure() -> dict:
     }
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Count and print."""
     print(json.dumps(structure(), indent=1))
+
+
+if __name__ == "__main__":
+    fire.Fire(main)

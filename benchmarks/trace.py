@@ -23,6 +23,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from types import FrameType
 
+import fire
 import monai.bundle
 import numpy as np
 import pandas as pd
@@ -125,6 +126,7 @@ def traced(work: Path, trace: Callable) -> None:
 
 
 def main() -> None:
+    """Run the stages and print what was seen."""
     logging.disable(logging.WARNING)  # MONAI writes to where the JSON goes
     trace = Trace()
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
@@ -141,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    fire.Fire(main)
