@@ -4,7 +4,7 @@ import pytest
 import yaml
 from monai.bundle import ConfigParser
 
-from lldm3d.bundle import bundle_names, bundle_path, literal, undefined
+from lldm3d.bundle import bundle_names, bundle_path, literal, read_literal, undefined
 from lldm3d.errors import UserError
 
 PAYLOAD = "$__import__('pathlib').Path('{mark}').write_text('x')"
@@ -33,6 +33,7 @@ def test_what_data_says_reaches_a_config_as_it_is(tmp_path, text):
     parser.read_config(str(overrides))
     parser.parse()
     assert {key: parser.get_parsed_content(key) for key in given} == given
+    assert {key: read_literal(literal(value)) for key, value in given.items()} == given
     assert not (tmp_path / "mark").exists()
 
 

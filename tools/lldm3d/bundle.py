@@ -1,5 +1,6 @@
 """The MONAI bundles, found, merged, checked and run: beside `tools` in a checkout, inside an installed package."""
 
+import ast
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -104,6 +105,11 @@ def literal(value: object) -> object:
     if not SIGNS.search(text):
         return value
     return "$" + SIGNS.sub(lambda sign: f"\\x{ord(sign[0]):02x}", text)
+
+
+def read_literal(value: object) -> object:
+    """The value that `literal` was given."""
+    return ast.literal_eval(value[1:]) if isinstance(value, str) and value.startswith("$") else value
 
 
 def bundle_command(run_id: str, configs: Sequence[str], processes: int = 1) -> list[str]:

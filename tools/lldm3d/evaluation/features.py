@@ -11,7 +11,7 @@ import yaml
 from monai.bundle import ConfigParser
 from torch import nn
 
-from lldm3d.bundle import bundle_path
+from lldm3d.bundle import bundle_path, read_literal
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint, sha256
 from lldm3d.processes import device
@@ -100,9 +100,10 @@ def load_segmenter(stage_dir: str | Path, class_names: tuple[str, ...]) -> Segme
     folder = Path(stage_dir)
     folder = folder.parent if folder.is_file() else folder
     overrides = read_overrides(folder / "overrides.yaml")
-    if tuple(overrides["class_names"]) != tuple(class_names):
+    trained = list(read_literal(overrides["class_names"]))
+    if trained != list(class_names):
         raise UserError(
-            f"{folder}: was trained for the classes {list(overrides['class_names'])}, but the data set has "
+            f"{folder}: was trained for the classes {trained}, but the data set has "
             f"{list(class_names)}; give a segmentation network trained on this data set"
         )
     root = bundle_root(folder, overrides)
