@@ -43,37 +43,26 @@ class AugmentedBatch:
 
     def __call__(self, batch: dict, device=None, non_blocking: bool = False, **_) -> tuple[torch.Tensor, torch.Tensor]:
         image, label = (batch[key].to(device, non_blocking=non_blocking) for key in ("image", "label"))
-        moved, noisy = (chosen(len(image), prob) for prob in (self.prob, self.noise_prob))
+        probs = (self.prob, self.noise_prob)
+        moved, noisy = ((torch.rand(len(image)) < prob).nonzero().flatten().tolist() for prob in probs)
         # one case after the other: their temporary volumes stay in a processor's cache, which halves the time there
         for index in moved:
-            image[index], label[index] = warp(image[index], label[index], self.sample_matrix())
+            angles, scales = uniform(self.rotation, 3), 1 + uniform(self.scaling, 3)
+            rotation = torch.as_tensor(create_rotate(3, angles.tolist())[:3, :3], dtype=torch.float32)
+            image[index], label[index] = warp(image[index], label[index], rotation * scales)
         factor, offset = (
-            uniform(reach, len(image)) * (torch.rand(len(image)) < self.prob) for reach in (self.factor, self.offset)
+            (uniform(reach, len(image)) * (torch.rand(len(image)) < self.prob)).view(-1, 1, 1, 1, 1)
+            for reach in (self.factor, self.offset)
         )
-        image.mul_(per_case(1 + factor, device)).add_(per_case(offset, device))
+        image.mul_((1 + factor).to(device)).add_(offset.to(device))
         for index in noisy:
             image[index].add_(torch.randn_like(image[index]), alpha=self.noise * torch.rand(1).item())
         return image, label
-
-    def sample_matrix(self) -> torch.Tensor:
-        """A rotation of a scaling, [3, 3]."""
-        angles, scales = uniform(self.rotation, 3), 1 + uniform(self.scaling, 3)
-        return torch.as_tensor(create_rotate(3, angles.tolist())[:3, :3], dtype=torch.float32) * scales
-
-
-def chosen(number: int, prob: float) -> list[int]:
-    """The indices of cases that are drawn with probability `prob`."""
-    return (torch.rand(number) < prob).nonzero().flatten().tolist()
 
 
 def uniform(reach: float, *size: int) -> torch.Tensor:
     """Draws from -reach to reach."""
     return (2 * torch.rand(size) - 1) * reach
-
-
-def per_case(values: torch.Tensor, device: torch.device | str | None) -> torch.Tensor:
-    """Numbers [B] as [B, 1, 1, 1, 1] on the device."""
-    return values.view(-1, 1, 1, 1, 1).to(device)
 
 
 def warp(image: torch.Tensor, label: torch.Tensor, matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,8 +3,7 @@
 import inspect
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from pickle import UnpicklingError
@@ -95,8 +94,12 @@ class MappedDataset(PersistentDataset):
             return
         earlier = list(self.folder.glob(f"{case_hash(case)}-*.pt"))
         found = convert_to_tensor(self._pre_transform(dict(case)), convert_numeric=False, track_meta=False)
-        with without_checksums():
+        before = get_crc32_options()
+        set_crc32_options(False)  # the zip's checksums take as long as writing; a mapped file's are never read
+        try:
             save_checkpoint(path, {key: value for key, value in found.items() if isinstance(value, PLAIN)})
+        finally:
+            set_crc32_options(before)
         for other in earlier:
             other.unlink(missing_ok=True)
 
@@ -125,17 +128,6 @@ class _Missing(Dataset):
     def __getitem__(self, number: int) -> int:
         self.make(self.indices[number])
         return number
-
-
-@contextmanager
-def without_checksums() -> Iterator[None]:
-    """`torch.save` leaves out the zip's checksums, which take as long as writing; a mapped file's are never read."""
-    before = get_crc32_options()
-    set_crc32_options(False)
-    try:
-        yield
-    finally:
-        set_crc32_options(before)
 
 
 def case_hash(case: dict) -> str:

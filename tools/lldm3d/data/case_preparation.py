@@ -6,21 +6,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from monai.transforms import ScaleIntensity, ScaleIntensityRange, ScaleIntensityRangePercentiles
 
 from lldm3d.data import volumes
 from lldm3d.data.checks import CaseRecord
 from lldm3d.data.dataset import SPLITS, Case
 from lldm3d.data.label_map import LabelMap
-from lldm3d.data.volumes import (
-    SAME,
-    load_volume,
-    resample,
-    resample_label,
-    resampled_affine,
-    resampled_size,
-    spacing_of,
-)
+from lldm3d.data.volumes import load_volume, resample, resample_label, resampled_affine, resampled_size, spacing_of
 from lldm3d.errors import UserError
 from lldm3d.files import save_nifti
 from lldm3d.processes import in_processes
@@ -35,7 +26,7 @@ def choose_spacing(records: list[CaseRecord], spacing: Sequence[float] | None) -
         return tuple(float(length) for length in spacing)
     found = np.array([record.spacing for record in records])
     median = tuple(float(f"{length:.6g}") for length in np.median(found, axis=0))
-    if not np.allclose(found, median, rtol=SAME):
+    if not np.allclose(found, median, rtol=volumes.SAME):
         low, high = found.min(0).round(4).tolist(), found.max(0).round(4).tolist()
         print(f"spacing: the cases have {low} to {high} mm; all are resampled to the median {list(median)} mm")
     return median
@@ -67,14 +58,12 @@ def crop_names(case: Case, crops: int | None) -> list[str]:
 def split_cases(
     cases: list[Case], crops: int | None, fractions: Sequence[float], split_by: str, seed: int
 ) -> dict[str, str]:
-    """Draw the split of each written case: all of a patient fall into one, unless `split_by` is "case"."""
-    units = {name: name if split_by == "case" else case.patient for case in cases for name in crop_names(case, crops)}
-    chosen = assign_splits(sorted(set(units.values())), fractions, split_by, seed)
-    return {name: chosen[unit] for name, unit in units.items()}
+    """Draw the split of each written case: all of a patient fall into one, unless `split_by` is "case".
 
-
-def assign_splits(units: list[str], fractions: Sequence[float], split_by: str, seed: int) -> dict[str, str]:
-    """Draw the split of each unit; every split gets at least one. Raises UserError where there are too few units."""
+    Every split gets at least one. Raises UserError where there are too few.
+    """
+    unit_of = {name: name if split_by == "case" else case.patient for case in cases for name in crop_names(case, crops)}
+    units = sorted(set(unit_of.values()))
     validation, test = (max(1, round(len(units) * fraction)) for fraction in fractions[1:])
     training = len(units) - validation - test
     if training < 1:
@@ -85,7 +74,8 @@ def assign_splits(units: list[str], fractions: Sequence[float], split_by: str, s
         )
     order = np.random.default_rng(seed).permutation(len(units))
     names = np.repeat(SPLITS, [training, validation, test])
-    return {units[index]: str(name) for index, name in zip(order, names, strict=True)}
+    chosen = {units[index]: str(name) for index, name in zip(order, names, strict=True)}
+    return {name: chosen[unit] for name, unit in unit_of.items()}
 
 
 @dataclass(frozen=True)
@@ -100,17 +90,6 @@ class Recipe:
     label_map: LabelMap
     channel: int | None
     seed: int
-
-
-def scaler(
-    intensity: str, percentiles: Sequence[float], window: Sequence[float] | None
-) -> Callable[[np.ndarray], np.ndarray]:
-    """The transform of a whole image to [0, 1]."""
-    if intensity == "min_max":
-        return ScaleIntensity(minv=0.0, maxv=1.0)
-    if intensity == "window":
-        return ScaleIntensityRange(*window, b_min=0.0, b_max=1.0, clip=True)
-    return ScaleIntensityRangePercentiles(*percentiles, b_min=0.0, b_max=1.0, clip=True)
 
 
 def write_cases(cases: list[Case], recipe: Recipe, folder: Path) -> tuple[list[dict], float, np.ndarray]:
@@ -132,9 +111,12 @@ def write_prepared(numbered: tuple[int, Case], recipe: Recipe, folder: Path) -> 
     """
     number, case = numbered
     image, label, affine, before = load_case(case, recipe)
-    starts = crop_starts(label, recipe, np.random.default_rng([recipe.seed, number]))
+    mask = volumes.center_mask(label, recipe.center, ["background", *recipe.label_map.classes])
+    rng = np.random.default_rng([recipe.seed, number])
+    centers = [volumes.middle(mask)] if recipe.crops is None else rng.choice(np.argwhere(mask), recipe.crops)
     entries, kept = [], 0
-    for name, start in zip(crop_names(case, recipe.crops), starts, strict=True):
+    for name, center in zip(crop_names(case, recipe.crops), centers, strict=True):
+        start = volumes.window(center, label.shape, recipe.roi_size)
         files = {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
         for key, volume in {"image": image, "label": label}.items():
             part = volumes.crop_volume(volume, start, recipe.roi_size)
@@ -170,10 +152,3 @@ def load_case(case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np.nd
     before = class_volumes(label, spacing, len(names))
     label = resample_label(label, spacing, recipe.spacing, priority, thin)
     return image, label, resampled_affine(affine, recipe.spacing), before
-
-
-def crop_starts(label: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> list[np.ndarray]:
-    """The first voxels of the crops of one case."""
-    mask = volumes.center_mask(label, recipe.center, ["background", *recipe.label_map.classes])
-    centers = [volumes.middle(mask)] if recipe.crops is None else rng.choice(np.argwhere(mask), recipe.crops)
-    return [volumes.window(center, label.shape, recipe.roi_size) for center in centers]

@@ -134,12 +134,8 @@ def pair_faults(case: Case, image: tuple, label: tuple) -> list[str]:
     if image[0].shape != label[0].shape:
         return [f"{case.label}: label shape {label[0].shape} differs from image shape {image[0].shape} of {case.image}"]
     distance, allowed = corners_apart(image[0].shape, image[1], label[1]), 0.1 * min(spacing_of(image[1]))
-    if distance <= allowed:
-        return []
-    return [
-        f"{case.label}: the affine differs from that of {case.image}: corners lie {distance:.2f} mm apart, "
-        f"allowed are {allowed:.2f} mm"
-    ]
+    fault = f"{case.label}: the affine differs from that of {case.image}: corners lie {distance:.2f} mm apart"
+    return [f"{fault}, allowed are {allowed:.2f} mm"] if distance > allowed else []
 
 
 def split_faults(cases: list[Case]) -> list[str]:
@@ -147,10 +143,9 @@ def split_faults(cases: list[Case]) -> list[str]:
     splits: dict[str, set[str]] = {}
     for case in cases:
         splits.setdefault(case.patient, set()).add(case.split)
+    crossed = {patient: ", ".join(sorted(names)) for patient, names in splits.items() if len(names) > 1}
     return [
-        f"patient {patient}: in the splits {', '.join(sorted(names))}; a patient may be in one only"
-        for patient, names in splits.items()
-        if len(names) > 1
+        f"patient {patient}: in the splits {names}; a patient may be in one only" for patient, names in crossed.items()
     ]
 
 

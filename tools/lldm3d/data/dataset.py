@@ -199,20 +199,17 @@ def add_tasks(dataset_dir: str | Path, tasks: str | Path) -> None:
         UserError: where the file cannot be read, or a task is not possible or already there with other classes.
     """
     schema, path = load_schema(dataset_dir), Path(dataset_dir) / "dataset.json"
-    added = checked_tasks(read_task_file(tasks), schema.class_names, tasks)
+    try:
+        content = yaml.safe_load(Path(tasks).read_text())
+    except OSError as error:
+        raise UserError(f"{tasks}: cannot be read ({error.strerror}); give a YAML file of tasks") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{tasks}: is not valid YAML ({error})") from None
+    content = content.get("tasks", content) if isinstance(content, dict) else content
+    added = checked_tasks(content, schema.class_names, tasks)
     if changed := [name for name in added if name in schema.tasks and added[name] != schema.tasks[name]]:
         raise UserError(f"{path}: has other tasks of the names {changed}; choose new names")
     time = path.stat().st_mtime_ns
     write_json(path, read_json(path) | {"tasks": schema.tasks | added})
     os.utime(path, ns=(time, time))
     print(f"{path}: the tasks are {', '.join((ALL, *(schema.tasks | added)))}")
-
-
-def read_task_file(path: str | Path) -> object:
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a YAML file of tasks") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not valid YAML ({error})") from None
-    return content.get("tasks", content) if isinstance(content, dict) else content

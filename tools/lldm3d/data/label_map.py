@@ -108,14 +108,13 @@ def _checked(classes: dict, content: dict, where: str, background: frozenset[int
         raise UserError(f"{where}: {len(classes)} classes besides the background; from 1 to 255 are allowed")
     lists = {key: _names(key, content.get(key), list, where) for key in ("priority", "tubular", "lesions")}
     inside = _names("inside", content.get("inside"), dict, where)
-    _require_classes(classes, {**lists, "inside": (*inside, *inside.values())}, where)
+    for key, names in {**lists, "inside": (*inside, *inside.values())}.items():
+        if wrong := [name for name in names if name not in classes]:
+            raise UserError(f"{where}: {key} names {wrong}; the classes are {list(classes)}")
     lists = {key: tuple(names) for key, names in lists.items()}
     thin = lists["tubular"] + lists["lesions"]
     rest = sorted((name for name in classes if name not in lists["priority"]), key=lambda name: name in thin)
-    lists["priority"] = (
-        *rest,
-        *lists["priority"],
-    )  # classes that the list leaves out come lowest, thin ones above others
+    lists["priority"] = (*rest, *lists["priority"])  # those that it leaves out come lowest, thin ones above others
     tasks = checked_tasks(content.get("tasks") or {}, ("background", *classes), where)
     return LabelMap(classes=classes, **lists, inside=inside, tasks=tasks, background=background)
 
@@ -135,9 +134,3 @@ def _values(name: str, value: object, where: str) -> tuple[int, ...]:
             f"{MAX_VALUE}, or a list of them (0 is background)"
         )
     return values
-
-
-def _require_classes(classes: dict, mentions: dict[str, tuple], where: str) -> None:
-    for key, names in mentions.items():
-        if wrong := [name for name in names if name not in classes]:
-            raise UserError(f"{where}: {key} names {wrong}; the classes are {list(classes)}")

@@ -2,20 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from monai.transforms import ScaleIntensity, ScaleIntensityRange, ScaleIntensityRangePercentiles
 
-from lldm3d.data.case_preparation import (
-    MULTIPLE,
-    Recipe,
-    choose_roi_size,
-    choose_spacing,
-    scaler,
-    split_cases,
-    write_cases,
-)
+from lldm3d.data.case_preparation import MULTIPLE, Recipe, choose_roi_size, choose_spacing, split_cases, write_cases
 from lldm3d.data.checks import CaseRecord, read_cases, twin_faults
 from lldm3d.data.dataset import SPLITS
 from lldm3d.data.label_map import LabelMap, load_label_map
@@ -131,13 +124,15 @@ def prepare(
     inputs += [path for case in source.cases for path in (case.image, case.label)]
     require_replaceable(output_dir, overwrite, inputs)
     mapping = load_label_map(label_map, source.about, source.path)
-    require_center(center, mapping)
+    if center not in (allowed := [*CENTERS, *mapping.classes]):
+        raise UserError(f"--center {center!r} is unknown; allowed are {', '.join(allowed)}")
     cases = source.cases[:max_cases]
     splits = split_cases(cases, crops, split, split_by, seed)
     records = read_cases(cases, mapping, channel)
-    require_no_faults([*(fault for record in records for fault in record.faults), *twin_faults(cases, records)])
-    print_classes(records, mapping)
-    print_hounsfield(records, intensity)
+    if faults := [*(fault for record in records for fault in record.faults), *twin_faults(cases, records)]:
+        more = f"\n... and {len(faults) - 20} more" if len(faults) > 20 else ""
+        raise UserError(f"{len(faults)} faults in the data, nothing was written:\n" + "\n".join(faults[:20]) + more)
+    print_values(records, mapping, intensity)
     spacing = choose_spacing(records, spacing)
     roi_size, scale = choose_roi_size(records, spacing, roi_size), scaler(intensity, percentiles, window)
     recipe = Recipe(roi_size, spacing, center, crops, scale, mapping, channel, seed)
@@ -149,17 +144,13 @@ def prepare(
     print_result(output_dir, recipe, splits, split_by, lost)
 
 
-def require_center(center: str, label_map: LabelMap) -> None:
-    allowed = [*CENTERS, *label_map.classes]
-    if center not in allowed:
-        raise UserError(f"--center {center!r} is unknown; allowed are {', '.join(allowed)}")
-
-
-def require_no_faults(faults: list[str]) -> None:
-    """Raises UserError with the first 20 faults and the number of all."""
-    if faults:
-        more = f"\n... and {len(faults) - 20} more" if len(faults) > 20 else ""
-        raise UserError(f"{len(faults)} faults in the data, nothing was written:\n" + "\n".join(faults[:20]) + more)
+def scaler(intensity: str, percentiles: Sequence[float], window: Sequence[float] | None) -> Callable:
+    """The transform of a whole image to [0, 1]."""
+    if intensity == "min_max":
+        return ScaleIntensity(minv=0.0, maxv=1.0)
+    if intensity == "window":
+        return ScaleIntensityRange(*window, b_min=0.0, b_max=1.0, clip=True)
+    return ScaleIntensityRangePercentiles(*percentiles, b_min=0.0, b_max=1.0, clip=True)
 
 
 def describe(source: Source, recipe: Recipe) -> dict:
@@ -194,17 +185,16 @@ def listed(entries: list[dict], splits: dict[str, str]) -> dict:
     return {"numTraining": len(lists["training"]), "numTest": len(lists["test"]), **lists}
 
 
-def print_classes(records: list[CaseRecord], label_map: LabelMap) -> None:
-    """Say which classes no case has, and which values of the data become background."""
+def print_values(records: list[CaseRecord], label_map: LabelMap, intensity: str) -> None:
+    """Say which classes no case has, and which values of the data become background.
+
+    Propose a window where the values look like those of CT, which mean the same in all cases until scaled.
+    """
     values = {value for record in records for value in record.values}
     if absent := [name for name, group in label_map.classes.items() if not values.intersection(group)]:
         print(f"classes that no case has: {', '.join(absent)}")
     if dropped := sorted(values - label_map.named - {0}):
         print(f"the label map leaves out {len(dropped)} values of the data, they become background: {dropped}")
-
-
-def print_hounsfield(records: list[CaseRecord], intensity: str) -> None:
-    """Propose a window where the values look like those of CT, which mean the same in all cases until scaled."""
     lows = sorted(record.range[0] for record in records)
     if intensity != "window" and -5000 < lows[len(lows) // 2] < HOUNSFIELD:
         print(

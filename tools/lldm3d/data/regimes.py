@@ -32,6 +32,11 @@ class Phase(NamedTuple):
     real: float  # share of the training patients, 0 to 1
     synthetic: float  # synthetic pairs for each case of the entire real training split
 
+    @property
+    def name(self) -> str:
+        real, ratio = ("" if value == 1 else f"{value:g}" for value in self)
+        return "+".join([*([f"{real}R"] if self.real else []), *([f"{ratio}S"] if self.synthetic else [])])
+
 
 @dataclass(frozen=True)
 class Regime:
@@ -42,7 +47,7 @@ class Regime:
     @property
     def name(self) -> str:
         """The one spelling of the regime."""
-        return ">".join(map(phase_name, self.phases))
+        return ">".join(phase.name for phase in self.phases)
 
     @property
     def folder(self) -> str:
@@ -67,11 +72,6 @@ class Regime:
     def pairs(self, training_cases: int) -> int:
         """How many synthetic pairs it takes beside a training split of so many real cases."""
         return round(self.synthetic * training_cases)
-
-
-def phase_name(phase: Phase) -> str:
-    real, ratio = ("" if value == 1 else f"{value:g}" for value in phase)
-    return "+".join([*([f"{real}R"] if phase.real else []), *([f"{ratio}S"] if phase.synthetic else [])])
 
 
 def parse_regime(name: str) -> Regime:

@@ -35,8 +35,11 @@ def open_source(
     source = _folder(Path(data), channel) if data is not None else _pairs(Path(images), Path(labels))
     if not source.cases:
         raise UserError(f"{source.path}: no labelled case found; a case is an image and a label, both .nii.gz or .nii")
-    _require_unique(source)
-    return _with_patients(source, patient_pattern)
+    names = [case.name for case in source.cases]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{source.path}: cases listed more than once: {', '.join(twice[:20])}; list each once")
+    cases = [replace(case, patient=case.patient or _patient(case.name, patient_pattern)) for case in source.cases]
+    return replace(source, cases=cases)
 
 
 def _folder(folder: Path, channel: int | None) -> Source:
@@ -60,21 +63,18 @@ def raw_case(image: Path, label: Path, patient: str = "", split: str = "training
 
 def _decathlon(folder: Path, about: dict, channel: int | None) -> list[Case]:
     """The entries with a label of all splits; a "test" list of bare image names has none."""
-    cases = []
+    cases, where = [], folder / "dataset.json"
     for split in SPLITS:
         entries = about.get(split) or []
         if not isinstance(entries, list):
-            raise UserError(f"{folder / 'dataset.json'}: {split} holds {entries!r}, but a list of cases is needed")
+            raise UserError(f"{where}: {split} holds {entries!r}, but a list of cases is needed")
         for entry in entries:
             if isinstance(entry, dict) and "label" in entry:
                 if not (isinstance(entry.get("image"), str) and isinstance(entry["label"], str)):
-                    raise UserError(
-                        f'{folder / "dataset.json"}: {entry} in {split}: "image" and "label" must be one file each'
-                    )
-                label = folder / entry["label"]
+                    raise UserError(f'{where}: {entry} in {split}: "image" and "label" must be one file each')
                 image = _with_channel(folder, entry["image"], about.get("modality"), channel)
                 patient = entry.get("patient")
-                cases.append(raw_case(image, label, "" if patient is None else str(patient), split))
+                cases.append(raw_case(image, folder / entry["label"], "" if patient is None else str(patient), split))
     return cases
 
 
@@ -134,17 +134,6 @@ def scan_files(folder: Path, suffix: str = "", kept: Collection[str] = ()) -> di
                 raise UserError(f"{folder}: {found[name].name} and {path.name} are both {name!r}; remove one of them")
             found[name] = path
     return found
-
-
-def _require_unique(source: Source) -> None:
-    names = [case.name for case in source.cases]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"{source.path}: cases listed more than once: {', '.join(twice[:20])}; list each once")
-
-
-def _with_patients(source: Source, pattern: str | None) -> Source:
-    cases = [replace(case, patient=case.patient or _patient(case.name, pattern)) for case in source.cases]
-    return replace(source, cases=cases)
 
 
 def _patient(name: str, pattern: str | None) -> str:
