@@ -25,11 +25,6 @@ def union(a: np.ndarray, b: np.ndarray, blend: float) -> np.ndarray:
     return np.minimum(a, b) - h * h * np.float32(0.25 / blend)
 
 
-def smooth_difference(a: np.ndarray, b: np.ndarray, blend: float) -> np.ndarray:
-    """Shape `a` without shape `b`, the edge rounded over `blend` mm."""
-    return -union(-a, b, blend)
-
-
 @dataclass(frozen=True)
 class Waves:
     """A smooth random vector field [3, ...] of plane waves: the same at any voxel spacing."""
@@ -115,7 +110,7 @@ class Anatomy:
             (-(self.cavity(p) + 3), 10),
             (-(self.diaphragm(p) + 3), 12),
         ):
-            liver = smooth_difference(liver, shape, blend)
+            liver = -union(-liver, shape, blend)  # the liver without the shape
         return liver
 
     def body(self, p: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lldm3d.phantom.anatomy import INF, MIDLINE, ellipsoid, union
-from lldm3d.phantom.painting import Grid, covered_share, draw_signals, largest_component, paint_trees, scan
+from lldm3d.phantom.painting import Grid, draw_signals, largest_component, paint_trees, scan
 from lldm3d.phantom.patient import Lesion, Patient, draw_patient
 
 CLASS_NAMES = ("background", "liver", "portal vein", "hepatic vein", "HCC")
@@ -45,7 +45,7 @@ class _Canvas:
 
     def paint(self, tissue: str, distance: np.ndarray, contrast: float = 1, where: tuple = (...,)) -> None:
         """Paint `tissue`, its signal times `contrast`, inside the shape at signed `distance` (mm)."""
-        share = covered_share(distance, self.grid.voxel)
+        share = np.clip(0.5 - distance / np.float32(self.grid.voxel), 0, 1)  # of each voxel inside the shape
         self.signal[where] += share * (np.float32(self.signals[tissue] * contrast) - self.signal[where])
 
 
@@ -56,8 +56,7 @@ def _label(patient: Patient, grid: Grid, points: np.ndarray, liver: np.ndarray, 
         box = _lesion_box(grid, lesion)
         inside = (lesion(points[(slice(None), *box)]) < 0) & (liver[box] < 0)
         label[box][inside] = HCC
-        centre = tuple(np.rint((lesion.centre - grid.origin) / grid.spacing).astype(int))
-        label[centre] = HCC  # one voxel at least
+        label[tuple(np.rint((lesion.centre - grid.origin) / grid.spacing).astype(int))] = HCC  # one voxel at least
     for value, (_, mask) in zip((PORTAL, HEPATIC), vessels, strict=True):
         label[mask] = value
     return label * largest_component(label > 0)

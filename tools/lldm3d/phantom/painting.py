@@ -114,11 +114,6 @@ def _centreline(grid: Grid, ends: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(line[((line >= 0) & (line < grid.size)).all(1)].T)
 
 
-def covered_share(distance: np.ndarray, voxel: float) -> np.ndarray:
-    """Share of a voxel (edge `voxel` mm) inside a shape at signed `distance` (mm): partial volume."""
-    return np.clip(0.5 - distance / np.float32(voxel), 0, 1)
-
-
 def largest_component(mask: np.ndarray) -> np.ndarray:
     """The largest 26-connected component of `mask`."""
     components, _ = ndimage.label(mask, NEIGHBOURS)
@@ -129,25 +124,10 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
 
 # Signal over that of the liver, before each patient's own deviation.
 SIGNAL = {
-    "air": 0.0,
-    "fat": 0.22,
-    "muscle": 0.40,
-    "bone": 0.27,
-    "csf": 0.16,
-    "lung": 0.05,
-    "heart": 0.46,
-    "blood": 0.42,
-    "bowel": 0.36,
-    "pancreas": 0.52,
-    "stomach": 0.18,
-    "stomach wall": 0.46,
-    "spleen": 0.48,
-    "kidney": 0.78,
-    "kidney sinus": 0.30,
-    "gallbladder": 0.30,
-    "liver": 1.0,
-    "lesion": 0.48,
-}
+    "air": 0.0, "fat": 0.22, "muscle": 0.40, "bone": 0.27, "csf": 0.16, "lung": 0.05,
+    "heart": 0.46, "blood": 0.42, "bowel": 0.36, "pancreas": 0.52, "stomach": 0.18, "stomach wall": 0.46,
+    "spleen": 0.48, "kidney": 0.78, "kidney sinus": 0.30, "gallbladder": 0.30, "liver": 1.0, "lesion": 0.48,
+}  # fmt: skip
 LIVER = 500.0  # raw units of the scanner
 DEVIATION = 0.06  # of a tissue's signal between patients
 

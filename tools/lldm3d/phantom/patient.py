@@ -40,13 +40,10 @@ class Lesion:
         """Draw the shape of a lesion of the given long axis (mm)."""
         radius = long_axis / 2
         kind = KINDS[rng.integers(len(KINDS))] if long_axis > 15 else "plain"
-        return cls(
-            centre=np.asarray(centre, "f4"),
-            radii=radius * np.array([1, rng.uniform(0.8, 1), rng.uniform(0.7, 0.95)]),
-            axes=Rotation.random(random_state=rng).as_matrix().astype("f4"),
-            ripple=Waves.draw(rng, (1.2 * radius, 3 * radius), rms=0.05 * radius, count=5),
-            kind=kind,
-        )
+        radii = radius * np.array([1, rng.uniform(0.8, 1), rng.uniform(0.7, 0.95)])
+        axes = Rotation.random(random_state=rng).as_matrix().astype("f4")
+        ripple = Waves.draw(rng, (1.2 * radius, 3 * radius), rms=0.05 * radius, count=5)
+        return cls(np.asarray(centre, "f4"), radii, axes, ripple, kind)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Signed distance (about mm) from points [3, ...] to the surface."""
@@ -59,12 +56,6 @@ class Lesion:
         offset = points - self.centre
         distance = np.maximum(np.linalg.norm(offset, axis=1, keepdims=True), 1e-3)
         return self.centre + offset * np.cbrt(1 + (self.clearance / distance) ** 3)
-
-
-def draw_long_axes(rng: np.random.Generator) -> np.ndarray:
-    """Long axes (mm) of a patient's 0 to 5 lesions, the largest first."""
-    count = rng.choice(len(COUNTS), p=COUNTS)
-    return np.sort(np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST), count)))[::-1]
 
 
 PITCH = 12.0  # mm between the twigs' targets
@@ -87,7 +78,10 @@ class Patient:
 def draw_patient(rng: np.random.Generator) -> Patient:
     """Draw a patient: the trees go round the lesions and keep clear of one another."""
     anatomy = Anatomy.draw(rng)
-    points = _inside_liver(anatomy, rng)
+    axes = [np.arange(-half, half, PITCH) for half in (140, 115, 115)]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)  # over the liver: a jittered grid
+    points = (points + rng.uniform(0, PITCH, points.shape)).astype("f4")
+    points = points[anatomy.liver(points.T) < 0]
     roots = rng.uniform(5.5, 7.0), rng.uniform(6.0, 7.5)  # mm
     portal = _main_branches(anatomy, PORTAL, roots[0], inside=5)
     hepatic = _main_branches(anatomy, HEPATIC, roots[1], inside=3)
@@ -98,14 +92,6 @@ def draw_patient(rng: np.random.Generator) -> Patient:
     hepatic = grow(hepatic, targets[:half], _Clear(anatomy, lesions, portal), roots[1])
     portal = grow(portal, targets[half:], _Clear(anatomy, lesions, hepatic), roots[0])
     return Patient(anatomy, lesions, portal, hepatic, points.min(0), points.max(0))
-
-
-def _inside_liver(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
-    """Points [N, 3] (mm) spread over the liver: a jittered grid."""
-    axes = [np.arange(-half, half, PITCH) for half in (140, 115, 115)]
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    grid = (grid + rng.uniform(0, PITCH, grid.shape)).astype("f4")
-    return grid[anatomy.liver(grid.T) < 0]
 
 
 def _main_branches(anatomy: Anatomy, branches: tuple, root_radius: float, inside: float) -> Tree:
@@ -119,10 +105,10 @@ def _main_branches(anatomy: Anatomy, branches: tuple, root_radius: float, inside
 
 
 def _place_lesions(rng, anatomy: Anatomy, points: np.ndarray, portal: Tree, hepatic: Tree):
-    """Draw lesions one by one, each a little smaller at each vain try, and push the main vessels round them."""
+    """Draw 0 to 5 lesions, the largest first, each a little smaller at each vain try; they push the main vessels."""
     lesions: list[Lesion] = []
-    depth = -anatomy.liver(points.T)
-    for long_axis in draw_long_axes(rng):
+    depth, count = -anatomy.liver(points.T), rng.choice(len(COUNTS), p=COUNTS)
+    for long_axis in np.sort(np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST), count)))[::-1]:
         for _ in range(TRIES):
             candidates = points[depth > 0.42 * long_axis + 1]
             if len(candidates):
@@ -143,16 +129,14 @@ def _pushed(anatomy: Anatomy, lesion: Lesion, tree: Tree) -> Tree | None:
     nodes = lesion.push(tree.nodes)
     before, after = (anatomy.liver(n.T.astype("f4")) for n in (tree.nodes, nodes))
     outside = before > -2.5  # the trunk, and the mouth of the hepatic veins
-    squeezed = after > -2.5
-    pushed = trim(replace(tree, nodes=nodes), ~squeezed | outside)
+    pushed = trim(replace(tree, nodes=nodes), ~(after > -2.5) | outside)
     return pushed if len(pushed.nodes) > 0.6 * len(nodes) else None
 
 
 def _apart(lesion: Lesion, others: list[Lesion], portal: Tree, hepatic: Tree) -> bool:
     """Whether a new lesion keeps its distance from the others, and the pushed vessels from all and from one another."""
-    for other in others:
-        if np.linalg.norm(lesion.centre - other.centre) < lesion.radius + other.radius + APART:
-            return False
+    if any(np.linalg.norm(lesion.centre - mass.centre) < lesion.radius + mass.radius + APART for mass in others):
+        return False
     vessels, radii = np.concatenate([portal.nodes, hepatic.nodes]), np.concatenate([portal.radii, hepatic.radii])
     for mass in (lesion, *others):
         if (np.linalg.norm(vessels - mass.centre, axis=1) < np.maximum(mass.radius + 1, 5) + radii).any():
@@ -170,8 +154,7 @@ class _Clear:
         self.reach = np.array([lesion.clearance for lesion in lesions])
 
     def __call__(self, path: np.ndarray) -> bool:
-        if (cdist(path, self.centres) < self.reach).any():
-            return False
-        if (cdist(path, self.other.nodes) < self.other.radii + GAP).any():
+        near_tree = (cdist(path, self.other.nodes) < self.other.radii + GAP).any()
+        if near_tree or (cdist(path, self.centres) < self.reach).any():
             return False
         return bool((self.anatomy.liver(path.T.astype("f4")) < -2.5).all())

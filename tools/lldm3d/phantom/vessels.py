@@ -48,10 +48,13 @@ class Tree:
 
 
 def skeleton(branches: tuple, from_standard: Callable, root_radius: float) -> Tree:
-    """Main branches as smooth curves with a node each 4 mm; `from_standard` maps [3, N] to the patient's mm."""
+    """Main branches as cubic splines with a node each 4 mm; `from_standard` maps [3, N] to the patient's mm."""
     nodes, parents = np.empty((0, 3)), []
     for branch in branches:
-        curve = _smooth_curve(from_standard(np.array(branch, "f4").T).T)
+        points = from_standard(np.array(branch, "f4").T).T
+        at = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+        spline = make_interp_spline(at, points, k=min(3, len(points) - 1))
+        curve = spline(np.linspace(0, at[-1], int(at[-1] / STEP) + 2))
         start = int(cdist(nodes, curve[:1]).argmin()) if len(nodes) else -1
         curve = curve if start < 0 else curve[1:]
         parents += [start, *range(len(nodes), len(nodes) + len(curve) - 1)]
@@ -111,13 +114,6 @@ class _Growth:
         lower = (cost.min(1, initial=np.inf) < self.cost) & ~self.reached
         self.cost[lower] = cost[lower].min(1)
         self.start[lower] = first + cost[lower].argmin(1)
-
-
-def _smooth_curve(points: np.ndarray) -> np.ndarray:
-    """Cubic spline through `points` [K, 3], sampled each 4 mm."""
-    at = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
-    spline = make_interp_spline(at, points, k=min(3, len(points) - 1))
-    return spline(np.linspace(0, at[-1], int(at[-1] / STEP) + 2))
 
 
 def _path_lengths(tree: Tree) -> np.ndarray:

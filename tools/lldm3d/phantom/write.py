@@ -14,6 +14,22 @@ from lldm3d.processes import in_processes
 SMALLEST_SIZE = 16  # voxels
 SMALLEST_FIELD = 80.0  # mm
 FOLDERS = ("imagesTr", "labelsTr")
+VESSELS = ["portal vein", "hepatic vein"]
+DESCRIPTION = {
+    "name": "liver phantom",
+    "description": "simulated hepatobiliary-phase liver MR with portal vein, hepatic vein and HCC",
+    "modality": {"0": "MRI"},
+    "tensorImageSize": "3D",
+    "labels": {str(value): name for value, name in enumerate(CLASS_NAMES)},
+    "numTraining": 0,
+    "numTest": 0,
+    "training": [],
+    "test": [],
+    "tubular": VESSELS,
+    "lesions": ["HCC"],
+    "inside": dict.fromkeys([*VESSELS, "HCC"], "liver"),
+    "tasks": {"liver": {"liver": ["liver", *VESSELS, "HCC"]}, "vein": {"vein": VESSELS}, "hcc": {"HCC": ["HCC"]}},
+}
 
 
 def write_phantom(
@@ -51,7 +67,7 @@ def write_phantom(
     with output_folder(output_dir, overwrite) as folder:
         write_one = partial(_write_case, make=make, output_dir=folder, affine=affine)
         entries = list(in_processes(write_one, range(num_cases), "phantom"))
-        write_json(folder / "dataset.json", _description(entries))
+        write_json(folder / "dataset.json", {**DESCRIPTION, "numTraining": len(entries), "training": entries})
 
 
 def _write_case(index: int, make: Callable, output_dir: Path, affine: np.ndarray) -> dict:
@@ -60,29 +76,6 @@ def _write_case(index: int, make: Callable, output_dir: Path, affine: np.ndarray
     for folder, array in zip(FOLDERS, make(index), strict=True):
         save_nifti(output_dir / folder / name, array, affine)
     return {"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"}
-
-
-def _description(entries: list[dict]) -> dict:
-    """The content of dataset.json."""
-    return {
-        "name": "liver phantom",
-        "description": "simulated hepatobiliary-phase liver MR with portal vein, hepatic vein and HCC",
-        "modality": {"0": "MRI"},
-        "tensorImageSize": "3D",
-        "labels": {str(value): name for value, name in enumerate(CLASS_NAMES)},
-        "numTraining": len(entries),
-        "numTest": 0,
-        "training": entries,
-        "test": [],
-        "tubular": ["portal vein", "hepatic vein"],
-        "lesions": ["HCC"],
-        "inside": {"portal vein": "liver", "hepatic vein": "liver", "HCC": "liver"},
-        "tasks": {
-            "liver": {"liver": ["liver", "portal vein", "hepatic vein", "HCC"]},
-            "vein": {"vein": ["portal vein", "hepatic vein"]},
-            "hcc": {"HCC": ["HCC"]},
-        },
-    }
 
 
 def _checked(num_cases: int, size: tuple, spacing: tuple, seed: int) -> tuple[tuple, tuple]:
