@@ -69,12 +69,12 @@ def generate(
             raise UserError(f"--{name} must be a whole number of at least {least}, got {value!r}")
     work, target, found = Path(workdir).resolve(), Path(output_dir).resolve(), load_method(method)
     models = trained_folder(work, found, model_seed)
-    labels = None
     if label:
-        labels = [found for path in label.split(",") for found in labels_of_file(path)]
-    elif source != DRAWN or not found.draws_labels:
-        labels = source_labels(work, found, models, parse_source(source), target / "labels", n, seed, strength)
-    check_labels_taken(found, labels, source)
+        labels = [item for path in label.split(",") for item in labels_of_file(path)]
+    else:
+        labels = source_labels(work, found, models, parse_source(source), n, target / "labels", seed, strength)
+    if labels is not None and not found.takes_labels:
+        raise UserError(f"{found.name} draws images without labels; leave out --label and --source (got {source!r})")
     draw_pairs(found, models, work / "dataset", target, labels, n or 1, first, seed, settings, overlays, processes,
                overwrite=overwrite)  # fmt: skip
 
@@ -107,20 +107,20 @@ def source_labels(
     method: Method,
     models: Path,
     source: LabelSource,
-    folder: Path,
     n: int | None,
-    seed: int,
-    strength: float,
+    folder: Path | None = None,
+    seed: int = 0,
+    strength: float = 1.0,
 ) -> list[LabelFile] | None:
-    """The labels of a source; None where the method draws without any.
+    """The labels of a source; None where the method draws them itself, or images without any.
 
     Args:
         models: folder of the method's trainings; drawn labels are those of 3D-LLDM trained with the same seed.
-        folder: receives warped labels.
         n: how many; None: all that there are, of training labels as many as there are cases.
+        folder: receives warped labels of training cases.
     """
     if source.kind == DRAWN:
-        if not method.takes_labels:
+        if method.draws_labels or not method.takes_labels:
             return None
         drawn = work / "pairs" / OURS / DRAWN / models.name
         if not (drawn / "dataset.json").is_file():
@@ -130,12 +130,9 @@ def source_labels(
             )
         return limited(labels_in(drawn), n, source)
     if source.kind == TRAINING:
-        return warped_labels(
-            work / "dataset", folder, n or len(real_labels(work / "dataset", TRAINING)), seed, strength
-        )
-    if source.kind == TEST:
-        return limited(real_labels(work / "dataset", TEST), n, source)
-    return limited(labels_in(source.folder), n, source)
+        number = n or len(real_labels(work / "dataset", TRAINING))
+        return warped_labels(work / "dataset", folder, number, seed, strength)
+    return limited(real_labels(work / "dataset", TEST) if source.kind == TEST else labels_in(source.folder), n, source)
 
 
 def limited(labels: list[LabelFile], n: int | None, source: LabelSource) -> list[LabelFile]:
@@ -143,12 +140,6 @@ def limited(labels: list[LabelFile], n: int | None, source: LabelSource) -> list
     if n is not None and n > len(labels):
         raise UserError(f"{n} pairs are wanted, but the source {source.folder or source.kind} has {len(labels)} labels")
     return labels[:n]
-
-
-def check_labels_taken(method: Method, labels: list[LabelFile] | None, source: str) -> None:
-    """Raises UserError where labels are given to a method that takes none."""
-    if labels is not None and not method.takes_labels:
-        raise UserError(f"{method.name} draws images without labels; leave out --label and --source (got {source!r})")
 
 
 def draw_pairs(

@@ -5,7 +5,7 @@ from pathlib import Path
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError
 from lldm3d.locks import at_work
-from lldm3d.pipeline.stages import Job, Plan, method_sources
+from lldm3d.pipeline.stages import Job, Plan, method_folder, method_sources
 
 
 def make_phantom(work: Path, job: Job, plan: Plan) -> None:
@@ -45,41 +45,21 @@ def warp_training_labels(work: Path, job: Job, plan: Plan) -> None:
 
 def draw(work: Path, job: Job, plan: Plan) -> None:
     """Draw the pairs of a method for a source of labels."""
-    from lldm3d.methods.registry import OURS
-    from lldm3d.pairs import sources
-    from lldm3d.pairs.generate import draw_pairs
+    from lldm3d.pairs.generate import draw_pairs, source_labels
+    from lldm3d.pairs.sources import DRAWN, TRAINING, parse_source, read_labels
     from lldm3d.pipeline.profile import overrides_of
-    from lldm3d.pipeline.stages import method_folder, pairs_folder
 
-    name, source, seed = (job.values[key] for key in ("method", "source", "seed"))
-    method, section = plan.loaded[name], plan.section(name, "inference")
-    number = number_of_pairs(work, plan)
-    labels = None
-    if source == sources.TRAINING:
-        labels = sources.read_labels(work / f"labels/{source}/seed_{seed}")[:number]
-    elif source == sources.TEST:
-        labels = sources.real_labels(work / "dataset", "test")
-    elif source == sources.DRAWN and method.takes_labels and not method.draws_labels:
-        labels = sources.labels_in(work / pairs_folder(OURS, source, seed))[:number]
-    elif source != sources.DRAWN:
-        folders = [sources.parse_source(text) for text in plan.sources]
-        labels = sources.labels_in(next(item.folder for item in folders if item.slug == source))
-    with at_work(work, job.name, section.get("processes", 1)) as environment:
-        draw_pairs(
-            method,
-            work / method_folder(name, seed),
-            work / "dataset",
-            work / job.name,
-            labels,
-            number,
-            0,
-            seed,
-            overrides_of(section),
-            section.get("overlays", []),
-            section.get("processes", 1),
-            environment,
-            overwrite=True,
-        )
+    name, slug, seed = (job.values[key] for key in ("method", "source", "seed"))
+    method, section, number = plan.loaded[name], plan.section(name, "inference"), number_of_pairs(work, plan)
+    models, processes = work / method_folder(name, seed), section.get("processes", 1)
+    if slug == TRAINING:
+        labels = read_labels(work / f"labels/{slug}/seed_{seed}")[:number]
+    else:
+        source = next(item for item in map(parse_source, (DRAWN, *plan.sources)) if item.slug == slug)
+        labels = source_labels(work, method, models, source, number if slug == DRAWN else None)
+    with at_work(work, job.name, processes) as environment:
+        draw_pairs(method, models, work / "dataset", work / job.name, labels, number, 0, seed, overrides_of(section),
+                   section.get("overlays", []), processes, environment, overwrite=True)  # fmt: skip
 
 
 def evaluate_pairs(work: Path, job: Job, plan: Plan) -> None:

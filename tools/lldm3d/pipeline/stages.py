@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 from lldm3d.data.regimes import parse_regime
@@ -151,66 +152,46 @@ def prepare_jobs(plan: Plan) -> list[Job]:
 def train_jobs(plan: Plan) -> list[Job]:
     """Each training of each method and seed."""
     found = []
-    for name, method in plan.loaded.items():
-        last = list(method.trainings)[-1]
-        for seed in plan.seeds:
-            folder = method_folder(name, seed)
-            for training, entry in method.trainings.items():
-                section = plan.section(name, training)
-                kept = {key: value for key, value in section.items() if key not in NO_DIGEST}
-                minutes = plan.minutes * entry.share if plan.minutes and entry.share else None
-                found.append(
-                    Job(
-                        "train",
-                        f"{folder}/{training}",
-                        (DATASET, *(f"{folder}/{other}/{FINISHED}" for other in method.inputs(training))),
-                        (f"{folder}/{training}/{FINISHED}",),
-                        digest(kept, minutes),
-                        section.get("processes", 1),
-                        training == last and plan.in_turn,
-                        {"method": name, "seed": seed, "training": training},
-                    )
-                )
+    for (name, method), seed in product(plan.loaded.items(), plan.seeds):
+        folder = method_folder(name, seed)
+        for training, entry in method.trainings.items():
+            section = plan.section(name, training)
+            kept = {key: value for key, value in section.items() if key not in NO_DIGEST}
+            settings = digest(kept, plan.minutes * entry.share if plan.minutes and entry.share else None)
+            reads = (DATASET, *(f"{folder}/{other}/{FINISHED}" for other in method.inputs(training)))
+            alone = plan.in_turn and training == list(method.trainings)[-1]
+            values = {"method": name, "seed": seed, "training": training}
+            where, processes = f"{folder}/{training}", section.get("processes", 1)
+            found.append(Job("train", where, reads, (f"{where}/{FINISHED}",), settings, processes, alone, values))
     return found
 
 
 def labels_jobs(plan: Plan) -> list[Job]:
     """Warped labels of training cases, for all methods that draw for them."""
-    takers = [name for name in plan.methods if TRAINING in method_sources(plan, name)]
-    section = plan.settings["methods"]
-    return [
-        Job("labels", f"labels/{TRAINING}/seed_{seed}", (DATASET,), (f"labels/{TRAINING}/seed_{seed}/labels.json",),
-            digest(section["strength"], section.get("n"), regimes_with_pairs(plan)), values={"seed": seed})
-        for seed in (plan.seeds if takers else [])
-    ]  # fmt: skip
+    wanted = any(TRAINING in method_sources(plan, name) for name in plan.methods)
+    section, found = plan.settings["methods"], []
+    settings = digest(section["strength"], section.get("n"), regimes_with_pairs(plan))
+    for seed in plan.seeds if wanted else []:
+        folder = f"labels/{TRAINING}/seed_{seed}"
+        found.append(Job("labels", folder, (DATASET,), (f"{folder}/labels.json",), settings, values={"seed": seed}))
+    return found
 
 
 def pairs_jobs(plan: Plan) -> list[Job]:
     """The pairs of each method, source of labels and seed."""
     found = []
-    for name, method in plan.loaded.items():
+    for (name, method), seed in product(plan.loaded.items(), plan.seeds):
         section = plan.section(name, "inference")
+        settings = digest(section, plan.settings["methods"].get("n"), regimes_with_pairs(plan))
+        reads = (DATASET, *(f"{method_folder(name, seed)}/{training}/{FINISHED}" for training in method.trainings))
         for source in method_sources(plan, name):
-            for seed in plan.seeds:
-                trained = [f"{method_folder(name, seed)}/{training}/{FINISHED}" for training in method.trainings]
-                labels = []
-                if source == TRAINING:
-                    labels = [f"labels/{TRAINING}/seed_{seed}/labels.json"]
-                elif source == DRAWN and method.takes_labels and not method.draws_labels:
-                    labels = [f"{pairs_folder(OURS, DRAWN, seed)}/dataset.json"]
-                folder = pairs_folder(name, source, seed)
-                found.append(
-                    Job(
-                        "pairs",
-                        folder,
-                        (DATASET, *trained, *labels),
-                        (f"{folder}/dataset.json",),
-                        digest(section, plan.settings["methods"].get("n"), regimes_with_pairs(plan)),
-                        section.get("processes", 1),
-                        plan.in_turn,
-                        {"method": name, "source": source, "seed": seed},
-                    )
-                )
+            labels = {TRAINING: [f"labels/{TRAINING}/seed_{seed}/labels.json"]}
+            if needs_drawn_labels(name):
+                labels[DRAWN] = [f"{pairs_folder(OURS, DRAWN, seed)}/dataset.json"]
+            folder, values = pairs_folder(name, source, seed), {"method": name, "source": source, "seed": seed}
+            given, processes = (*reads, *labels.get(source, [])), section.get("processes", 1)
+            writes = (f"{folder}/dataset.json",)
+            found.append(Job("pairs", folder, given, writes, settings, processes, plan.in_turn, values))
     return found
 
 
