@@ -67,9 +67,6 @@ def generate(
     for name, value, least in (("n", 1 if n is None else n, 1), ("first", first, 0), ("processes", processes, 1)):
         if type(value) is not int or value < least:
             raise UserError(f"--{name} must be a whole number of at least {least}, got {value!r}")
-    memory_gb = settings.get("memory_gb", 1)
-    if not isinstance(memory_gb, int | float) or not memory_gb > 0:
-        raise UserError(f"--memory_gb must be a number above 0, got {memory_gb!r}")
     work, target, found = Path(workdir).resolve(), Path(output_dir).resolve(), load_method(method)
     models = trained_folder(work, found, model_seed)
     if label:
