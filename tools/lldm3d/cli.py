@@ -74,7 +74,9 @@ def call_command(arguments: list[str]) -> None:
     """
     name, *rest = arguments or ["--help"]
     if name in ("--help", "-h", "help"):
-        print(overview())
+        lines = {name: f"  {name:<9} {purpose}" for name, (_, purpose) in COMMANDS.items()}
+        way = [line for name, line in lines.items() if name not in RARER]  # in the order in which one needs them
+        print(WAY.format(way="\n".join(way), rarer="\n".join(lines[name] for name in RARER)))
     elif name == "--version":
         print(f"lldm3d {__version__}")
     elif name not in COMMANDS:
@@ -86,15 +88,7 @@ def call_command(arguments: list[str]) -> None:
         print(command_help(name, function_of(name)))
     else:
         function = function_of(name)
-        values = parse_options(name, function, rest)
-        function(**values)
-
-
-def overview() -> str:
-    """All commands in the order in which one needs them, a line for each."""
-    lines = {name: f"  {name:<9} {purpose}" for name, (_, purpose) in COMMANDS.items()}
-    way = [line for name, line in lines.items() if name not in RARER]
-    return WAY.format(way="\n".join(way), rarer="\n".join(lines[name] for name in RARER))
+        function(**parse_options(name, function, rest))
 
 
 def function_of(command: str) -> Callable:
@@ -210,52 +204,35 @@ def value_parser(command: str, parameter: inspect.Parameter) -> Callable[[str], 
 
     A path or name stays text whatever it looks like: a folder named 2024 is no number.
     """
-    annotation, allowed, listed = parameter.annotation, kinds(parameter.annotation), list_of(parameter.annotation)
+    from fire.parser import DefaultParseValue  # numbers, lists and mappings as Python writes them, other text as it is
+
+    allowed, listed = kinds(parameter.annotation), list_of(parameter.annotation)
 
     def parse(text: str) -> Any:
         try:
-            return converted(text)
+            if text == "None" and type(None) in allowed and not {str, Path} & set(allowed):
+                return None
+            if listed:
+                (kind, length), words = listed, text.strip("()[] ").split(",")  # in brackets or not
+                found = tuple(kind(word.strip(" '\"")) for word in words if word.strip())
+                if length not in (None, len(found)):
+                    raise ValueError(text)
+                return found
+            if dict in allowed and text.startswith("{"):
+                if not isinstance(found := DefaultParseValue(text), dict):
+                    raise ValueError(text)
+                return found
+            if {str, Path} & set(allowed):
+                return text
+            if bool in allowed:
+                return {"true": True, "false": False}[text.lower()]
+            number = next((kind for kind in (int, float) if kind in allowed), DefaultParseValue)
+            return number(text)
         except (ValueError, KeyError) as error:
-            takes = accepted(annotation)
-            raise UserError(f"{command} --{parameter.name} is {text!r}, but takes {takes}") from error
-
-    def converted(text: str) -> Any:
-        if text == "None" and type(None) in allowed and not {str, Path} & set(allowed):
-            return None
-        if listed:
-            return elements(text, *listed)
-        if dict in allowed and text.startswith("{"):
-            return mapping(text)
-        if {str, Path} & set(allowed):
-            return text
-        if bool in allowed:
-            return {"true": True, "false": False}[text.lower()]
-        number = next((kind for kind in (int, float) if kind in allowed), None)
-        return number(text) if number else parse_literal(text)
+            fault = f"{command} --{parameter.name} is {text!r}, but takes {accepted(parameter.annotation)}"
+            raise UserError(fault) from error
 
     return parse
-
-
-def elements(text: str, kind: type, length: int | None) -> tuple:
-    """A list that commas separate, in brackets or not; ValueError where an element or their number is wrong."""
-    found = tuple(kind(word.strip(" '\"")) for word in text.strip("()[] ").split(",") if word.strip())
-    if length not in (None, len(found)):
-        raise ValueError(text)
-    return found
-
-
-def mapping(text: str) -> dict:
-    """A mapping such as {liver: 1, vein: [2, 3]}; ValueError for anything else."""
-    if not isinstance(found := parse_literal(text), dict):
-        raise ValueError(text)
-    return found
-
-
-def parse_literal(text: str) -> Any:
-    """Numbers, lists and mappings as Python writes them, other text as it is."""
-    from fire.parser import DefaultParseValue
-
-    return DefaultParseValue(text)
 
 
 def command_help(command: str, function: Callable) -> str:

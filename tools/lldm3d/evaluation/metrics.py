@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from lldm3d.errors import UserError
 from lldm3d.files import atomic_write, read_json
+from lldm3d.statistics import bootstrap_interval
 
 FORMAT = 4  # of metrics.json: raised when a key changes its name or its meaning
 FIDELITY, DIVERSITY, LABELS = "fidelity", "diversity", "labels"
@@ -125,6 +127,15 @@ class Row:
         }
 
 
+def mean_row(
+    metric: Metric, compared: Compared, ours: np.ndarray, real: np.ndarray, note: str, **identity: str | None
+) -> Row:
+    """The mean of the values [N] of cases with its interval, and of real ones [M]; None where there are no values."""
+    value, floor = (float(np.mean(values)) if len(values) else None for values in (ours, real))
+    interval = bootstrap_interval(np.mean, ours)
+    return Row(metric, compared, value, interval=interval, n=len(ours), floor=floor, note=note, **identity)
+
+
 def finite(value: float | None) -> float | None:
     """`value` as a float, or None where it is None, NaN or infinite."""
     return float(value) if value is not None and math.isfinite(value) else None
@@ -143,11 +154,8 @@ def read_metrics(path: str | Path) -> dict:
 
 def find_rows(rows: Iterable[dict], metric: Metric, compared: Compared | None = None) -> list[dict]:
     """The rows of a metric that have a value, of all classes and variants; None compares anything."""
-    return [
-        row
-        for row in rows
-        if row.get("key") == metric and row["value"] is not None and compared in (None, row["compared"])
-    ]
+    known = [row for row in rows if row.get("key") == metric and row["value"] is not None]
+    return [row for row in known if compared in (None, row["compared"])]
 
 
 def find_row(
@@ -183,10 +191,10 @@ def format_number(value: float | None, signed: bool = False) -> str:
     return (f"+{text}" if signed and value > 0 else text).replace("-", "−")
 
 
-def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
-    """Write rows as CSV; what is None or absent stays empty, and further entries are left out."""
-    table = pd.DataFrame(list(rows), columns=list(columns))
+def write_csv(path: str | Path, columns: Sequence[str] | None, rows: Iterable[dict] | pd.DataFrame) -> None:
+    """Write rows as CSV; what is None or absent stays empty, and entries beside `columns` (None: all) are left out."""
+    table = pd.DataFrame(rows, columns=columns)
     if "n" in table:
         table["n"] = table["n"].astype("Int64")  # else a single absent count would make all of them floats
     with atomic_write(path) as temporary:
-        table.to_csv(temporary, index=False)
+        table.to_csv(temporary, index=False, lineterminator="\n")

@@ -10,7 +10,8 @@ from lldm3d.agreement import METRICS, agreement
 from lldm3d.data.dataset import SPLITS, Task, load_cases, load_schema
 from lldm3d.data.regimes import regime_cases
 from lldm3d.errors import UserError
-from lldm3d.files import atomic_write, load_nifti, read_json, write_json
+from lldm3d.evaluation.metrics import write_csv
+from lldm3d.files import load_nifti, read_json, write_json
 from lldm3d.study.stages import LAYOUT, SegmentStage
 
 HEADER = ["case", "patient", "class", *METRICS]
@@ -71,13 +72,7 @@ def write_case_metrics(dataset_dir: str | Path, predictions_dir: str | Path, tas
             found = agreement(pred == value, truth == value, spacing, **kinds)
             values = {key: value for key, value in found.items() if math.isfinite(value)}
             rows.append({"case": case.name, "patient": case.patient, "class": target, **values})
-    write_table(path, pd.DataFrame(rows, columns=HEADER))
-
-
-def write_table(path: str | Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV; what is not there stays empty."""
-    with atomic_write(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+    write_csv(path, HEADER, rows)
 
 
 def read_prediction(pred_path: Path, label_path: str, task: Task) -> tuple[np.ndarray, np.ndarray]:
@@ -98,19 +93,14 @@ def read_scores(work: Path) -> pd.DataFrame:
 
     Raises UserError where a folder or file is none of a study.
     """
-    files = sorted((work / "segment").glob(f"{'*/' * LAYOUT.count('/')}metrics.csv"))
-    tables = [read_stage_scores(file) for file in files]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=SCORES)
-
-
-def read_stage_scores(path: Path) -> pd.DataFrame:
-    """The same of one metrics.csv."""
-    types = dict.fromkeys(HEADER, str) | dict.fromkeys(METRICS, float)
-    try:  # only of a metric an empty field means that there is none: a class may bear the name NA
-        table = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=dict.fromkeys(METRICS, [""]))
-    except ValueError as error:
-        raise UserError(f"{path}: is no table ({error}); run its stage again") from None
-    if list(table) != HEADER:
-        raise UserError(f"{path}: has the columns {list(table)}, they must be {HEADER}; run its stage again")
-    values = table.melt(HEADER[:3], var_name="metric").dropna(subset="value")
-    return values.assign(**vars(SegmentStage.parse(path.parent)))[SCORES]
+    types, found = dict.fromkeys(HEADER, str) | dict.fromkeys(METRICS, float), []
+    for path in sorted((work / "segment").glob(f"{'*/' * LAYOUT.count('/')}metrics.csv")):
+        try:  # only of a metric an empty field means that there is none: a class may bear the name NA
+            table = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=dict.fromkeys(METRICS, [""]))
+        except ValueError as error:
+            raise UserError(f"{path}: is no table ({error}); run its stage again") from None
+        if list(table) != HEADER:
+            raise UserError(f"{path}: has the columns {list(table)}, they must be {HEADER}; run its stage again")
+        values = table.melt(HEADER[:3], var_name="metric").dropna(subset="value")
+        found.append(values.assign(**vars(SegmentStage.parse(path.parent)))[SCORES])
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=SCORES)

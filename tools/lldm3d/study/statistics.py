@@ -141,9 +141,8 @@ def gain_over(reference: Arm, real: pd.DataFrame, other: pd.DataFrame) -> Gain |
 
 def corrected(found: list[Line]) -> list[Line]:
     """The lines of one metric with `p_holm` over all of their gains."""
-    places = [(index, arm) for index, item in enumerate(found) for arm in item.gains]
-    adjusted = dict(zip(places, holm_corrected([found[index].gains[arm].p for index, arm in places]), strict=True))
+    adjusted = iter(holm_corrected([gain.p for line in found for gain in line.gains.values()]))  # in their order
     return [
-        replace(item, gains={arm: replace(old, p_holm=adjusted[i, arm]) for arm, old in item.gains.items()})
-        for i, item in enumerate(found)
+        replace(line, gains={arm: replace(gain, p_holm=next(adjusted)) for arm, gain in line.gains.items()})
+        for line in found
     ]

@@ -11,9 +11,10 @@ from lldm3d.agreement import METRICS, tolerance_of
 from lldm3d.data.dataset import load_schema
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError
+from lldm3d.evaluation.metrics import write_csv
 from lldm3d.files import atomic_write
 from lldm3d.study.figure import study_figure
-from lldm3d.study.scores import read_scores, write_table
+from lldm3d.study.scores import SCORES, read_scores
 from lldm3d.study.stages import CAP, REAL, Arm
 from lldm3d.study.statistics import LEVEL, Line, lines
 
@@ -74,11 +75,10 @@ def study_markdown(found: Sequence[Line], spacing: Sequence[float]) -> str:
     for title, group in groups_of(found):
         rows, columns = rows_and_columns(group)
         head = ["task", "class", *(f"{network} {arm}" for network, arm in columns)]
-        body = [
-            [*place, *(mean_text(by.get(network), arm) + gain_text(by.get(network), arm) for network, arm in columns)]
-            for place, by in rows.items()
-        ]
-        table = [head, ["---", "---", *["---:"] * len(columns)], *body]
+        table = [head, ["---", "---", *["---:"] * len(columns)]]
+        for place, by in rows.items():
+            cells = [(by.get(network), arm) for network, arm in columns]
+            table.append([*place, *(mean_text(*cell) + gain_text(*cell) for cell in cells)])
         parts += [f"## {title}", "\n".join(f"| {' | '.join(entries)} |" for entries in table)]
     return "\n\n".join(parts) + "\n"
 
@@ -119,6 +119,7 @@ def gain_text(line: Line | None, arm: Arm) -> str:
 TEX = str.maketrans(
     {sign: f"\\{sign}" for sign in "_%&#${}"}
     | {"±": "$\\pm$", "<": "$<$", ">": "$>$", "^": "\\^{}", "~": "\\~{}", "\\": "\\textbackslash{}", DASH: "--"}
+    | {"↓": "$\\downarrow$", "↑": "$\\uparrow$", "°": "$^\\circ$", "−": "$-$"}
 )
 
 
@@ -129,10 +130,10 @@ def tex(text: str) -> str:
 
 def study_latex(found: Sequence[Line], spacing: Sequence[float]) -> str:
     """The same as `table` environments for a preamble with `booktabs`; the gain stands below its value."""
-    tables, notes = [], study_notes(found, spacing)
+    tables, notes = [], " ".join(study_notes(found, spacing))
     for title, group in groups_of(found):
-        tables.append(latex_table(f"{title}. {' '.join(notes)}", group))
-        notes = ["Otherwise as in the table before."]
+        tables.append(latex_table(f"{title}. {notes}", group))
+        notes = "Otherwise as in the table before."
     return "% needs \\usepackage{booktabs}\n" + "\n\n".join(tables) + "\n"
 
 
@@ -143,30 +144,19 @@ def latex_table(caption: str, found: Sequence[Line]) -> str:
     ends = [2 + sum(count for _, count in networks[: index + 1]) for index in range(len(networks))]
     rules = [f"\\cmidrule(lr){{{end - count + 1}-{end}}}" for end, (_, count) in zip(ends, networks, strict=True)]
     pairs = ["" if arm.pairs == REAL else tex(arm.pairs) for _, arm in columns]
-    body = [
-        row
-        for (task, name), by in rows.items()
-        for row in (
-            [tex(task), tex(name), *(tex(mean_text(by.get(network), arm)) for network, arm in columns)],
-            ["", "", *(latex_gain(by.get(network), arm) for network, arm in columns)],
-        )
+    lines = [
+        f"\\begin{{table}}\n\\caption{{{tex(caption)}}}",
+        f"\\begin{{tabular}}{{ll{'r' * len(columns)}}}\n\\toprule",
+        f" & & {' & '.join(spans)} \\\\ {''.join(rules)}",
+        f"Task & Class & {' & '.join(tex(arm.regime) for _, arm in columns)} \\\\",
+        f" & & {' & '.join(pairs)} \\\\",
+        "\\midrule",
     ]
-    return "\n".join(
-        [
-            "\\begin{table}",
-            f"\\caption{{{tex(caption)}}}",
-            f"\\begin{{tabular}}{{ll{'r' * len(columns)}}}",
-            "\\toprule",
-            f" & & {' & '.join(spans)} \\\\ {''.join(rules)}",
-            f"Task & Class & {' & '.join(tex(arm.regime) for _, arm in columns)} \\\\",
-            f" & & {' & '.join(pairs)} \\\\",
-            "\\midrule",
-            *(f"{' & '.join(row)} \\\\" for row in body),
-            "\\bottomrule",
-            "\\end{tabular}",
-            "\\end{table}",
-        ]
-    )
+    for (task, name), by in rows.items():
+        means = [tex(mean_text(by.get(network), arm)) for network, arm in columns]
+        gains = [latex_gain(by.get(network), arm) for network, arm in columns]
+        lines += [f"{' & '.join(row)} \\\\" for row in ([tex(task), tex(name), *means], ["", "", *gains])]
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"])
 
 
 def latex_gain(line: Line | None, arm: Arm) -> str:
@@ -188,8 +178,8 @@ def write_study(work: Path) -> None:
         raise UserError(f"{work}/segment: no segmentation was tested yet; train them with `lldm3d study`")
     found, spacing = lines(scores), load_schema(work / "dataset").spacing
     units = scores["metric"].map(lambda metric: METRICS[metric].unit)
-    write_table(folder / "study.csv", scores.assign(unit=units))
-    write_table(folder / "gains.csv", gain_table(found))
+    write_csv(folder / "study.csv", [*SCORES, "unit"], scores.assign(unit=units))
+    write_csv(folder / "gains.csv", None, gain_table(found))
     for name, text in (("table.md", study_markdown), ("table.tex", study_latex)):
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text(found, spacing))
