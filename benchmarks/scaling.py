@@ -20,7 +20,6 @@ from time import process_time
 
 import fire
 import numpy as np
-import pandas as pd
 import psutil
 import torch
 
@@ -32,13 +31,14 @@ from lldm3d.agreement import METRICS
 from lldm3d.data.dataset import load_cases
 from lldm3d.data.prepare import prepare
 from lldm3d.evaluation.evaluate import evaluate
+from lldm3d.evaluation.metrics import write_csv
 from lldm3d.files import read_json, write_json
 from lldm3d.methods.registry import OURS
 from lldm3d.phantom.case import CLASS_NAMES
 from lldm3d.phantom.write import write_phantom
 from lldm3d.pipeline.cost import TIMED, WARM_UP, network_and_inputs, plain_step, saved_bytes, step_seconds
 from lldm3d.pipeline.run import run
-from lldm3d.study.scores import HEADER, read_scores, write_table
+from lldm3d.study.scores import HEADER, read_scores
 from lldm3d.study.stages import REAL, SegmentStage
 from lldm3d.study.statistics import lines
 
@@ -130,7 +130,7 @@ def write_scores(work: Path, patients: int) -> None:
                 for name in CLASS_NAMES[1:]
             )
             stage = SegmentStage("steps", "seg_unet", "multi", regime, pairs, seed)
-            write_table(work / stage.path / "metrics.csv", pd.DataFrame(rows, columns=HEADER))
+            write_csv(work / stage.path / "metrics.csv", HEADER, rows)
 
 
 def measured(call: Callable[[Path, int], None], work: Path, number: int) -> dict:
