@@ -76,13 +76,6 @@ def see_through(axes: Axes, label: np.ndarray, spacing: tuple[float, float, floa
     axes.set_axis_off()
 
 
-def letters(axes: Axes, plane: str) -> None:
-    """Mark the patient's sides at the edges of a slice."""
-    style = {"transform": axes.transAxes, "color": "white", "fontsize": 7, "va": "center", "alpha": 0.85}
-    axes.text(0.02, 0.5, EDGES[plane][0], ha="left", **style)
-    axes.text(0.98, 0.5, EDGES[plane][1], ha="right", **style)
-
-
 def legend(figure: Figure, class_names: tuple[str, ...], **position) -> None:
     """Show which colour stands for which class."""
     handles = [Line2D([], [], color=colour(value), lw=4) for value in range(1, len(class_names))]

@@ -72,6 +72,7 @@ SECONDS = Measure("seconds_per_volume", "seconds a volume", "s", LOWER)
 MEMORY = Measure("memory_gb", "peak memory", "GB", LOWER)
 PARAMETERS = Measure("parameters", "parameters", "M")
 MINUTES = Measure("training_minutes", "training", "min")
+COSTS = (SECONDS, MEMORY, PARAMETERS, MINUTES)
 
 
 def evaluation_dir(work: Path, method: str, source: str, seed: int) -> Path:
@@ -104,38 +105,25 @@ def read_results(work: Path, methods: Iterable[str], sources: Sequence[str], see
 
 def training_results(work: Path, method: str, source: str, seed: int) -> list[Result]:
     """The figures of one training of a method with one source: those of its evaluation, then its cost."""
-    rows = read_metrics(evaluation_dir(work, method, source, seed) / "metrics.json")["rows"]
-    found = [row_result(method, source, seed, row) for row in rows if is_shown(row, source)]
+    found = []
+    for row in read_metrics(evaluation_dir(work, method, source, seed) / "metrics.json")["rows"]:
+        if row["value"] is None or SHOWN.get(row["key"]) != row["compared"]:
+            continue
+        if row["group"] == PAIRED and source != TEST:  # a model may have seen these labels
+            continue
+        direction = row["direction"] if row["direction"] in (LOWER, HIGHER) else ""
+        measure = Measure(row["key"], row["name"], row["unit"], direction, row["class"], row["variant"])
+        interval = (row["interval_low"], row["interval_high"]) if row["interval_low"] is not None else None
+        found.append(Result(method, source, seed, measure, row["value"], interval, row["floor"], row["n"]))
     drawing = read_json(pairs_dir(work, method, source, seed) / "cost.json")
+    curves = map(read_json, (work / "methods" / method / f"seed_{seed}").glob("*/metrics.json"))
     costs = {
         SECONDS: drawing["seconds"] / drawing["volumes"],
         MEMORY: drawing["memory_gb"],
         PARAMETERS: drawing["parameters"] / 1e6 if drawing["parameters"] else None,
-        MINUTES: training_seconds(work, method, seed) / 60,
+        MINUTES: sum(curve["seconds"][-1] for curve in curves if curve.get("seconds")) / 60,
     }
     return found + [Result(method, source, seed, measure, value) for measure, value in costs.items() if value]
-
-
-def training_seconds(work: Path, method: str, seed: int) -> float:
-    """What the trainings of a method took together, as their curves say."""
-    paths = (work / "methods" / method / f"seed_{seed}").glob("*/metrics.json")
-    return sum(curves["seconds"][-1] for path in paths if (curves := read_json(path)).get("seconds"))
-
-
-def is_shown(row: dict, source: str) -> bool:
-    """Whether the table has this row: paired figures only of images for labels that no model has seen."""
-    return (
-        row["value"] is not None
-        and SHOWN.get(row["key"]) == row["compared"]
-        and (row["group"] != PAIRED or source == TEST)
-    )
-
-
-def row_result(method: str, source: str, seed: int, row: dict) -> Result:
-    direction = row["direction"] if row["direction"] in (LOWER, HIGHER) else ""
-    measure = Measure(row["key"], row["name"], row["unit"], direction, row["class"], row["variant"])
-    interval = (row["interval_low"], row["interval_high"]) if row["interval_low"] is not None else None
-    return Result(method, source, seed, measure, row["value"], interval, row["floor"], row["n"])
 
 
 def over_seeds(results: Iterable[Result]) -> dict[Measure, dict[str, SeedSummary]]:
@@ -143,8 +131,7 @@ def over_seeds(results: Iterable[Result]) -> dict[Measure, dict[str, SeedSummary
     grouped: dict[Measure, dict[str, list[Result]]] = {}
     for result in results:
         grouped.setdefault(result.measure, {}).setdefault(result.method, []).append(result)
-    costs = (SECONDS, MEMORY, PARAMETERS, MINUTES)
-    ordered = [*(measure for measure in grouped if measure not in costs), *(cost for cost in costs if cost in grouped)]
+    ordered = sorted(grouped, key=lambda measure: COSTS.index(measure) if measure in COSTS else -1)
     return {measure: {name: seed_summary(items) for name, items in grouped[measure].items()} for measure in ordered}
 
 
@@ -192,21 +179,17 @@ def comparison_notes(results: Sequence[Result], minutes: float | None) -> list[s
 
 def tables_by_source(results: Sequence[Result], methods: Mapping[str, Method]) -> dict[str, list[list[str]]]:
     """{source: cells as text}: a head, what real data has, and a line for each method that takes these labels."""
-    sources = dict.fromkeys(result.source for result in results)
-    return {source: source_table([r for r in results if r.source == source], methods) for source in sources}
-
-
-def source_table(results: Sequence[Result], methods: Mapping[str, Method]) -> list[list[str]]:
-    found = over_seeds(results)
-    floors = {result.measure: result.floor for result in results if result.floor is not None}
-    present = {result.method for result in results}
-    body = [
-        [method.title, *(figure_text(measure, by, name) for measure, by in found.items())]
-        for name, method in methods.items()
-        if name in present
-    ]
-    head = ["", *(measure.heading for measure in found)]
-    return [head, ["real", *(format_number(floors.get(measure)) for measure in found)], *body]
+    tables = {}
+    for source in dict.fromkeys(result.source for result in results):
+        own = [result for result in results if result.source == source]
+        found, present = over_seeds(own), {result.method for result in own}
+        floors = {result.measure: result.floor for result in own if result.floor is not None}
+        head = ["", *(measure.heading for measure in found)]
+        tables[source] = [head, ["real", *(format_number(floors.get(measure)) for measure in found)]]
+        for name in [name for name in methods if name in present]:
+            texts = [figure_text(measure, by, name) for measure, by in found.items()]
+            tables[source].append([methods[name].title, *texts])
+    return tables
 
 
 def figure_text(measure: Measure, by: dict[str, SeedSummary], name: str) -> str:
@@ -237,17 +220,14 @@ def comparison_markdown(results: Sequence[Result], methods: Mapping[str, Method]
     return "\n\n".join(parts) + "\n"
 
 
-SIGNS = {"↓": "$\\downarrow$", "↑": "$\\uparrow$", "°": "$^\\circ$", "−": "$-$"}
-
-
 def comparison_latex(results: Sequence[Result], methods: Mapping[str, Method], minutes: float | None) -> str:
     """The same tables for a preamble with `booktabs` and `graphicx`."""
     notes, tables = " ".join(comparison_notes(results, minutes)), []
     for source, table in tables_by_source(results, methods).items():
-        head, *body = [" & ".join(map(tex_signs, line)) + r" \\" for line in zip(*table, strict=True)]
+        head, *body = [" & ".join(map(tex, line)) + r" \\" for line in zip(*table, strict=True)]
         tables += [
             "\\begin{table}",
-            f"\\caption{{{tex_signs(f'{source_title(source)}. {notes}')}}}",
+            f"\\caption{{{tex(f'{source_title(source)}. {notes}')}}}",
             "\\resizebox{\\textwidth}{!}{%",
             f"\\begin{{tabular}}{{l{'r' * (len(table) - 1)}}}",
             *("\\toprule", head, "\\midrule", *body, "\\bottomrule"),
@@ -256,11 +236,3 @@ def comparison_latex(results: Sequence[Result], methods: Mapping[str, Method], m
         ]
         notes = "Otherwise as in the table before."
     return "\n".join(["% needs \\usepackage{booktabs,graphicx}", *tables, ""])
-
-
-def tex_signs(words: str) -> str:
-    """Text with its signs as LaTeX prints them."""
-    words = tex(words)
-    for sign, command in SIGNS.items():
-        words = words.replace(sign, command)
-    return words

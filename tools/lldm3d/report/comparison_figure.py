@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -15,16 +16,8 @@ from lldm3d.data.scans import read_pair
 from lldm3d.evaluation.metrics import LOWER, Metric, write_csv
 from lldm3d.files import atomic_write, write_json
 from lldm3d.methods.registry import Method, load_method
-from lldm3d.report.comparison import (
-    Measure,
-    Result,
-    comparison_latex,
-    comparison_markdown,
-    evaluated_sources,
-    over_seeds,
-    pairs_dir,
-    read_results,
-)
+from lldm3d.report import comparison
+from lldm3d.report.comparison import Measure, Result
 
 SAMPLES, WIDTH, PLANE = 6, 10.0, "axial"
 PLOTTED = (Metric.FID, Metric.KID, Metric.ALIGNMENT_DICE_RATIO, Metric.PAIRED_SSIM)
@@ -36,8 +29,8 @@ def samples_figure(work: Path, methods: Mapping[str, Method], sources: Sequence[
     real = load_cases(work / "dataset", "test")
     rows = [("real label", real, True), ("real", real, False)]
     for name, method in methods.items():
-        source = evaluated_sources(work, name, sources, seed)[0]
-        cases = load_cases(pairs_dir(work, name, source, seed), "training")
+        source = comparison.evaluated_sources(work, name, sources, seed)[0]
+        cases = load_cases(comparison.pairs_dir(work, name, source, seed), "training")
         if cases[0].label:
             rows.append((f"{method.title}\nlabel", cases, True))
         rows.append((method.title, cases, False))
@@ -56,20 +49,15 @@ def fill_row(row: Sequence[Axes], cases: list[Case], schema: Schema, with_label:
     for axes in row:
         axes.set_axis_off()
     axis = plots.PLANES[PLANE]
+    colours = np.array([to_rgb("black"), *(to_rgb(plots.colour(v)) for v in range(1, len(schema.class_names)))])
     for axes, case in zip(row, cases, strict=False):
         scan = read_pair(case, schema)
         index = plots.best_slice(scan.label, axis) if scan.label is not None else scan.image.shape[axis] // 2
         if with_label:
-            show_label(axes, scan.label, schema, index)
+            picture = colours[plots.picture_of(scan.label.astype(int), PLANE, index)]
+            axes.imshow(picture, aspect=plots.aspect(schema.spacing, PLANE), interpolation="nearest")
         else:
             plots.show(axes, scan.image, schema.spacing, PLANE, index)
-
-
-def show_label(axes: Axes, label: np.ndarray, schema: Schema, index: int) -> None:
-    """A slice of a label map in the colours of its classes."""
-    colours = np.array([to_rgb("black"), *(to_rgb(plots.colour(v)) for v in range(1, len(schema.class_names)))])
-    picture = colours[plots.picture_of(label.astype(int), PLANE, index)]
-    axes.imshow(picture, aspect=plots.aspect(schema.spacing, PLANE), interpolation="nearest")
 
 
 def quality_figure(results: Sequence[Result], methods: Mapping[str, Method]) -> Figure:
@@ -77,7 +65,7 @@ def quality_figure(results: Sequence[Result], methods: Mapping[str, Method]) -> 
 
     Of each measure those results are shown that have the first source of labels.
     """
-    measures = [measure for measure in over_seeds(results) if measure.key in PLOTTED]
+    measures = [measure for measure in comparison.over_seeds(results) if measure.key in PLOTTED]
     columns = max(1, min(4, len(measures)))
     rows = max(1, -(-len(measures) // columns))
     figure, grid = plots.light(rows, columns, 3.2 * columns + 1, rows * (0.5 * len(methods) + 1.4))
@@ -132,19 +120,14 @@ def write_comparison(
         UserError: where what a method's stages leave is missing or broken.
     """
     found, folder = {name: load_method(name) for name in methods}, work / "comparison"
-    results = read_results(work, methods, sources, seeds)
-    for name, text in (("table.md", comparison_markdown), ("table.tex", comparison_latex)):
+    results = comparison.read_results(work, methods, sources, seeds)
+    for name, text in (("table.md", comparison.comparison_markdown), ("table.tex", comparison.comparison_latex)):
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text(results, found, minutes))
     plots.save(quality_figure(results, found), folder / "quality.png")
     plots.save(samples_figure(work, found, sources, seeds[0]), folder / "figure.png")
-    write_csv(folder / "comparison.csv", COLUMNS, map(result_row, results))
+    bounds = [dict(zip(("low", "high"), result.interval or (), strict=False)) for result in results]
+    table = pd.DataFrame([vars(one) | vars(one.measure) | ends for one, ends in zip(results, bounds, strict=True)])
+    write_csv(folder / "comparison.csv", COLUMNS, table.rename(columns={"title": "metric", "class_name": "class"}))
     about = {"methods": methods, "sources": sources, "seeds": seeds, "minutes": minutes}
     write_json(folder / "comparison.json", about)
-
-
-def result_row(result: Result) -> dict:
-    """A result as a row of `comparison.csv`."""
-    low, high = result.interval or (None, None)
-    measure = {**vars(result.measure), "metric": result.measure.title, "class": result.measure.class_name}
-    return {**vars(result), **measure, "low": low, "high": high}

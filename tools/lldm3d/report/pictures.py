@@ -43,7 +43,9 @@ def show_pair(grid: np.ndarray, case: Case, schema: Schema) -> None:
         index = plots.best_slice(label, axis)
         for axes in column:
             plots.show(axes, scan.image, schema.spacing, plane, index)
-            plots.letters(axes, plane)
+            style = {"transform": axes.transAxes, "color": "white", "fontsize": 7, "va": "center", "alpha": 0.85}
+            axes.text(0.02, 0.5, plots.EDGES[plane][0], ha="left", **style)  # the patient's sides
+            axes.text(0.98, 0.5, plots.EDGES[plane][1], ha="right", **style)
         plots.outline(column[1], label, plane, index)
     grid[0, 1].set_title(case.name, color="white", fontsize=8)
 

@@ -3,7 +3,6 @@
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -23,14 +22,6 @@ KNOWN = {  # entries of a training's metrics.json that are shown: title and unit
     "cldice": ("clDice", ""),
 }
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "scikit-image")
-
-
-@dataclass(frozen=True)
-class Command:
-    """How a stage was started last."""
-
-    stage: str
-    line: str
 
 
 def read_run(work: Path) -> dict:
@@ -53,21 +44,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-def commands(work: Path) -> list[Command]:
-    """The last command in the log of each stage: the lines that begin with `$ `."""
-    found = []
+def commands(work: Path) -> dict[str, str]:
+    """{stage: the last command in its log}, of the lines that begin with `$ `; without the folders of this machine."""
+    package = str(Path(__file__).parents[1])
+    names = {str(work): "W", str(bundles_dir()): "bundles", package: "lldm3d", sys.executable: "python"}
+    found = {}
     for log in sorted(work.rglob("log.txt"), key=lambda path: path.stat().st_mtime):
         lines = [line[2:] for line in log.read_text(errors="replace").splitlines() if line.startswith("$ ")]
-        found += [Command(log.parent.relative_to(work).as_posix(), mailable(line, work)) for line in lines[-1:]]
+        for line in lines[-1:]:
+            for folder, name in names.items():
+                line = line.replace(folder, name)
+            found[log.parent.relative_to(work).as_posix()] = line
     return found
-
-
-def mailable(line: str, work: Path) -> str:
-    """A command without the folders of this machine: W is the work directory."""
-    package = str(Path(__file__).parents[1])
-    for folder, name in ((str(work), "W"), (str(bundles_dir()), "bundles"), (package, "lldm3d")):
-        line = line.replace(folder, name)
-    return line.replace(sys.executable, "python")
 
 
 def training_metrics(work: Path, methods: Sequence[str], seed: int) -> dict[tuple[str, str], dict]:
@@ -87,24 +75,23 @@ def gate_rows(metrics: dict[tuple[str, str], dict], settings: dict[str, dict]) -
         gate = ((settings.get(method) or {}).get(training) or {}).get("gate", {})
         for key in dict.fromkeys([*KNOWN, *gate]):
             title, unit = KNOWN.get(key, (key, ""))
-            found = content.get(key)
+            found, least = content.get(key), gate.get(key)
             if key in gate or isinstance(found, (int, float, dict)):
-                of_class = found if isinstance(found, dict) else {None: found}
                 common = {"group": "gate", "between": f"{method}, {training}", "key": key, "name": title, "unit": unit}
-                common |= {"n": content.get("n"), "floor": gate.get(key)}
-                rows += [common | gate_result(name, value, gate.get(key)) for name, value in of_class.items()]
+                common |= {"n": content.get("n"), "floor": least}
+                for name, value in found.items() if isinstance(found, dict) else [(None, found)]:
+                    note = "" if None in (least, value) else "passed" if value >= least else "not passed"
+                    rows.append(common | {"class": name, "value": value, "note": note})
     return rows
-
-
-def gate_result(class_name: str | None, value: float | None, least: float | None) -> dict:
-    note = "" if None in (least, value) else "passed" if value >= least else "not passed"
-    return {"class": class_name, "value": value, "note": note}
 
 
 def loss_curves(metrics: dict[tuple[str, str], dict]) -> Figure | None:
     """Training and validation losses over the epochs of each training; None where none wrote any."""
-    curves = {", ".join(place): losses(content) for place, content in metrics.items()}
-    curves = {name: found for name, found in curves.items() if found}
+    curves: dict[str, dict[str, list[float]]] = {}
+    for place, content in metrics.items():
+        for name in ("loss", "val_loss"):
+            if isinstance(content.get(name), list) and content[name]:
+                curves.setdefault(", ".join(place), {})[name] = content[name]
     if not curves:
         return None
     columns = min(3, len(curves))
@@ -126,10 +113,3 @@ def loss_curves(metrics: dict[tuple[str, str], dict]) -> Figure | None:
     for axes in grid.flat[len(curves) :]:
         axes.set_axis_off()
     return figure
-
-
-def losses(content: dict) -> dict[str, list[float]]:
-    """The entries `loss` and `val_loss` that hold a curve."""
-    return {
-        name: content[name] for name in ("loss", "val_loss") if isinstance(content.get(name), list) and content[name]
-    }

@@ -15,16 +15,8 @@ from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import format_number, read_metrics, write_csv
 from lldm3d.files import atomic_write, read_json
 from lldm3d.methods.registry import OURS, load_method
-from lldm3d.report import pictures, trainings
-from lldm3d.report.comparison import (
-    comparison_notes,
-    evaluated_sources,
-    evaluation_dir,
-    pairs_dir,
-    read_results,
-    source_title,
-    tables_by_source,
-)
+from lldm3d.report import comparison, pictures, trainings
+from lldm3d.report.comparison import evaluation_dir, pairs_dir, source_title
 from lldm3d.report.summary import answers
 from lldm3d.study.figure import study_figure
 from lldm3d.study.scores import read_scores
@@ -40,36 +32,27 @@ COLUMNS = (
 
 def utility_rows(lines: Iterable[Line]) -> list[dict]:
     """Each arm and each gain of each line of the study as a row of its own."""
-    return [row for line in lines for row in (*arm_rows(line), *arm_gain_rows(line))]
-
-
-def line_row(line: Line, key: str = "", words: str = "") -> dict:
-    about = METRICS[line.metric]
-    direction = "higher" if about.higher_is_better else "lower"
-    name = f"{about.title}{words} {line.network}, {line.task}, {TRAINED[line.until]}"
-    common = {"group": "utility", "key": line.metric + key, "name": name, "class": line.class_name}
-    return common | {"unit": about.unit, "direction": direction}
-
-
-def arm_rows(line: Line) -> list[dict]:
-    return [
-        line_row(line)
-        | {"between": str(arm), "value": cell.mean, "std": cell.std, "n": cell.patients}
-        | {"note": f"{len(cell.seeds)} seeds"}
-        for arm, cell in line.cells.items()
-    ]
-
-
-def arm_gain_rows(line: Line) -> list[dict]:
     rows = []
-    for arm, gain in line.gains.items():
-        low, high = gain.interval or (None, None)
-        about = {"between": f"{arm} minus {gain.reference}", "n": gain.patients, "note": f"p {gain.p_holm:.2g} (Holm)"}
-        interval = {"value": gain.absolute, "interval_low": low, "interval_high": high}
-        rows.append(line_row(line, "_gain", " gain") | about | interval)
-        relative = {"value": gain.relative, "unit": "%"}
-        rows.append(line_row(line, "_relative_gain", " relative gain") | about | relative)
+    for line in lines:
+        for arm, cell in line.cells.items():
+            about = {"between": str(arm), "n": cell.patients, "note": f"{len(cell.seeds)} seeds"}
+            rows.append(line_row(line) | about | {"value": cell.mean, "std": cell.std})
+        for arm, gain in line.gains.items():
+            low, high = gain.interval or (None, None)
+            about = {"between": f"{arm} minus {gain.reference}", "n": gain.patients}
+            about |= {"note": f"p {gain.p_holm:.2g} (Holm)"}
+            interval = {"value": gain.absolute, "interval_low": low, "interval_high": high}
+            rows.append(line_row(line, " gain") | about | interval)
+            rows.append(line_row(line, " relative gain") | about | {"value": gain.relative, "unit": "%"})
     return rows
+
+
+def line_row(line: Line, words: str = "") -> dict:
+    """What all rows of a line share; `words` say which of its figures a row has."""
+    about = METRICS[line.metric]
+    name = f"{about.title}{words} {line.network}, {line.task}, {TRAINED[line.until]}"
+    common = {"group": "utility", "key": line.metric + words.replace(" ", "_"), "name": name, "class": line.class_name}
+    return common | {"unit": about.unit, "direction": "higher" if about.higher_is_better else "lower"}
 
 
 FIGURES = ("fidelity", "features", "label_statistics", "alignment", "cases", "nearest_distances", "nearest_pairs")
@@ -109,24 +92,24 @@ def gather(work: Path) -> dict:
     run, schema = trainings.read_run(work), None
     if (work / "dataset" / "dataset.json").is_file():
         schema = load_schema(work / "dataset")
-    compared = read_comparison(work)
+    path = work / "comparison" / "comparison.json"
+    compared = read_json(path) if path.is_file() else {}  # methods, sources, seeds, minutes
     method, source, seed = first_evaluation(work, compared)
     evaluation = evaluation_dir(work, method, source, seed)
     metrics = read_metrics(evaluation / "metrics.json") if (evaluation / "metrics.json").is_file() else {}
+    charts = {name: evaluation / "figures" / f"{name}.png" for name in FIGURES}
     cases = all_cases(work, pairs_dir(work, method, source, seed))
     curves = trainings.training_metrics(work, compared.get("methods", [method]), seed)
     settings = run.get("settings", {}).get("methods", {})
     lines = study_lines(read_scores(work))
     rows = [*utility_rows(lines), *metrics.get("rows", []), *trainings.gate_rows(curves, settings)]
     return {
+        **{"run": run, "schema": schema, "metrics": metrics, "rows": rows, "seed": seed},
         "title": schema.name if schema else work.name,
         "date": date.today().isoformat(),
-        "schema": schema,
         "counts": {name: len(found) for name, found in cases.items()},
-        "run": run,
         "method": load_method(method).title,
         "source": source_title(source),
-        "seed": seed,
         "settings": yaml.safe_dump(run["settings"], sort_keys=False, width=110) if "settings" in run else "",
         "versions": trainings.versions(),
         "commands": trainings.commands(work),
@@ -135,19 +118,11 @@ def gather(work: Path) -> dict:
         "study_notes": study_notes(lines, schema.spacing) if schema and lines else [],
         "study_figure": pictures.embed_figure(study_figure(lines)) if lines else None,
         "comparison": comparison_tables(work, compared),
-        "rows": rows,
-        "metrics": metrics,
         "pictures": photos(schema, cases),
         "curves": pictures.embed_figure(figure) if (figure := trainings.loss_curves(curves)) else None,
-        "figures": evaluation_figures(evaluation),
+        "figures": {name: pictures.embed_file(path) if path.is_file() else None for name, path in charts.items()},
         "missing": missing(work, method, source, seed),
     }
-
-
-def read_comparison(work: Path) -> dict:
-    """What the comparison compared: methods, sources, seeds, minutes; {} before it was written."""
-    path = work / "comparison" / "comparison.json"
-    return read_json(path) if path.is_file() else {}
 
 
 def first_evaluation(work: Path, compared: dict) -> tuple[str, str, int]:
@@ -157,7 +132,7 @@ def first_evaluation(work: Path, compared: dict) -> tuple[str, str, int]:
     """
     if compared:
         method, seed = compared["methods"][0], compared["seeds"][0]
-        return method, evaluated_sources(work, method, compared["sources"], seed)[0], seed
+        return method, comparison.evaluated_sources(work, method, compared["sources"], seed)[0], seed
     found = sorted((work / "evaluation").glob("*/*/seed_*/metrics.json"))
     if not found:
         return OURS, "drawn", 0
@@ -181,13 +156,11 @@ def comparison_tables(work: Path, compared: dict) -> dict:
     if not compared:
         return {}
     methods = {name: load_method(name) for name in compared["methods"]}
-    results = read_results(work, compared["methods"], compared["sources"], compared["seeds"])
-    tables = tables_by_source(results, methods)
+    results = comparison.read_results(work, compared["methods"], compared["sources"], compared["seeds"])
+    tables = comparison.tables_by_source(results, methods).items()
     return {
-        "notes": comparison_notes(results, compared["minutes"]),
-        "tables": {  # a column for each method
-            source_title(source): [*zip(*table, strict=True)] for source, table in tables.items()
-        },
+        "notes": comparison.comparison_notes(results, compared["minutes"]),
+        "tables": {source_title(source): [*zip(*table, strict=True)] for source, table in tables},  # a column a method
         **{name: pictures.embed_file(work / "comparison" / f"{name}.png") for name in ("figure", "quality")},
     }
 
@@ -209,12 +182,6 @@ def photos(schema: Schema | None, cases: dict[str, list[Case]]) -> dict[str, str
         "pairs": pictures.embed_figure(pictures.pairs_figure(real, synthetic, schema), photo=True),
         "labels": pictures.embed_figure(pictures.labels_figure(real, synthetic, schema)),
     }
-
-
-def evaluation_figures(folder: Path) -> dict[str, str | None]:
-    """The evaluation's figures; None for one that is not there."""
-    paths = {name: folder / "figures" / f"{name}.png" for name in FIGURES}
-    return {name: pictures.embed_file(path) if path.is_file() else None for name, path in paths.items()}
 
 
 def missing(work: Path, method: str, source: str, seed: int) -> list[str]:
