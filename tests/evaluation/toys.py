@@ -85,5 +85,5 @@ def quicken(patch) -> None:
     """Few draws and pairs, and no bootstrap intervals: most of the time of an evaluation of small scans."""
     patch.setattr("lldm3d.evaluation.similarity.PAIRS", 6)
     patch.setattr("lldm3d.evaluation.distances.DRAWS", 20)
-    for module in ("alignment", "copies", "labels", "similarity"):
+    for module in ("alignment", "copies", "metrics"):
         patch.setattr(f"lldm3d.evaluation.{module}.bootstrap_interval", lambda *arguments: None)

@@ -14,7 +14,7 @@ from lldm3d.data.dataset import Case, Schema
 from lldm3d.data.scans import check_grid, check_label, read_label
 from lldm3d.data.volumes import load_volume
 from lldm3d.errors import UserError
-from lldm3d.evaluation.metrics import Compared, Metric, Row
+from lldm3d.evaluation.metrics import Compared, Metric, Row, mean_row
 from lldm3d.evaluation.records import Scores
 from lldm3d.statistics import bootstrap_interval
 
@@ -46,7 +46,7 @@ def alignment_rows(synthetic: list[Scores], test: list[Scores], schema: Schema, 
         for key, metric in MEANS.items():
             ours, real = class_scores(synthetic, key, name), class_scores(test, key, name)
             common = {"class_name": name, **identity}
-            rows.append(mean_row(metric, ours, real, common))
+            rows.append(agreement_row(metric, ours, real, common))
             if key in RATIOS:
                 rows.append(ratio_row(RATIOS[key], ours, real, common))
     return rows
@@ -57,7 +57,7 @@ def class_scores(scores: list[Scores], key: str, name: str) -> np.ndarray:
     return np.array([case[key][name] for case in scores if name in case[key]], float)
 
 
-def mean_row(metric: Metric, ours: np.ndarray, real: np.ndarray, common: dict) -> Row:
+def agreement_row(metric: Metric, ours: np.ndarray, real: np.ndarray, common: dict) -> Row:
     lost = int(np.isnan(ours).sum())
     ours, real = ours[~np.isnan(ours)], real[~np.isnan(real)]
     note = f"floor: {len(real)} real test cases" if len(real) else "no real test case has this class"
@@ -65,16 +65,7 @@ def mean_row(metric: Metric, ours: np.ndarray, real: np.ndarray, common: dict) -
         note += f"; undefined in {lost} synthetic cases, where the network finds nothing"
     if not len(ours):
         note = f"undefined in all {lost} synthetic cases that have this class"
-    return Row(
-        metric,
-        Compared.LABEL_SEGMENTATION,
-        value=float(ours.mean()) if len(ours) else None,
-        interval=bootstrap_interval(np.mean, ours) if len(ours) else None,
-        n=len(ours),
-        floor=float(real.mean()) if len(real) else None,
-        note=note,
-        **common,
-    )
+    return mean_row(metric, Compared.LABEL_SEGMENTATION, ours, real, note, **common)
 
 
 def ratio_row(metric: Metric, ours: np.ndarray, real: np.ndarray, common: dict) -> Row:
@@ -84,18 +75,13 @@ def ratio_row(metric: Metric, ours: np.ndarray, real: np.ndarray, common: dict) 
         return a.mean() / b.mean() if b.mean() > 0 else np.nan
 
     known = len(ours) and len(real) and real.mean() > 0
-    reason = (
-        f"at least {WANTED_RATIO} is wanted" if known else "no real test case in which the network finds this class"
+    row = Row(
+        metric, Compared.PAIRS_TEST, n=min(len(ours), len(real)), note="no synthetic case has this class", **common
     )
-    return Row(
-        metric,
-        Compared.PAIRS_TEST,
-        value=float(ratio(ours, real)) if known else None,
-        interval=bootstrap_interval(ratio, ours, real) if known else None,
-        n=min(len(ours), len(real)),
-        note=reason if len(ours) else "no synthetic case has this class",
-        **common,
-    )
+    if not known:
+        return replace(row, note="no real test case in which the network finds this class") if len(ours) else row
+    interval = bootstrap_interval(ratio, ours, real)
+    return replace(row, value=float(ratio(ours, real)), interval=interval, note=f"at least {WANTED_RATIO} is wanted")
 
 
 OPTION, PLACEHOLDERS = "--segmenter_command", ("{images}", "{labels}")
@@ -133,22 +119,16 @@ def command_scores(command: str, cases: list[Case], schema: Schema) -> list[Scor
     if not cases:
         return []
     with tempfile.TemporaryDirectory(prefix="lldm3d-") as folder:
-        paths = {name: Path(folder, name.strip("{}")) for name in PLACEHOLDERS}
-        for path in paths.values():
-            path.mkdir()
+        images, labels = Path(folder, "images"), Path(folder, "labels")
+        images.mkdir()
+        labels.mkdir()
         for case in cases:
-            (paths["{images}"] / f"{case.name}_0000.nii.gz").symlink_to(case.image)
+            (images / f"{case.name}_0000.nii.gz").symlink_to(case.image)
         words = shlex.split(command)
-        for placeholder, path in paths.items():
-            words = [word.replace(placeholder, str(path)) for word in words]
-        run_segmenter(words)
-        return [score_prediction(paths["{labels}"] / f"{case.name}.nii.gz", case, schema) for case in cases]
-
-
-def run_segmenter(words: list[str]) -> None:
-    status = subprocess.run(words).returncode
-    if status:
-        raise UserError(f"{OPTION}: {shlex.join(words)} ended with status {status}; see its messages above")
+        words = [word.replace("{images}", str(images)).replace("{labels}", str(labels)) for word in words]
+        if status := subprocess.run(words).returncode:
+            raise UserError(f"{OPTION}: {shlex.join(words)} ended with status {status}; see its messages above")
+        return [score_prediction(labels / f"{case.name}.nii.gz", case, schema) for case in cases]
 
 
 def score_prediction(path: Path, case: Case, schema: Schema) -> Scores:

@@ -119,17 +119,14 @@ def nearest_cases(
     find = partial(nearest_images, training=training.coarse, size=size, device=device())
     distances, neighbours = find(synthetic.coarse, description="evaluate copies")
     other = [find(split.coarse, description="evaluate held-out real cases")[0] for split in real]
-    images = NearestCases("image", distances, joined(other), neighbours)
+    images = NearestCases("image", distances, np.concatenate([np.empty(0), *other]), neighbours)
     if space is None:
         return [images]
     points = scaled_features(training, training, space)
     between = cdist(scaled_features(synthetic, training, space), points)
     other = [cdist(scaled_features(split, training, space), points).min(1) for split in real]
-    return [NearestCases("features", between.min(1), joined(other), between.argmin(1)), images]
-
-
-def joined(distances: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(distances) if distances else np.empty(0)
+    by_features = (between.min(1), np.concatenate([np.empty(0), *other]), between.argmin(1))
+    return [NearestCases("features", *by_features), images]
 
 
 def scaled_features(cases: CaseRecords, training: CaseRecords, space: FeatureSpace) -> np.ndarray:
@@ -148,42 +145,29 @@ def copy_rows(nearest: list[NearestCases], space: FeatureSpace | None) -> list[R
     rows = [row]
     for item in nearest:
         network = {"network": space.network, "weights": space.weights} if item.by == "features" else {}
-        common = {"variant": item.by, "n": len(item.synthetic), **network}
-        rows += [near_copies_row(item, common), nearer_share_row(item, common), distance_row(item, common)]
+        rows += nearest_rows(item, {"variant": item.by, "n": len(item.synthetic), **network})
     return rows
 
 
-def near_copies_row(item: NearestCases, common: dict) -> Row:
-    row = Row(Metric.NEAR_COPIES, Compared.SYNTHETIC_TRAINING, note=TOO_FEW, **common)
+def nearest_rows(item: NearestCases, common: dict) -> list[Row]:
+    """The three rows by features or by image."""
+    held_out = f"{len(item.held_out)} held-out real cases (validation and test)"
+    copies = Row(Metric.NEAR_COPIES, Compared.SYNTHETIC_TRAINING, note=TOO_FEW, **common)
+    nearer = Row(Metric.NEARER_SHARE, Compared.SYNTHETIC_HELD_OUT, note=TOO_FEW, **common)
+    value, interval = float(np.median(item.synthetic)), bootstrap_interval(np.median, item.synthetic)
+    distance = Row(
+        *(Metric.NEAREST_DISTANCE, Compared.SYNTHETIC_ALONE, value), interval=interval, note=held_out, **common
+    )
     if not item.comparable:
-        return row
+        return [copies, nearer, distance]
     note = "nearer than half the distance of the nearest held-out case"
-    return replace(row, value=int(near_copies(item).sum()), floor=0, note=note)
-
-
-def nearer_share_row(item: NearestCases, common: dict) -> Row:
-    row = Row(Metric.NEARER_SHARE, Compared.SYNTHETIC_HELD_OUT, note=TOO_FEW, **common)
-    if not item.comparable:
-        return row
-    return replace(
-        row,
-        value=nearer_share(item.synthetic, item.held_out),
-        interval=bootstrap_interval(nearer_share, item.synthetic, item.held_out),
-        floor=PERCENTILE / 100,
-        note=f"{len(item.held_out)} held-out real cases (validation and test); floor: chance",
-    )
-
-
-def distance_row(item: NearestCases, common: dict) -> Row:
-    return Row(
-        Metric.NEAREST_DISTANCE,
-        Compared.SYNTHETIC_ALONE,
-        value=float(np.median(item.synthetic)),
-        interval=bootstrap_interval(np.median, item.synthetic),
-        floor=float(np.median(item.held_out)) if item.comparable else None,
-        note=f"{len(item.held_out)} held-out real cases (validation and test)",
-        **common,
-    )
+    share = nearer_share(item.synthetic, item.held_out)
+    interval = bootstrap_interval(nearer_share, item.synthetic, item.held_out)
+    return [
+        replace(copies, value=int(near_copies(item).sum()), floor=0, note=note),
+        replace(nearer, value=share, interval=interval, floor=PERCENTILE / 100, note=f"{held_out}; floor: chance"),
+        replace(distance, floor=float(np.median(item.held_out))),
+    ]
 
 
 def near_copies(item: NearestCases) -> np.ndarray:
@@ -208,16 +192,8 @@ def nearest_pairs(nearest: list[NearestCases], synthetic: list[Case], training: 
         scale = float(np.median(item.held_out)) if len(item.held_out) else float(np.median(item.synthetic))
         for index in np.argsort(item.synthetic)[:WORST]:
             case, near = synthetic[index], training[item.neighbours[index]]
-            entries.append(
-                {
-                    "case": case.name,
-                    "nearest": near.name,
-                    "by": item.by,
-                    "distance": float(item.synthetic[index]),
-                    "threshold": item.threshold if item.comparable else None,
-                    "relative": float(item.synthetic[index] / scale) if scale > 0 else None,
-                    "image": case.image,
-                    "nearest_image": near.image,
-                }
-            )
+            entry = {"case": case.name, "nearest": near.name, "by": item.by, "distance": float(item.synthetic[index])}
+            entry["threshold"] = item.threshold if item.comparable else None
+            entry["relative"] = float(item.synthetic[index] / scale) if scale > 0 else None
+            entries.append(entry | {"image": case.image, "nearest_image": near.image})
     return entries

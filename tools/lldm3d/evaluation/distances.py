@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from scipy.stats import wasserstein_distance
@@ -142,65 +143,53 @@ NO_NETWORK = "needs features: give --segmenter, --medicalnet, --radimagenet or -
 DISTANCES = ((Metric.FID, Metric.FID_RATIO, fid), (Metric.KID, Metric.KID_RATIO, kid))
 
 
-@dataclass(frozen=True)
-class FeatureSets:
-    """Features [N, D], or [N, S, D] of slices, of each set of cases in one space; `blurred` are the training cases."""
+def feature_sets(
+    space: FeatureSpace, synthetic: CaseRecords, training: CaseRecords, test: CaseRecords
+) -> list[np.ndarray]:
+    """Features [N, D], or [N, S, D] of slices, of the synthetic, training, test and blurred training cases.
 
-    synthetic: np.ndarray
-    training: np.ndarray
-    test: np.ndarray
-    blurred: np.ndarray
-
-
-def feature_sets(space: FeatureSpace, synthetic: CaseRecords, training: CaseRecords, test: CaseRecords) -> FeatureSets:
-    """The features of all cases, in deviations from the mean of the training cases where the space wants it."""
-    features = [synthetic.features(space), training.features(space), test.features(space), training.blurred(space)]
+    In deviations from the mean of the training cases where the space wants it.
+    """
+    features = [
+        synthetic.features(space),
+        training.features(space),
+        test.features(space),
+        training.features(space, True),
+    ]
     if space.scaled:
         mean, spread = features[1].mean(0), features[1].std(0)
         varied = spread > 0
         features = [(item - mean)[:, varied] / spread[varied] if len(item) else item for item in features]
-    return FeatureSets(*features)
+    return features
 
 
 def fidelity_rows(
     synthetic: CaseRecords, training: CaseRecords, test: CaseRecords, spaces: list[FeatureSpace], seed: int = 0
 ) -> list[Row]:
     """FID and KID in each feature space, beside their floors and beside the yardstick of blurred real images."""
+    if not spaces:
+        return [Row(metric, Compared.SYNTHETIC_TRAINING, note=NO_NETWORK) for metric, _, _ in DISTANCES]
     rows = []
-    for space in spaces:
-        rows += distance_rows(feature_sets(space, synthetic, training, test), space, seed)
-    return rows or [Row(metric, Compared.SYNTHETIC_TRAINING, note=NO_NETWORK) for metric, _, _ in DISTANCES]
-
-
-def distance_rows(sets: FeatureSets, space: FeatureSpace, seed: int) -> list[Row]:
-    rows = []
-    for metric, ratio, distance in DISTANCES:
-        compared = compare(distance, sets.synthetic, sets.training, sets.test, seed)
-        altered = compare_altered(distance, sets.blurred, sets.training, compared[0].n, seed)
+    for space, (metric, ratio, distance) in product(spaces, DISTANCES):
+        ours, real, held_out, blurred = feature_sets(space, synthetic, training, test)
+        compared = compare(distance, ours, real, held_out, seed)
+        altered = compare_altered(distance, blurred, real, compared[0].n, seed)
         rows += [Row(metric, **space.identity, **vars(item)) for item in (compared[0], altered, compared[1])]
-        rows += ratio_to_blurred(distance, sets, space, metric, ratio, seed)
+        # the distance at the largest equal N, that of the same real images blurred and sharp, and the ratio of both
+        rng, n = np.random.default_rng(seed), min(len(ours), len(real))
+        chosen = np.sort(rng.permutation(len(real))[:n])
+        value = distance(ours[np.sort(rng.permutation(len(ours))[:n])], real[chosen])
+        yardstick = distance(blurred[chosen], real[chosen])
+        wanted = f"below {WANTED_SHARE} is wanted" + ("; few cases raise the FID of any two sets" if n < FEW else "")
+        share, note = (value / yardstick, wanted) if yardstick > 0 else (None, "the blur changes no feature")
+        blur = f"yardstick: Gaussian blur of {BLUR:g} voxels"
+        common = {"n": n, **space.identity}
+        rows += [
+            Row(metric, Compared.SYNTHETIC_ALL_TRAINING, value, note="the largest equal N", **common),
+            Row(metric, Compared.BLURRED_ALL_TRAINING, yardstick, note=blur, **common),
+            Row(ratio, Compared.SYNTHETIC_BLURRED, share, note=note, **common),
+        ]
     return rows
-
-
-def ratio_to_blurred(
-    distance: Callable, sets: FeatureSets, space: FeatureSpace, metric: Metric, ratio: Metric, seed: int
-) -> list[Row]:
-    """The distance at the largest equal N, that of the same real images blurred and sharp, and the ratio of both."""
-    rng = np.random.default_rng(seed)
-    n = min(len(sets.synthetic), len(sets.training))
-    real, ours = (np.sort(rng.permutation(len(cases))[:n]) for cases in (sets.training, sets.synthetic))
-    value = distance(take(sets.synthetic, ours), take(sets.training, real))
-    blurred = distance(take(sets.blurred, real), take(sets.training, real))
-    known = blurred > 0
-    wanted = f"below {WANTED_SHARE} is wanted" + ("; few cases raise the FID of any two sets" if n < FEW else "")
-    wanted = wanted if known else "the blur changes no feature"
-    yardstick = f"yardstick: Gaussian blur of {BLUR:g} voxels"
-    common = {"n": n, **space.identity}
-    return [
-        Row(metric, Compared.SYNTHETIC_ALL_TRAINING, value, note="the largest equal N", **common),
-        Row(metric, Compared.BLURRED_ALL_TRAINING, blurred, note=yardstick, **common),
-        Row(ratio, Compared.SYNTHETIC_BLURRED, value / blurred if known else None, note=wanted, **common),
-    ]
 
 
 NEIGHBOURS = 5  # k, as Naeem et al. advise

@@ -15,7 +15,7 @@ from lldm3d.evaluation import figures
 from lldm3d.evaluation.alignment import alignment_rows, check_command, command_rows
 from lldm3d.evaluation.copies import NearestCases, copied_share, copy_rows, nearest_cases, nearest_pairs
 from lldm3d.evaluation.distances import fidelity_rows, manifold_rows
-from lldm3d.evaluation.extraction import RecordCache, RecordExtractor, extract_split, fill_cache
+from lldm3d.evaluation.extraction import RecordCache, RecordExtractor, extract_split, with_progress
 from lldm3d.evaluation.features import load_segmenter
 from lldm3d.evaluation.labels import label_rows, statistic_rows
 from lldm3d.evaluation.metrics import FORMAT, Compared, Metric, Row, write_csv
@@ -78,11 +78,23 @@ def evaluate(
     pairs = nearest_pairs(nearest, records["synthetic"].cases, records["training"].cases)
     figures.write_figures(output_dir / "figures", records, nearest, pairs, rows, extractor)
     write_csv(output_dir / "label_statistics.csv", STATISTICS, statistic_rows(records))
-    content = metrics_content(real, synthetic, records, extractor, rows, pairs)
+    networks = [{"feature_space": one.name, "network": one.network, "weights": one.weights} for one in extractor.spaces]
+    content = {
+        "format": FORMAT,
+        "version": __version__,
+        **{"real": str(real.resolve()), "synthetic": str(synthetic.resolve())},
+        "cases": {split: len(found) for split, found in records.items()},
+        "networks": networks,
+        "rows": [row.as_dict() for row in rows],
+        "nearest": pairs,
+    }
     write_csv(output_dir / "metrics.csv", [*content["rows"][0]], content["rows"])
     write_json(output_dir / "metrics.json", content)
-    if max_copies is not None:
-        refuse_copies(nearest, max_copies, synthetic, output_dir)
+    if max_copies is not None and (share := copied_share(nearest)) > max_copies:
+        raise Refused(
+            f"{synthetic}: {share:.1%} of the cases are near copies of training cases, at most {max_copies:.1%} are "
+            f"allowed; {output_dir / 'metrics.json'} names the nearest pairs. Do not release these data"
+        )
 
 
 def check_options(output_dir: Path, segmenter_command: str | None, max_copies: float | None, overwrite: bool) -> None:
@@ -119,7 +131,9 @@ def open_both(real: Path, synthetic: Path) -> tuple[Schema, dict[str, list[Case]
     if not schema.class_names:  # a plain folder of scans takes them from the other one
         schema = replace(other, name=schema.name, roi_size=schema.roi_size, spacing=schema.spacing)
     check_alike(schema, other, real, synthetic)
-    check_counts(cases["training"], synthetic_cases["training"], real, synthetic)
+    for folder, found, least in ((real, cases, MIN_TRAINING), (synthetic, synthetic_cases, MIN_SYNTHETIC)):
+        if (number := len(found["training"])) < least:
+            raise UserError(f"{folder}: has {number} training cases, at least {least} are needed; add cases")
     if not schema.class_names:  # without names a label map says nothing
         for found in (synthetic_cases, cases):
             found["training"] = [replace(case, label=None) for case in found["training"]]
@@ -169,13 +183,6 @@ def check_alike(real: Schema, synthetic: Schema, real_dir: Path, synthetic_dir: 
             )
 
 
-def check_counts(training: list, synthetic: list, real_dir: Path, synthetic_dir: Path) -> None:
-    """Raises UserError where either data set has too few cases for any metric."""
-    for cases, least, folder in ((training, MIN_TRAINING, real_dir), (synthetic, MIN_SYNTHETIC, synthetic_dir)):
-        if len(cases) < least:
-            raise UserError(f"{folder}: has {len(cases)} training cases, at least {least} are needed; add cases")
-
-
 def open_extractor(
     schema: Schema,
     real: Path,
@@ -200,7 +207,10 @@ def extract_shared(cases: dict[str, list[Case]], cache: RecordCache) -> dict[str
     """The records of all cases; None in all processes but the first, which has those of the others from the cache."""
     number, processes = place()
     for split, items in cases.items():
-        fill_cache(split, items[number::processes], cache, split in SCORED, split in BLURRED)
+        # in files alone: records that are kept between the large arrays of case after case would scatter the memory
+        # that these leave, and it would grow with their number (by 18 MB for a case of 160x160x64 voxels)
+        for case in with_progress(split, items[number::processes]):
+            cache(case, score=split in SCORED, blur=split in BLURRED)
     wait_for_all()
     return extract_all(cases, cache) if number == 0 else None
 
@@ -220,55 +230,18 @@ def compute_metrics(
     near = [space for space in spaces if space.neighbours]
     first = near[0] if near else None
     nearest = nearest_cases(ours, training, [validation, test], schema.roi_size, first)
+    if ours.scores:
+        alignment = alignment_rows(ours.scores, test.scores, schema, spaces[0].identity)
+    else:
+        missing = "a segmentation network (--segmenter)" if extractor.segmenter is None else "synthetic labels"
+        alignment = [Row(Metric.ALIGNMENT_DICE, Compared.LABEL_SEGMENTATION, note=f"needs {missing}")]
     rows = [
         *plane_means(fidelity_rows(ours, training, test, spaces)),
         *manifold_rows(ours, training, test, near),
         *diversity_rows(ours.cases, training.cases, schema, device()),
         *label_rows(ours, training, test, schema),
-        *segmenter_rows(ours, test, extractor),
+        *alignment,
         *copy_rows(nearest, first),
         *paired_rows(ours, [training, validation, test], schema, device()),
     ]
     return rows, nearest
-
-
-def segmenter_rows(synthetic: CaseRecords, test: CaseRecords, extractor: RecordExtractor) -> list[Row]:
-    """The rows of alignment, or one that says what is missing."""
-    if not synthetic.scores:
-        missing = "a segmentation network (--segmenter)" if extractor.segmenter is None else "synthetic labels"
-        return [Row(Metric.ALIGNMENT_DICE, Compared.LABEL_SEGMENTATION, note=f"needs {missing}")]
-    return alignment_rows(synthetic.scores, test.scores, extractor.schema, extractor.spaces[0].identity)
-
-
-def refuse_copies(nearest: list[NearestCases], max_copies: float, synthetic: Path, output_dir: Path) -> None:
-    """Raises Refused where more than `max_copies` of the cases are near copies."""
-    share = copied_share(nearest)
-    if share > max_copies:
-        raise Refused(
-            f"{synthetic}: {share:.1%} of the cases are near copies of training cases, at most {max_copies:.1%} are "
-            f"allowed; {output_dir / 'metrics.json'} names the nearest pairs. Do not release these data"
-        )
-
-
-def metrics_content(
-    real: Path,
-    synthetic: Path,
-    records: dict[str, CaseRecords],
-    extractor: RecordExtractor,
-    rows: list[Row],
-    pairs: list[dict],
-) -> dict:
-    """The content of `metrics.json`."""
-    return {
-        "format": FORMAT,
-        "version": __version__,
-        "real": str(real.resolve()),
-        "synthetic": str(synthetic.resolve()),
-        "cases": {split: len(found) for split, found in records.items()},
-        "networks": [
-            {"feature_space": space.name, "network": space.network, "weights": space.weights}
-            for space in extractor.spaces
-        ],
-        "rows": [row.as_dict() for row in rows],
-        "nearest": pairs,
-    }

@@ -120,15 +120,5 @@ def extract_split(
     return CaseRecords(cases, [extract(case, score=score, blur=blur) for case in with_progress(split, cases)])
 
 
-def fill_cache(split: str, cases: list[Case], cache: RecordCache, score: bool = False, blur: bool = False) -> None:
-    """Make the records of all cases of a split, and keep them in files alone.
-
-    Records that are kept between the large arrays of case after case would scatter the memory that these leave, and it
-    would grow with their number (by 18 MB for a case of 160x160x64 voxels).
-    """
-    for case in with_progress(split, cases):
-        cache(case, score=score, blur=blur)
-
-
 def with_progress(split: str, cases: list[Case]) -> tqdm:
     return tqdm(cases, desc=f"evaluate {split}", mininterval=1, disable=place()[0] > 0)

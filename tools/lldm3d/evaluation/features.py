@@ -106,7 +106,8 @@ def load_segmenter(stage_dir: str | Path, class_names: tuple[str, ...]) -> Segme
             f"{folder}: was trained for the classes {trained}, but the data set has "
             f"{list(class_names)}; give a segmentation network trained on this data set"
         )
-    root = bundle_root(folder, overrides)
+    # else the bundle is <network> of segment/<until>/<network>/<task>/<regime>/<pairs>/seed_<k>
+    root = Path(overrides.get("bundle_root") or bundle_path(folder.resolve().parents[3].name))
     config = root / "configs" / "inference.yaml"
     if not config.is_file():
         raise UserError(f"{config}: no such file; run the segmentation stage {folder} again with a bundle that has it")
@@ -131,13 +132,6 @@ def read_overrides(path: Path) -> dict:
     if "class_names" not in content:
         raise UserError(f"{path}: has no 'class_names'; run the segmentation stage again")
     return content
-
-
-def bundle_root(folder: Path, overrides: dict) -> Path:
-    """The bundle of a stage: `bundle_root` of its overrides, or <network> of segment/<until>/<network>/...."""
-    if "bundle_root" in overrides:
-        return Path(overrides["bundle_root"])
-    return bundle_path(folder.resolve().parents[3].name)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -120,18 +120,14 @@ def mean_dice(record: Record) -> float:
 
 def label_statistics_figure(records: dict[str, CaseRecords]) -> Figure:
     """Each statistic and class: every case as a dot, medians as lines."""
-    keys = [
-        key
-        for key in records["training"].statistics[0]
-        if any(len(case[key]) for split in SHOWN for case in records[split].statistics)
-    ]
+    cases = [case for split in SHOWN for case in records[split].statistics]
+    keys = [key for key in cases[0] if any(len(case[key]) for case in cases)]
     columns = min(4, len(keys))
     figure, grid = plots.light(-(-len(keys) // columns), columns, 2.6 * columns, 2.3 * -(-len(keys) // columns))
     for axes, key in zip(grid.flat, keys, strict=False):
-        dot_columns(
-            axes, [np.concatenate([case[key] for case in records[split].statistics] or [[]]) for split in SHOWN]
-        )
         statistic, name = key
+        values = [[case[key] for case in records[split].statistics] for split in SHOWN]
+        dot_columns(axes, [np.concatenate(items or [[]]) for items in values])
         unit = metric_of(statistic).unit
         axes.set_title(f"{name}: {statistic.replace('_', ' ')}{f' ({unit})' if unit else ''}", fontsize=9)
     for axes in grid.flat[len(keys) :]:
@@ -160,9 +156,7 @@ def alignment_figure(rows: list[Row]) -> Figure:
     figure, grid = plots.light(1, 2, max(6.5, 1.3 * len(classes) * 2), 3)
     for axes, (metric, found) in zip(grid.flat, chosen.items(), strict=True):
         at = np.arange(len(classes))
-        real, ours = (
-            [value or 0 for value in values] for values in ([r.floor for r in found], [r.value for r in found])
-        )
+        real, ours = [row.floor or 0 for row in found], [row.value or 0 for row in found]
         axes.bar(at - 0.19, real, 0.36, color=plots.HELD_OUT, label="real test images")
         axes.bar(at + 0.19, ours, 0.36, color=plots.SYNTHETIC, label="synthetic images")
         for x, row in zip(at, found, strict=True):
@@ -181,22 +175,10 @@ def nearest_distances_figure(nearest: list[NearestCases]) -> Figure:
     figure, grid = plots.light(1, len(nearest), 4.4 * len(nearest), 2.9)
     for axes, item in zip(grid.flat, nearest, strict=True):
         bins = np.linspace(0, max(item.synthetic.max(), *item.held_out, 1e-9) * 1.02, 24)
-        axes.hist(
-            item.held_out,
-            bins,
-            weights=equal_weights(item.held_out),
-            color=plots.HELD_OUT,
-            alpha=0.55,
-            label="real, held out",
-        )
-        axes.hist(
-            item.synthetic,
-            bins,
-            weights=equal_weights(item.synthetic),
-            color=plots.SYNTHETIC,
-            alpha=0.55,
-            label="synthetic",
-        )
+        sets = {"real, held out": (item.held_out, plots.HELD_OUT), "synthetic": (item.synthetic, plots.SYNTHETIC)}
+        for words, (values, colour) in sets.items():
+            weights = np.full(len(values), 1 / max(len(values), 1))  # the bars add up to 1
+            axes.hist(values, bins, weights=weights, color=colour, alpha=0.55, label=words)
         if item.comparable:
             axes.axvline(item.threshold, color="black", lw=1, ls="--", label="5 % of held-out real")
         axes.set_title(DISTANCES[item.by], fontsize=9)
@@ -204,11 +186,6 @@ def nearest_distances_figure(nearest: list[NearestCases]) -> Figure:
         axes.set_ylabel("share of cases", fontsize=8)
     grid.flat[0].legend(frameon=False, fontsize=8)
     return figure
-
-
-def equal_weights(values: np.ndarray) -> np.ndarray:
-    """Weights that make the bars of a histogram add up to 1."""
-    return np.full(len(values), 1 / max(len(values), 1))
 
 
 def nearest_pairs_figure(pairs: list[dict], records: dict[str, CaseRecords], schema: Schema) -> Figure:

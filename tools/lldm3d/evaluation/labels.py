@@ -1,6 +1,6 @@
 """Label statistics: volumes, counts and lengths of each class, their distances with floors, and rules of anatomy."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from scipy import ndimage
@@ -14,16 +14,18 @@ from skimage.morphology import skeletonize
 
 from lldm3d.data.dataset import Schema
 from lldm3d.evaluation.distances import NEIGHBOURS, compare, precision, recall, wasserstein
-from lldm3d.evaluation.metrics import Compared, Metric, Row
+from lldm3d.evaluation.metrics import Compared, Metric, Row, mean_row
 from lldm3d.evaluation.records import CaseRecords, Statistics
-from lldm3d.statistics import bootstrap_interval
 
-RULES = {"held_share": Metric.HELD_SHARE, "enclosed_share": Metric.ENCLOSED_SHARE}  # shares that anatomy wants high
+RULES = {  # shares that anatomy wants high, of a class inside {}
+    "held_share": "share of the components that touch {} or a class inside it",
+    "enclosed_share": "share of the border voxels that are {} or a class inside it",
+}
 
 
 def metric_of(statistic: str) -> Metric:
     """The metric of a statistic of `label_statistics`: its distance between data sets, or the rule of anatomy."""
-    return RULES.get(statistic) or Metric(f"{statistic}_distance")
+    return Metric(statistic if statistic in RULES else f"{statistic}_distance")
 
 
 def label_statistics(label: np.ndarray, schema: Schema) -> Statistics:
@@ -48,19 +50,13 @@ def label_statistics(label: np.ndarray, schema: Schema) -> Statistics:
             axes = [long_axis(parts[box] == part, schema.spacing) for part, box in enumerate(boxes, start=1)]
             found["lesion_long_axis", name] = np.array(axes)
         if name in schema.inside:
-            allowed = np.isin(label, surrounding(name, schema))
+            # it may touch the parent and what else lies in it: the label map is exclusive, a tumour that touches a
+            # vessel inside the liver has no liver voxel between them
+            parent = schema.inside[name]
+            family = [parent, *(other for other, its in schema.inside.items() if its == parent and other != name)]
+            allowed = np.isin(label, [schema.class_names.index(member) for member in family])
             found["held_share", name], found["enclosed_share", name] = containment(parts, count, allowed)
     return found
-
-
-def surrounding(name: str, schema: Schema) -> list[int]:
-    """The label values that class `name` may touch inside its parent: the parent, and what else lies inside it.
-
-    The label map is exclusive: a tumour that touches a vessel inside the liver has no liver voxel between them.
-    """
-    parent = schema.inside[name]
-    family = [parent, *(other for other, its in schema.inside.items() if its == parent and other != name)]
-    return [schema.class_names.index(member) for member in family]
 
 
 def containment(parts: np.ndarray, count: int, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -144,16 +140,19 @@ def label_rows(
         return [Row(Metric.SHAPE_PRECISION, Compared.SYNTHETIC_TRAINING, note=note)]
     rows = []
     for statistic, name in synthetic.statistics[0]:
-        key = (statistic, name)
+        metric = metric_of(statistic)
+        values = [[found[statistic, name] for found in cases.statistics] for cases in (synthetic, training, test)]
         if statistic in RULES:
-            rows.append(rule_row(key, synthetic, training, schema))
-            continue
-        values = [case_values(cases, key) for cases in (synthetic, training, test)]
-        rows += [
-            Row(metric_of(statistic), class_name=name, **vars(item)) for item in compare(wasserstein, *values, seed)
-        ]
+            ours, real = map(np.concatenate, values[:2])
+            rows.append(share_row(metric, name, ours, real, RULES[statistic].format(schema.inside[name])))
+        else:
+            rows += [Row(metric, class_name=name, **vars(item)) for item in compare(wasserstein, *values, seed)]
     rows += shape_rows(synthetic, training, test, seed)
-    return rows + [one_organ_row(parent, synthetic, training) for parent in sorted(set(schema.inside.values()))]
+    meaning = "share of the cases in which it, with what lies in it, is one piece"
+    for parent in sorted(set(schema.inside.values())):
+        values = [[record.one_organ[parent] for record in cases.records] for cases in (synthetic, training)]
+        rows.append(share_row(Metric.ONE_ORGAN, parent, *(np.array(item, float) for item in values), meaning))
+    return rows
 
 
 def shape_rows(synthetic: CaseRecords, training: CaseRecords, test: CaseRecords, seed: int) -> list[Row]:
@@ -178,43 +177,10 @@ def statistic_vectors(cases: CaseRecords) -> np.ndarray:
     )
 
 
-def case_values(cases: CaseRecords, key: tuple[str, str]) -> list[np.ndarray]:
-    """One array for each case."""
-    return [statistics[key] for statistics in cases.statistics]
-
-
-def rule_row(key: tuple[str, str], synthetic: CaseRecords, training: CaseRecords, schema: Schema) -> Row:
-    """Mean of a containment share over the cases that have the class."""
-    statistic, name = key
-    parent = schema.inside[name]
-    meaning = {
-        "held_share": f"share of the components that touch {parent} or a class inside it",
-        "enclosed_share": f"share of the border voxels that are {parent} or a class inside it",
-    }[statistic]
-    ours, real = (np.concatenate(case_values(cases, key)) for cases in (synthetic, training))
-    return share_row(RULES[statistic], name, ours, real, meaning)
-
-
-def one_organ_row(parent: str, synthetic: CaseRecords, training: CaseRecords) -> Row:
-    """Share of the cases in which the organ, with all that lies inside it, is one component."""
-    ours, real = (
-        np.array([record.one_organ[parent] for record in cases.records], float) for cases in (synthetic, training)
-    )
-    meaning = "share of the cases in which it, with what lies in it, is one piece"
-    return share_row(Metric.ONE_ORGAN, parent, ours, real, meaning)
-
-
-def share_row(metric: Metric, class_name: str, ours: Sequence[float], real: Sequence[float], note: str) -> Row:
-    return Row(
-        metric,
-        Compared.SYNTHETIC_ALONE,
-        class_name=class_name,
-        value=float(np.mean(ours)) if len(ours) else None,
-        interval=bootstrap_interval(np.mean, ours) if len(ours) else None,
-        n=len(ours),
-        floor=float(np.mean(real)) if len(real) else None,
-        note=f"{note}; floor: training cases" if len(ours) else f"no synthetic case has {class_name}",
-    )
+def share_row(metric: Metric, class_name: str, ours: np.ndarray, real: np.ndarray, note: str) -> Row:
+    """Mean of a share over the cases that have the class."""
+    note = f"{note}; floor: training cases" if len(ours) else f"no synthetic case has {class_name}"
+    return mean_row(metric, Compared.SYNTHETIC_ALONE, ours, real, note, class_name=class_name)
 
 
 def statistic_rows(records: dict[str, CaseRecords]) -> Iterator[dict]:

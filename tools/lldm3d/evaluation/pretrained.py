@@ -59,7 +59,8 @@ def load_medicalnet(path: str | Path) -> MedicalNet:
     content = load_checkpoint(path, made_by="MedicalNet (huggingface.co/TencentMedicalNet)")
     content = content.get("state_dict", content)
     state = {str(key).removeprefix("module."): value for key, value in content.items()}
-    depth = DEPTHS.get((*(blocks(state, layer) for layer in range(1, 5)), "layer1.0.conv3.weight" in state))
+    blocks = [len({key.split(".")[1] for key in state if key.startswith(f"layer{layer}.")}) for layer in range(1, 5)]
+    depth = DEPTHS.get((*blocks, "layer1.0.conv3.weight" in state))
     if depth is None:
         raise UserError(
             f"{path}: is no ResNet of MedicalNet (its first entries: {sorted(state)[:3]}); give its .pth file"
@@ -81,11 +82,6 @@ def load_medicalnet(path: str | Path) -> MedicalNet:
             f"{path}: does not fit MedicalNet's ResNet-{depth} ({str(error).splitlines()[-1].strip()})"
         ) from None
     return MedicalNet(f"medicalnet_resnet{depth}", sha256(path), network.to(device()).eval())
-
-
-def blocks(state: dict, layer: int) -> int:
-    """Number of residual blocks of a layer."""
-    return len({key.split(".")[1] for key in state if key.startswith(f"layer{layer}.")})
 
 
 NAME = "radimagenet_resnet50"
@@ -174,14 +170,10 @@ def as_keras(network: nn.Module) -> None:
 def without_biases(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The bias of each convolution taken off the running mean of the batch norm that follows it."""
     state = dict(state)
-    for key in [key for key in state if is_convolution_bias(key)]:
+    for key in [key for key in state if key.endswith(".bias") and ("conv" in key or "downsample.0" in key)]:
         norm = key.replace("conv", "bn").replace("downsample.0", "downsample.1").removesuffix(".bias")
         state[f"{norm}.running_mean"] = state[f"{norm}.running_mean"] - state.pop(key)
     return state
-
-
-def is_convolution_bias(key: str) -> bool:
-    return key.endswith(".bias") and ("conv" in key or "downsample.0" in key)
 
 
 def plane_means(rows: list[Row]) -> list[Row]:
@@ -190,18 +182,12 @@ def plane_means(rows: list[Row]) -> list[Row]:
     for row in rows:
         if row.variant and row.variant.startswith(f"{NAME} "):
             of_planes.setdefault((row.metric, row.compared), []).append(row)
-    return rows + [plane_mean_row(planes) for planes in of_planes.values()]
-
-
-def plane_mean_row(planes: list[Row]) -> Row:
-    values, floors = ([row.value for row in planes], [row.floor for row in planes])
-    return replace(
-        planes[0],
-        variant=f"{NAME} mean of planes",
-        value=float(np.mean(values)) if None not in values else None,
-        floor=float(np.mean(floors)) if None not in floors else None,
-        interval=None,
-    )
+    means = []
+    for planes in of_planes.values():
+        both = [row.value for row in planes], [row.floor for row in planes]
+        value, floor = (float(np.mean(values)) if None not in values else None for values in both)
+        means.append(replace(planes[0], variant=f"{NAME} mean of planes", value=value, floor=floor, interval=None))
+    return rows + means
 
 
 FAMILIES = ["statistics", "glcm", "glrlm", "glszm", "ngtdm"]

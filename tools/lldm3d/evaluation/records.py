@@ -35,13 +35,9 @@ class CaseRecords:
     def __len__(self) -> int:
         return len(self.cases)
 
-    def features(self, space: FeatureSpace) -> np.ndarray:
-        """[N, D], or [N, S, D] of slices; [0, 0] without cases."""
-        return stacked([record.features[space.name] for record in self.records])
-
-    def blurred(self, space: FeatureSpace) -> np.ndarray:
-        """As `features`, of the blurred images."""
-        return stacked([record.blurred[space.name] for record in self.records])
+    def features(self, space: FeatureSpace, blurred: bool = False) -> np.ndarray:
+        """[N, D], or [N, S, D] of slices, of the images or the blurred ones; [0, 0] without cases."""
+        return stacked([(record.blurred if blurred else record.features)[space.name] for record in self.records])
 
     @property
     def coarse(self) -> np.ndarray:

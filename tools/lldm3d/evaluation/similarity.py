@@ -9,9 +9,8 @@ from tqdm import tqdm
 
 from lldm3d.data.dataset import Case, Schema
 from lldm3d.data.scans import read_pair
-from lldm3d.evaluation.metrics import Compared, Metric, Row
+from lldm3d.evaluation.metrics import Compared, Metric, Row, mean_row
 from lldm3d.evaluation.records import CaseRecords
-from lldm3d.statistics import bootstrap_interval
 
 PAIRS = 50  # random pairs of images whose similarity is measured
 KERNEL = 7  # voxels
@@ -27,8 +26,11 @@ def large_enough(measures: dict[Metric, tuple], schema: Schema) -> dict[Metric, 
     return {metric: measure for metric, (measure, least) in measures.items() if min(schema.roi_size) >= least}
 
 
-def too_small(metric: Metric, compared: Compared, least: int, schema: Schema) -> Row:
-    return Row(metric, compared, note=f"needs {least} voxels along each axis, the scans have {list(schema.roi_size)}")
+def too_small(measures: dict[Metric, tuple], compared: Compared, schema: Schema) -> list[Row]:
+    """A row for each other one."""
+    missing = {metric: least for metric, (_, least) in measures.items() if min(schema.roi_size) < least}
+    note = "needs {} voxels along each axis, the scans have {}"
+    return [Row(metric, compared, note=note.format(least, [*schema.roi_size])) for metric, least in missing.items()]
 
 
 def volume_of(case: Case, schema: Schema, device: torch.device) -> torch.Tensor:
@@ -42,24 +44,12 @@ def diversity_rows(
     """SSIM and MS-SSIM of random pairs of images: higher among synthetic than among real images means less variety."""
     usable = large_enough(PAIRWISE, schema)
     ours, real = (pairwise(usable, cases, schema, device, seed) for cases in (synthetic, training))
+    note = "n: pairs; interval: 95 % of the pairs; above the floor means less variety than real images"
     rows = []
-    for metric, (_, least) in PAIRWISE.items():
-        if metric not in usable:
-            rows.append(too_small(metric, Compared.AMONG_SYNTHETIC, least, schema))
-            continue
-        low, high = np.percentile(ours[metric], [2.5, 97.5])
-        rows.append(
-            Row(
-                metric,
-                Compared.AMONG_SYNTHETIC,
-                value=ours[metric].mean(),
-                interval=(low, high),
-                n=len(ours[metric]),
-                floor=real[metric].mean(),
-                note="n: pairs; interval: 95 % of the pairs; above the floor means less variety than real images",
-            )
-        )
-    return rows
+    for metric, found in ours.items():
+        figures = {"interval": tuple(np.percentile(found, [2.5, 97.5])), "n": len(found), "floor": real[metric].mean()}
+        rows.append(Row(metric, Compared.AMONG_SYNTHETIC, found.mean(), note=note, **figures))
+    return rows + too_small(PAIRWISE, Compared.AMONG_SYNTHETIC, schema)
 
 
 def pairwise(
@@ -86,6 +76,8 @@ def paired_rows(
     """
     known = {record.label: case for split in real for case, record in split.labelled()}
     pairs = [(case, known[record.label]) for case, record in synthetic.labelled() if record.label in known]
+    if not pairs:
+        return []
     all_real = [case for split in real for case in split.cases]
     rng = np.random.default_rng(seed)
     usable = large_enough(PAIRED, schema)
@@ -96,24 +88,6 @@ def paired_rows(
         image, true_image, other_image = (volume_of(case, schema, device) for case in (ours, truth, other))
         for metric, measure in usable.items():
             values[metric].append((float(measure(image, true_image)), float(measure(other_image, true_image))))
-    return [
-        paired_row(metric, np.array(values[metric]))
-        if metric in usable
-        else too_small(metric, Compared.SAME_LABEL, least, schema)
-        for metric, (_, least) in PAIRED.items()
-        if pairs
-    ]
-
-
-def paired_row(metric: Metric, found: np.ndarray) -> Row:
-    """`found` [N, 2]: of the synthetic image, and of a random real one."""
-    ours, other = found.T
-    return Row(
-        metric,
-        Compared.SAME_LABEL,
-        value=ours.mean(),
-        interval=bootstrap_interval(np.mean, ours),
-        n=len(ours),
-        floor=other.mean(),
-        note="floor: a random real image",
-    )
+    note = "floor: a random real image"
+    rows = [mean_row(metric, Compared.SAME_LABEL, *np.array(found).T, note) for metric, found in values.items()]
+    return rows + too_small(PAIRED, Compared.SAME_LABEL, schema)
