@@ -72,16 +72,11 @@ def save_codec(
     volumes: Iterable[torch.Tensor],
     device: torch.device | str,
 ) -> Codec:
-    """Measure the latents of the training set and save `codec.pt`.
+    """Measure the latents of the training `volumes` [B, 1, X, Y, Z] and save `codec.pt`; arguments as `Codec`'s.
 
     Args:
-        path: file to write.
         autoencoder: trained network (a DistributedDataParallel is unwrapped).
         architecture: `functools.partial` of AutoencoderKL with its arguments.
-        kind: "image" or "label".
-        class_names: with background.
-        volumes: training volumes [B, 1, X, Y, Z].
-        device: where to encode.
     """
     autoencoder = getattr(autoencoder, "module", autoencoder).to(device).eval()
     channels = architecture.keywords["latent_channels"]
@@ -118,13 +113,11 @@ def latent_statistics(
 def load_codec(path: str | Path, kind: str) -> Codec:
     """The codec of `kind` in evaluation mode.
 
-    Raises:
-        UserError: where the file is missing, unreadable, or a codec of the other kind.
+    Raises UserError where the file is missing, unreadable, or a codec of the other kind.
     """
     checkpoint = load_checkpoint(path, made_by=f"autoencoder_{kind}")
     if checkpoint.get("kind") != kind:
         raise UserError(f"{path}: is a codec of kind {checkpoint.get('kind')!r}, but {kind!r} is needed here")
     autoencoder = AutoencoderKL(**checkpoint["network"])
     autoencoder.load_state_dict(checkpoint["autoencoder"])
-    statistics = checkpoint["latent_mean"], checkpoint["latent_std"]
-    return Codec(autoencoder, kind, checkpoint["class_names"], *statistics).eval()
+    return Codec(autoencoder, kind, *(checkpoint[key] for key in ("class_names", "latent_mean", "latent_std"))).eval()

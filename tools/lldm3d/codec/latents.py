@@ -1,6 +1,7 @@
 """The cached latents: mean and sigma of every case, computed once and drawn afresh in each step."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,24 +24,15 @@ TENSORS = ("image_mean", "image_sigma", "label_mean", "label_sigma", "label")  #
 def read_case(case: Case, schema: Schema) -> dict[str, torch.Tensor]:
     """Image and label of a prepared case, each [1, X, Y, Z] float32. Raises UserError as `read_pair` does."""
     scan = read_pair(case, schema)
-    return {
-        key: torch.from_numpy(np.float32(volume))[None]
-        for key, volume in (("image", scan.image), ("label", scan.label))
-    }
+    return {key: torch.from_numpy(np.float32(getattr(scan, key)))[None] for key in ("image", "label")}
 
 
 def augment(degrees: float, scale: float, shift: float) -> RandAffined:
     """A small random rotation (degrees), scaling (fraction) and shift (voxels); anatomy stays anatomy, so no flips."""
-    angle = degrees / 180 * torch.pi
-    return RandAffined(
-        keys=("image", "label"),
-        prob=1.0,
-        rotate_range=(angle,) * 3,
-        scale_range=(scale,) * 3,
-        translate_range=(shift,) * 3,
-        mode=("bilinear", "nearest"),
-        padding_mode="reflection",  # where "border" would draw streaks along the edges of a crop
-    )
+    ranges = {"rotate_range": degrees / 180 * torch.pi, "scale_range": scale, "translate_range": shift}
+    ranges = {name: (reach,) * 3 for name, reach in ranges.items()}
+    modes = {"mode": ("bilinear", "nearest"), "padding_mode": "reflection"}  # "border" draws streaks along the edges
+    return RandAffined(("image", "label"), prob=1.0, **ranges, **modes)
 
 
 @torch.no_grad()
@@ -58,9 +50,7 @@ def encode_case(volumes: dict[str, torch.Tensor], codecs: dict[str, Codec]) -> d
 def first_batch_scale(autoencoder: AutoencoderKL, volumes: Iterable[torch.Tensor], device: torch.device | str) -> float:
     """The stock recipe's scale of latents: one over the standard deviation of those of a batch, all channels together.
 
-    Args:
-        autoencoder: trained, on the device.
-        volumes: images [1, X, Y, Z] of the batch.
+    `volumes` are images [1, X, Y, Z] of the batch; the autoencoder is trained, on the device.
     """
     noise = torch.Generator().manual_seed(0)  # a resumed training must find the same scale
     codes = [autoencoder.encode(volume[None].to(device)) for volume in volumes]
@@ -98,19 +88,20 @@ def encode(
         UserError: when the codecs belong to other classes, or `output_dir` holds anything but earlier latents.
     """
     paths = {kind: path for kind, path in (("image", image_codec), ("label", label_codec)) if path}
-    require_replaceable(output_dir, overwrite, [dataset_dir, *paths.values()])
+    inputs = [dataset_dir, *paths.values()]
+    require_replaceable(output_dir, overwrite, inputs)
     schema = load_schema(dataset_dir)
     codecs = load_codecs(paths, schema, dataset_dir)
     transform = augment(degrees, scale, shift)
-    with output_folder(output_dir, overwrite, [dataset_dir, *paths.values()]) as folder:
+    with output_folder(output_dir, overwrite, inputs) as folder:
         for split in SPLITS:
             cases, entries = load_cases(dataset_dir, split), views if split == "training" else 1
             (folder / split).mkdir()
             seeds = range(seed, seed + 1000 * len(cases), 1000)
-            volumes = (
-                view for pair in zip(cases, seeds, strict=True) for view in views_of(*pair, schema, entries, transform)
-            )
-            encoded = (encode_case(item, codecs) for item in tqdm(volumes, f"latents of {split}", mininterval=1))
+            pairs = zip(cases, seeds, strict=True)
+            volumes = chain.from_iterable(views_of(*pair, schema, entries, transform) for pair in pairs)
+            volumes = tqdm(volumes, f"latents of {split}", mininterval=1)
+            encoded = (encode_case(item, codecs) for item in volumes)
             write_split(folder / split, encoded, len(cases) * entries)
         description = {
             "class_names": list(schema.class_names),
@@ -137,8 +128,7 @@ def write_split(folder: Path, entries: Iterator[dict[str, torch.Tensor]], count:
 def mapped(path: Path) -> np.memmap:
     """The array of a file, not read but mapped: pages come from the disk when they are used, and processes share them.
 
-    Raises:
-        UserError: where there is no such file.
+    Raises UserError where there is no such file.
     """
     if not path.is_file():
         folder, split = path.parents[1], path.parent

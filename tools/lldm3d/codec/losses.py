@@ -137,8 +137,7 @@ class MedicalNetLoss(nn.Module):
         self.network = resnet10(n_input_channels=1, feed_forward=False, shortcut_type="B", bias_downsample=False)
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = {name.removeprefix("module."): value for name, value in state.get("state_dict", state).items()}
-        missing = set(self.network.state_dict()) - set(state)
-        if missing:
+        if missing := set(self.network.state_dict()) - set(state):
             raise UserError(f"perceptual_weights: {path} lacks {sorted(missing)[:3]}; a MedicalNet ResNet-10 is needed")
         self.network.load_state_dict(state, strict=False)
         self.network.requires_grad_(False).eval()

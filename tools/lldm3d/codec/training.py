@@ -1,6 +1,7 @@
 """Updates and handlers of autoencoder trainings: the discriminator, the codebook, whole volumes at the end."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import ignite.distributed as idist
 import torch
@@ -9,9 +10,9 @@ from monai.engines import SupervisedTrainer
 from monai.losses import PatchAdversarialLoss
 from monai.networks.nets import VQVAE
 from monai.transforms import Compose
-from monai.utils import CommonKeys
 from monai.utils import CommonKeys as Keys
 from torch import nn
+from torch.optim import Optimizer
 
 from lldm3d.training.handlers import History
 
@@ -31,7 +32,7 @@ class AdversarialUpdate:
     Gradients are accumulated over the trainer's `accumulation_steps` mini-batches, which divide an epoch.
     """
 
-    def __init__(self, discriminator: nn.Module, optimizer: torch.optim.Optimizer, weight: float, start: int) -> None:
+    def __init__(self, discriminator: nn.Module, optimizer: Optimizer, weight: float, start: int) -> None:
         self.discriminator, self.optimizer = discriminator, optimizer
         self.weight, self.start = weight, start
         self.adversarial = PatchAdversarialLoss(criterion="least_squares")
@@ -50,10 +51,8 @@ class AdversarialUpdate:
         descend(loss, [engine.network], [engine.optimizer], place, engine.accumulation_steps)
         result = {Keys.IMAGE: image, Keys.LABEL: target, Keys.PRED: output, Keys.LOSS: loss.detach()}
         if active:
-            scores = [
-                self.score(engine.inferer, self.discriminator, volume, is_real, for_discriminator=True)
-                for volume, is_real in ((output[0].detach(), False), (target, True))
-            ]
+            pairs = ((output[0].detach(), False), (target, True))
+            scores = [self.score(engine.inferer, self.discriminator, *pair, for_discriminator=True) for pair in pairs]
             discriminator_loss = 0.5 * sum(scores)
             descend(discriminator_loss, [self.discriminator], [self.optimizer], place, engine.accumulation_steps)
             result["discriminator_loss"] = discriminator_loss.detach()
@@ -67,11 +66,7 @@ class AdversarialUpdate:
 
 
 def descend(
-    loss: torch.Tensor,
-    networks: list[nn.Module],
-    optimizers: list[torch.optim.Optimizer],
-    place: int = 0,
-    accumulation: int = 1,
+    loss: torch.Tensor, networks: list[nn.Module], optimizers: list[Optimizer], place: int = 0, accumulation: int = 1
 ) -> None:
     """Add the gradients of the mini-batch `place` of `accumulation` to the networks alone; step after the last one."""
     if place == 0:
@@ -87,21 +82,18 @@ def descend(
 DEAD = 0.01  # moving count of a batch's voxels below which a code counts as unused
 
 
+@dataclass(eq=False)
 class Codebook:
     """Handler that logs at the end of each epoch how many codes are in use, and puts dead ones where encodings lie.
 
     The revival is that of Dhariwal et al. 2020 (Jukebox), as Khader et al. 2022 use it: a code that no voxel comes near
     becomes the encoding of a random voxel of the last batch, of several processes of the first one's. MONAI's
     `EMAQuantizer` leaves dead codes where they are.
-
-    Args:
-        network: whose quantiser has the codes; not wrapped by DistributedDataParallel.
-        history: gets the curves `codebook_usage`, share of codes, and `perplexity`, of the last batch.
-        until: last epoch in which codes are revived; those put in later would not be learnt any more.
     """
 
-    def __init__(self, network: VQVAE, history: History, until: int) -> None:
-        self.network, self.history, self.until = network, history, until
+    network: VQVAE  # whose quantiser has the codes; not wrapped by DistributedDataParallel
+    history: History  # gets the curves `codebook_usage`, share of codes, and `perplexity`, of the last batch
+    until: int  # last epoch in which codes are revived; those put in later would not be learnt any more
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.tend)
@@ -114,7 +106,7 @@ class Codebook:
         for name, value in curves.items():
             self.history.curves.setdefault(name, []).append(float(value))
         if engine.state.epoch <= self.until and dead.any():
-            encoded = self.network.encode(engine.state.output[CommonKeys.IMAGE])
+            encoded = self.network.encode(engine.state.output[Keys.IMAGE])
             revive(quantizer, dead, encoded.float().movedim(1, -1).flatten(0, -2))
 
 
@@ -137,20 +129,19 @@ def revive(quantizer, dead: torch.Tensor, encoded: torch.Tensor) -> None:
     quantizer.ema_cluster_size[dead] = 1.0
 
 
+@dataclass(eq=False)
 class FullVolumes:
     """Handler that leaves out the last transform, the random crop, from an epoch on.
 
     A crop's group normalisation and zero padding are not those of the whole volume that a codec encodes; crops are
     faster, and the last epochs remedy the difference. With loader workers they must not be persistent.
-
-    Args:
-        preprocessing: transforms of the training data set; the last one crops.
-        crop_epochs: epochs with crops.
     """
 
-    def __init__(self, preprocessing: Compose, crop_epochs: int) -> None:
-        self.preprocessing, self.crop_epochs = preprocessing, crop_epochs
-        self.transforms = preprocessing.transforms
+    preprocessing: Compose  # of the training data set; the last transform crops
+    crop_epochs: int  # epochs with crops
+
+    def __post_init__(self) -> None:
+        self.transforms = self.preprocessing.transforms
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self.choose)

@@ -1,6 +1,7 @@
 """What of a batch goes into the network: `prepare_batch` callables for MONAI's supervised engines."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -8,16 +9,12 @@ from lldm3d.data.labels import one_hot
 from lldm3d.diffusion.noise import NoiseProcess
 
 
+@dataclass(eq=False)
 class ReconstructionBatch:
-    """The input is its own target; label maps [B, 1, X, Y, Z] become one-hot [B, K, X, Y, Z] first.
+    """The input is its own target; label maps [B, 1, X, Y, Z] become one-hot [B, K, X, Y, Z] first."""
 
-    Args:
-        key: "image" or "label".
-        num_classes: K, with background (labels only).
-    """
-
-    def __init__(self, key: str, num_classes: int | None = None) -> None:
-        self.key, self.num_classes = key, num_classes
+    key: str  # "image" or "label"
+    num_classes: int | None = None  # K, with background (labels only)
 
     def __call__(self, batch: dict, device=None, non_blocking: bool = False, **_) -> tuple[torch.Tensor, torch.Tensor]:
         volume = batch[self.key].to(device, non_blocking=non_blocking)
@@ -26,42 +23,30 @@ class ReconstructionBatch:
         return volume, volume
 
 
+@dataclass(eq=False)
 class DiffusionBatch:
     """Draws a latent, its noise and its time, and gives the noisy latent and what the network shall answer.
 
     MONAI's `LatentDiffusionPrepareBatch` encodes in every step, cannot draw from a cached mean and sigma, and knows
     no rectified flow.
-
-    Args:
-        noise_scheduler: `RectifiedFlow` or `DDPM`.
-        kind: "image" or "label", whose latents are learnt.
-        num_classes: K with background; given, the one-hot label map is the condition of a ControlNet.
-        condition: "label" (full-resolution one-hot) or "label_latent" (the paper's eq. 6).
-        label_dropout: share of cases whose condition is set to zero in training, for guidance (Ho & Salimans 2022).
-        seed: given, noise and times depend on the case alone (validation), so that losses can be compared.
     """
 
-    def __init__(
-        self,
-        noise_scheduler: NoiseProcess,
-        kind: str,
-        num_classes: int | None = None,
-        condition: str = "label",
-        label_dropout: float = 0.0,
-        seed: int | None = None,
-    ) -> None:
-        if condition not in ("label", "label_latent"):
-            raise ValueError(f"condition must be 'label' or 'label_latent', got {condition!r}")
-        self.noise_scheduler, self.kind, self.num_classes = noise_scheduler, kind, num_classes
-        self.condition, self.label_dropout, self.seed = condition, label_dropout, seed
+    noise_scheduler: NoiseProcess  # `RectifiedFlow` or `DDPM`
+    kind: str  # "image" or "label", whose latents are learnt
+    num_classes: int | None = None  # K with background; given, the one-hot label map is the condition of a ControlNet
+    condition: str = "label"  # full-resolution one-hot, or "label_latent" (the paper's eq. 6)
+    label_dropout: float = 0.0  # share of cases whose condition is zero in training, for guidance (Ho & Salimans 2022)
+    seed: int | None = None  # given, noise and times depend on the case alone (validation): losses can be compared
+
+    def __post_init__(self) -> None:
+        if self.condition not in ("label", "label_latent"):
+            raise ValueError(f"condition must be 'label' or 'label_latent', got {self.condition!r}")
 
     def __call__(self, batch: dict, device=None, non_blocking: bool = False, **_) -> tuple:
         generators = generators_of(batch, self.seed)
         batch = {key: value.to(device, non_blocking=non_blocking) for key, value in batch.items()}
         latent = sample_latent(batch, self.kind, generators)
-        noise = normal_noise(latent, generators)
-        timesteps = case_timesteps(self.noise_scheduler, len(latent), generators).to(device, non_blocking=non_blocking)
-        noisy, target = self.noise_scheduler.noisy_and_target(latent, noise, timesteps)
+        noisy, target, timesteps = noised(latent, self.noise_scheduler, generators, non_blocking)
         arguments = {"timesteps": timesteps}
         if self.num_classes is not None:
             arguments["condition"] = self.make_condition(batch, generators)
@@ -79,30 +64,23 @@ class DiffusionBatch:
         return condition
 
 
+@dataclass(eq=False)
 class EncodedBatch:
     """Encodes the images of a batch, and gives them with noise and what the network shall answer.
 
     For diffusion on voxels, or on latents that are encoded in each step. MONAI's `DiffusionPrepareBatch` draws times
     and noise of validation from the global generator, so that losses cannot be compared.
-
-    Args:
-        noise_scheduler: `DDPM`.
-        encode: from images [B, 1, X, Y, Z] in [0, 1] to what is diffused, [B, C, x, y, z].
-        seed: given, noise and times depend on the case alone (validation), so that losses can be compared.
     """
 
-    def __init__(
-        self, noise_scheduler: NoiseProcess, encode: Callable[[torch.Tensor], torch.Tensor], seed: int | None = None
-    ) -> None:
-        self.noise_scheduler, self.encode, self.seed = noise_scheduler, encode, seed
+    noise_scheduler: NoiseProcess  # `DDPM`
+    encode: Callable[[torch.Tensor], torch.Tensor]  # images [B, 1, X, Y, Z] in [0, 1] to what is diffused, [B, C, ...]
+    seed: int | None = None  # given, noise and times depend on the case alone (validation): losses can be compared
 
     def __call__(self, batch: dict, device=None, non_blocking: bool = False, **_) -> tuple:
         with torch.no_grad():
             latent = self.encode(batch["image"].to(device, non_blocking=non_blocking))
         generators = generators_of(batch, self.seed)
-        noise = normal_noise(latent, generators)
-        timesteps = case_timesteps(self.noise_scheduler, len(latent), generators).to(device, non_blocking=non_blocking)
-        noisy, target = self.noise_scheduler.noisy_and_target(latent, noise, timesteps)
+        noisy, target, timesteps = noised(latent, self.noise_scheduler, generators, non_blocking)
         return noisy, target, (), {"timesteps": timesteps}
 
 
@@ -111,11 +89,14 @@ def generators_of(batch: dict, seed: int | None) -> list[torch.Generator] | None
     return None if seed is None else [torch.Generator().manual_seed(seed + index) for index in batch["index"].tolist()]
 
 
-def case_timesteps(noise_scheduler: NoiseProcess, num: int, generators: list[torch.Generator] | None) -> torch.Tensor:
-    """Times [num] of the noise scheduler, on the CPU."""
-    if generators is None:
-        return noise_scheduler.sample_timesteps(num)
-    return torch.cat([noise_scheduler.sample_timesteps(1, generator) for generator in generators])
+def noised(
+    latent: torch.Tensor, process: NoiseProcess, generators: list[torch.Generator] | None, non_blocking: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The noisy latent [B, C, x, y, z], what the network shall answer, and the times [B] that were drawn."""
+    noise, draws = normal_noise(latent, generators), [(1, one) for one in generators or ()] or [(len(latent), None)]
+    timesteps = torch.cat([process.sample_timesteps(*draw) for draw in draws])
+    timesteps = timesteps.to(latent.device, non_blocking=non_blocking)
+    return *process.noisy_and_target(latent, noise, timesteps), timesteps
 
 
 def sample_latent(batch: dict, kind: str, generators: list[torch.Generator] | None) -> torch.Tensor:

@@ -63,10 +63,7 @@ class ControlledDiffusion(nn.Module):
             )
         down, middle = self.controlnet(x=x, timesteps=timesteps, controlnet_cond=condition)
         return self.diffusion(
-            x=x,
-            timesteps=timesteps,
-            down_block_additional_residuals=tuple(down),
-            mid_block_additional_residual=middle,
+            x=x, timesteps=timesteps, down_block_additional_residuals=tuple(down), mid_block_additional_residual=middle
         )
 
 

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
+from torch import Tensor
 
 from lldm3d.errors import UserError
 
@@ -18,15 +19,13 @@ class NoiseProcess(Protocol):
     name: str  # in checkpoints, so that no model is sampled by another process
     num_inference_steps: int
 
-    def sample_timesteps(self, num: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    def sample_timesteps(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """Times [num] of `num` training cases, on the CPU."""
 
-    def noisy_and_target(
-        self, latent: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def noisy_and_target(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """The noisy latent at `timesteps` [B] and what the network learns to answer, both like `latent` [B, C, ...]."""
 
-    def sample(self, network: Callable, noise: torch.Tensor) -> torch.Tensor:
+    def sample(self, network: Callable, noise: Tensor) -> Tensor:
         """A latent from `noise` [B, C, x, y, z]; `network(x, timesteps [B])` answers as in training."""
 
 
@@ -54,26 +53,24 @@ class RectifiedFlow:
             raise ValueError(f"time_shift must be above 0, got {time_shift}")
         self.num_inference_steps, self.solver, self.time_shift = num_inference_steps, solver, time_shift
 
-    def sample_timesteps(self, num: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    def sample_timesteps(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """Times [num] in [0, 1000), one in each of `num` equal parts, so that a batch covers the path evenly."""
         offsets = torch.rand(num, generator=generator)
         parts = torch.randperm(num, generator=generator)
         return (parts + offsets) / num * TIME_SCALE
 
-    def noisy_and_target(
-        self, latent: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def noisy_and_target(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """The noisy latent at `timesteps` [B] and the velocity that the network shall answer, both like `latent`."""
         time = (timesteps / TIME_SCALE).view(-1, *[1] * (latent.ndim - 1))
         return (1 - time) * latent + time * noise, latent - noise
 
-    def times(self) -> torch.Tensor:
+    def times(self) -> Tensor:
         """The `num_inference_steps` + 1 times from 1 (noise) to 0 (latent), float32."""
         times = torch.linspace(1, 0, self.num_inference_steps + 1, dtype=torch.float32)
         return self.time_shift * times / (1 + (self.time_shift - 1) * times)
 
     @torch.no_grad()
-    def sample(self, network: Callable, noise: torch.Tensor) -> torch.Tensor:
+    def sample(self, network: Callable, noise: Tensor) -> Tensor:
         """Follow the flow from `noise` [B, C, x, y, z] to a latent; `network(x, timesteps [B])` gives the velocity."""
         latent, times = noise.float(), self.times()
         for start, end in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
@@ -85,7 +82,7 @@ class RectifiedFlow:
         return latent
 
     @staticmethod
-    def velocity(network: Callable, latent: torch.Tensor, time: float) -> torch.Tensor:
+    def velocity(network: Callable, latent: Tensor, time: float) -> Tensor:
         timesteps = torch.full((len(latent),), time * TIME_SCALE, device=latent.device)
         return network(latent, timesteps).float()
 
@@ -134,13 +131,11 @@ class DDPM:
         self.sampling = DDIMScheduler(num_train_timesteps, prediction_type=prediction_type, **noise)
         self.num_inference_steps, self.prediction_type = num_inference_steps, prediction_type
 
-    def sample_timesteps(self, num: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    def sample_timesteps(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """Whole timesteps [num] in 0 .. T - 1."""
         return torch.randint(0, self.training.num_train_timesteps, (num,), generator=generator)
 
-    def noisy_and_target(
-        self, latent: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def noisy_and_target(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """The noisy latent at `timesteps` [B] and what the network shall answer, both like `latent`."""
         noisy = self.training.add_noise(original_samples=latent, noise=noise, timesteps=timesteps)
         if self.prediction_type == "epsilon":
@@ -148,9 +143,7 @@ class DDPM:
         return noisy, self.training.get_velocity(sample=latent, noise=noise, timesteps=timesteps)
 
     @torch.no_grad()
-    def sample(
-        self, network: Callable, noise: torch.Tensor, generators: list[torch.Generator] | None = None
-    ) -> torch.Tensor:
+    def sample(self, network: Callable, noise: Tensor, generators: list[torch.Generator] | None = None) -> Tensor:
         """Denoise `noise` [B, C, x, y, z] to a latent by deterministic DDIM.
 
         With a generator for each case and all of the training's steps by ancestral sampling, which adds noise in each.
@@ -164,7 +157,7 @@ class DDPM:
             latent, _ = self.sampling.step(output, timestep, latent)
         return latent
 
-    def ancestral(self, network: Callable, noise: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+    def ancestral(self, network: Callable, noise: Tensor, generators: list[torch.Generator]) -> Tensor:
         """Ho et al. 2020, algorithm 2; the noise of each case by its own generator, on the device of the noise."""
         latent = noise.float()
         for timestep in reversed(range(self.training.num_train_timesteps)):

@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 from lldm3d.bundle import INFERENCE, TRAIN, bundle_command, bundle_names, bundle_path, defines, undefined
 from lldm3d.data.dataset import ALL, Task, load_schema
 from lldm3d.errors import UserError
+from lldm3d.export.package_configs import read_config
 from lldm3d.files import atomic_write, load_checkpoint, read_json, write_json
 
 EVALUATE, MULTI_GPU = "configs/evaluate.yaml", "configs/multi_gpu.yaml"
@@ -27,11 +28,9 @@ def algorithms() -> dict[str, dict]:
 
     The names have no underscore: Auto3DSeg reads the fold from what follows the first one.
     """
-    names = [name for name in bundle_names() if name.startswith("seg_")]
-    target = f"{__name__}.{SegmentationAlgo.__name__}"
-    return {
-        name.replace("_", ""): {"_target_": target, "template_path": str(bundle_path(name).resolve())} for name in names
-    }
+    names, target = bundle_names(), f"{__name__}.{SegmentationAlgo.__name__}"
+    paths = {name.replace("_", ""): str(bundle_path(name).resolve()) for name in names if name.startswith("seg_")}
+    return {name: {"_target_": target, "template_path": path} for name, path in paths.items()}
 
 
 class SegmentationAlgo(BundleAlgo):
@@ -123,8 +122,7 @@ class SegmentationAlgo(BundleAlgo):
             predict_files: paths, or dicts with the key "image".
             predict_params: ids of the bundle's inference.yaml; what that does not define is the ensemble's own.
         """
-        parser = ConfigParser()
-        parser.read_config(Path(self.output_path) / INFERENCE)
+        parser = read_config(Path(self.output_path) / INFERENCE)
         settings = {**yaml.safe_load(self.overrides.read_text()), **(predict_params or {})}
         parser.update({key: value for key, value in settings.items() if defines(parser.get(), key)})
         network, inferer, load, device, path = (

@@ -37,7 +37,11 @@ def write_nnunet(content: dict, task: Task, folder: Path) -> None:
         UserError: where a real and a synthetic case have the same name.
     """
     names = {split: [stem(Path(case["image"])) for case in content[split]] for split in PLACES}
-    check_unique([name for split in names.values() for name in split])
+    every = [name for split in names.values() for name in split]
+    if twice := sorted({name for name in every if every.count(name) > 1}):
+        raise UserError(
+            f"real and synthetic cases have the same names, {twice[:5]}; generate the pairs under other names"
+        )
     for split, place in PLACES.items():
         for name, case in zip(names[split], content[split], strict=True):
             copy_case(case, task, folder, place, name)
@@ -59,10 +63,3 @@ def copy_case(case: dict, task: Task, folder: Path, place: str, name: str) -> No
         save_nifti(image, volume, affine)
     label, affine = load_volume(case["label"])
     save_nifti(folder / f"labels{place}" / f"{name}{ENDING}", np.array(task.targets, np.uint8)[label], affine)
-
-
-def check_unique(names: list[str]) -> None:
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(
-            f"real and synthetic cases have the same names, {twice[:5]}; generate the pairs under other names"
-        )

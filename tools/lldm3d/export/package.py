@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
-from monai.bundle import ConfigParser
 
 from lldm3d.bundle import INFERENCE, bundle_names, bundle_path, load_configs
 from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import near_copies_share
-from lldm3d.export.package_configs import check_weights, latent_stride, write_configs, write_metadata, write_weights
+from lldm3d.export import package_configs as configs
+from lldm3d.export.package_configs import read_config
 from lldm3d.files import atomic_write, load_checkpoint, read_json, sha256, write_json
 from lldm3d.methods.registry import OURS, Method, load_method
 
@@ -28,12 +28,6 @@ go into the folder `dataset` (or `latents`) beside `configs`. Python packages th
 | file | SHA-256 of the checkpoint |
 |---|---|
 """
-
-
-def readme_section(checkpoints: dict[str, Path], names: dict[str, str], privacy_note: str) -> str:
-    """Markdown for the end of the README of a bundle with weights; `names` are those of the files in `models/`."""
-    rows = "".join(f"| `models/{names[key]}` | `{sha256(path)}` |\n" for key, path in checkpoints.items())
-    return SECTION + rows + (f"\n{privacy_note}\n" if privacy_note else "")
 
 
 def copies_note(work: Path, method: str = "*") -> str:
@@ -65,11 +59,6 @@ class Package:
     checkpoints: dict[str, Path] = field(default_factory=dict)  # id of the path in inference.yaml: file
     settings: dict = field(default_factory=dict)  # ids of the configs: values
     privacy_note: str = ""  # on its weights, for its README
-
-
-def untrained(name: str | None) -> list[Package]:
-    """The bundle of this name, or all, without weights."""
-    return [Package(Path(bundle).name, bundle_path(bundle)) for bundle in ([name] if name else bundle_names())]
 
 
 def trained(name: str, weights: str | Path) -> Package:
@@ -157,8 +146,7 @@ def segmentations(work: Path) -> dict[str, Package]:
 
 def read_paths(bundle: Path, method_dir: Path) -> dict[str, Path]:
     """The checkpoints that `inference.yaml` looks for in a method's folder; none where it knows no `method_dir`."""
-    parser = ConfigParser()
-    parser.read_config(bundle / INFERENCE)
+    parser = read_config(bundle / INFERENCE)
     if "method_dir" not in parser:
         return {}
     parser["method_dir"] = str(method_dir)
@@ -215,7 +203,9 @@ def pack(
     index = read_json(info) if info.is_file() else {}
     for package in chosen_packages(workdir, stages, bundle, weights):
         path = write_zip(package, output, overwrite)
-        index[path.stem] = {"checksum": sha1(path), "source": f"{url.rstrip('/')}/{path.name}"}
+        with open(path, "rb") as file:
+            checksum = hashlib.file_digest(file, "sha1").hexdigest()  # as in the Model Zoo
+        index[path.stem] = {"checksum": checksum, "source": f"{url.rstrip('/')}/{path.name}"}
         write_json(info, index)
         print(path)
     if workdir:
@@ -234,7 +224,9 @@ def chosen_packages(
         raise UserError(f"--weights {weights}: give the --bundle that trained them too")
     if workdir:
         return trained_packages(Path(workdir).resolve(), stages)
-    return [trained(bundle, weights)] if weights else untrained(bundle)
+    if weights:
+        return [trained(bundle, weights)]
+    return [Package(Path(name).name, bundle_path(name)) for name in ([bundle] if bundle else bundle_names())]
 
 
 def write_zip(package: Package, output: Path, overwrite: bool) -> Path:
@@ -258,14 +250,18 @@ def build(package: Package, folder: Path) -> None:
     classes = yaml.safe_load((folder / "configs/inference.yaml").read_text()).get("class_names", [])
     names, checkpoint = {}, {}
     if source := package.checkpoints.get("ckpt_path"):
-        names, checkpoint = write_weights(folder, package.checkpoints), load_checkpoint(source, made_by=package.name)
-    write_configs(folder, package.settings, names, checkpoint.get("network", {}))
+        names, checkpoint = (
+            configs.write_weights(folder, package.checkpoints),
+            load_checkpoint(source, made_by=package.name),
+        )
+    configs.write_configs(folder, package.settings, names, checkpoint.get("network", {}))
     if source:
-        write_metadata(folder, package.settings, classes, latent_stride(checkpoint))
-        check_weights(folder, source)
+        configs.write_metadata(folder, package.settings, classes, configs.latent_stride(checkpoint))
+        configs.check_weights(folder, source)
         readme = folder / "docs/README.md"
-        text = readme.read_text().replace(NO_WEIGHTS, "")
-        readme.write_text(text + readme_section(package.checkpoints, names, package.privacy_note))
+        rows = [f"| `models/{names[key]}` | `{sha256(path)}` |\n" for key, path in package.checkpoints.items()]
+        note = f"\n{package.privacy_note}\n" if package.privacy_note else ""
+        readme.write_text(readme.read_text().replace(NO_WEIGHTS, "") + SECTION + "".join(rows) + note)
     if any("lldm3d." in config.read_text() for config in folder.glob("configs/*.yaml")):
         shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "bundles"))
 
@@ -275,15 +271,8 @@ def compress(folder: Path, path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for file in sorted(item for item in folder.rglob("*") if item.is_file()):
             entry = zipfile.ZipInfo(file.relative_to(folder.parent).as_posix(), EPOCH)
-            entry.compress_type = (
-                zipfile.ZIP_STORED if file.suffix == ".pt" else zipfile.ZIP_DEFLATED
-            )  # 7 % for weights
+            if file.suffix != ".pt":  # 7 % for weights
+                entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
             with open(file, "rb") as source, archive.open(entry, "w", force_zip64=True) as target:
                 shutil.copyfileobj(source, target, 1 << 20)
-
-
-def sha1(path: Path) -> str:
-    """The checksum of the Model Zoo's model_info.json."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha1").hexdigest()

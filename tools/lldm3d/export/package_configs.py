@@ -33,20 +33,20 @@ def write_configs(folder: Path, settings: dict, checkpoints: dict[str, str], net
             text = with_defaults(text, {key: value for key, value in wanted.items() if defines(content, key)})
         path.write_text(text)
     inference = folder / "configs/inference.yaml"
-    inference.write_text(with_defaults(inference.read_text(), other_arguments(inference, network)))
+    parser, ids = read_config(inference), {f"network_def#{name}": value for name, value in network.items()}
+    others = {k: value for k, value in ids.items() if k not in parser or parser.get_parsed_content(k) != value}
+    inference.write_text(with_defaults(inference.read_text(), others))
     for name in TWINS:
-        parser = ConfigParser()
-        parser.read_config(folder / f"configs/{name}.yaml")
+        parser = read_config(folder / f"configs/{name}.yaml")
         content = {key: value for key, value in parser.get().items() if key != "_meta_"}
         ConfigParser.export_config_file(content, str(folder / f"configs/{name}.json"), fmt="json", indent=4)
 
 
-def other_arguments(config: Path, network: dict) -> dict:
-    """The arguments that `network_def` of the config does not have so, as settings."""
+def read_config(path: Path) -> ConfigParser:
+    """MONAI's parser of a config file."""
     parser = ConfigParser()
-    parser.read_config(config)
-    ids = {f"network_def#{name}": value for name, value in network.items()}
-    return {key: value for key, value in ids.items() if key not in parser or parser.get_parsed_content(key) != value}
+    parser.read_config(path)
+    return parser
 
 
 def with_defaults(text: str, settings: dict) -> str:
@@ -62,8 +62,8 @@ def with_defaults(text: str, settings: dict) -> str:
     return text
 
 
-def write_metadata(folder: Path, settings: dict, default_classes: list[str], stride: int | None) -> dict:
-    """Let the tensors of metadata.json have the classes and latent channels of `settings`; returns the metadata.
+def write_metadata(folder: Path, settings: dict, default_classes: list[str], stride: int | None) -> None:
+    """Let the tensors of metadata.json have the classes and latent channels of `settings`.
 
     Args:
         folder: the bundle.
@@ -84,7 +84,6 @@ def write_metadata(folder: Path, settings: dict, default_classes: list[str], str
         tensor["num_channels"] = len(names)
         tensor["channel_def"] = {str(number): name for number, name in enumerate(names)}
     write_json(path, content)
-    return content
 
 
 def write_weights(folder: Path, checkpoints: dict[str, Path]) -> dict[str, str]:
@@ -120,11 +119,10 @@ def latent_stride(checkpoint: dict) -> int | None:
 
 def check_weights(folder: Path, source: Path) -> None:
     """Raise UserError where the weights do not fit the network that the packed inference builds."""
-    parser = ConfigParser()
-    parser.read_config(folder / "configs/inference.json")
+    network = read_config(folder / "configs/inference.json").get_parsed_content("network_def")
     content = load_checkpoint(folder / "models/model.pt", made_by=folder.name)
     try:
-        parser.get_parsed_content("network_def").load_state_dict(content.get("model", content))
+        network.load_state_dict(content.get("model", content))
     except RuntimeError as error:
         fault = str(error).splitlines()[1].strip()
         raise UserError(

@@ -5,6 +5,7 @@ whole volume at a quarter of its size. MONAI has no GAN that draws a volume by p
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import ignite.distributed as idist
 import torch
@@ -42,9 +43,10 @@ def check_sizes(dataset_dir: str, roi_size: Sequence[int], slab: Sequence[int], 
     check_least("slab", slab, 2 ** len(channels["high"]), fewer.format("high"))
 
 
-def convolution(inputs: int, outputs: int, groups: int) -> nn.Sequential:
-    """3x3x3 convolution, group normalisation, ReLU."""
-    return nn.Sequential(nn.Conv3d(inputs, outputs, 3, padding=1), nn.GroupNorm(groups, outputs), nn.ReLU())
+def convolution(inputs: int, outputs: int, groups: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution, group normalisation, ReLU; with a kernel of 4 and a stride of 2 it halves the size."""
+    convolved = nn.Conv3d(inputs, outputs, kernel, stride, padding=1)
+    return nn.Sequential(convolved, nn.GroupNorm(groups, outputs), nn.ReLU())
 
 
 def upsampling(inputs: int, outputs: int, groups: int) -> nn.Sequential:
@@ -102,21 +104,13 @@ class Encoder(nn.Module):
         super().__init__()
         voxels = torch.Size(size // MULTIPLE for size in check_size(roi_size)).numel()
         self.slab = nn.Sequential(
-            nn.Conv3d(1, channels // 2, 4, stride=2, padding=1),
-            nn.GroupNorm(groups, channels // 2),
-            nn.ReLU(),
-            nn.Conv3d(channels // 2, channels, 4, stride=2, padding=1),
-            nn.GroupNorm(groups, channels),
-            nn.ReLU(),
+            *convolution(1, channels // 2, groups, kernel=4, stride=2),
+            *convolution(channels // 2, channels, groups, kernel=4, stride=2),
             nn.Conv3d(channels, channels, 3, padding=1),
         )
         self.whole = nn.Sequential(
-            nn.Conv3d(channels, 2 * channels, 4, stride=2, padding=1),
-            nn.GroupNorm(groups, 2 * channels),
-            nn.ReLU(),
-            nn.Conv3d(2 * channels, 4 * channels, 4, stride=2, padding=1),
-            nn.GroupNorm(groups, 4 * channels),
-            nn.ReLU(),
+            *convolution(channels, 2 * channels, groups, kernel=4, stride=2),
+            *convolution(2 * channels, 4 * channels, groups, kernel=4, stride=2),
             nn.Flatten(),
             nn.Linear(4 * channels * voxels, latent_size),
         )
@@ -137,8 +131,7 @@ class Discriminator(nn.Module):
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
         pairs = zip((1, *channels), channels, strict=False)
-        layers = [spectral_norm(nn.Conv3d(a, b, 4, stride=2, padding=1)) for a, b in pairs]
-        self.layers = nn.ModuleList(layers)
+        self.layers = nn.ModuleList(spectral_norm(nn.Conv3d(a, b, 4, stride=2, padding=1)) for a, b in pairs)
         self.score = nn.Sequential(
             spectral_norm(nn.Linear(channels[-1] + 1, channels[-1])),
             nn.LeakyReLU(0.2),
@@ -153,64 +146,38 @@ class Discriminator(nn.Module):
         return self.score(torch.cat([pooled, torch.full_like(pooled[:, :1], place)], 1))
 
 
+@dataclass(eq=False)
 class AmortizedUpdate:
     """Updates discriminators, generator and encoders on the low resolution and a random slab of the high one.
 
     Sun et al. 2022, section III: non-saturating losses of both resolutions, reconstruction of the slab through E^H, and
     of slab and low resolution through E^G. For `SupervisedTrainer(iteration_update=...)`; its network is the generator.
     Stock `GanTrainer` knows one discriminator and no encoder.
-
-    Args:
-        encoder: E^H and E^G.
-        discriminators: "high" and "low".
-        optimizers: "discriminators" and "encoder"; that of the generator is the trainer's.
-        depth: voxels of a slab along the first axis.
-        weights: lambda of the reconstruction through E^H, and through E^G.
-        axis: of the images, 0 to 2, along which slabs are cut.
-        autocast: bfloat16, on a GPU.
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        discriminators: dict[str, Discriminator],
-        optimizers: dict[str, torch.optim.Optimizer],
-        depth: int,
-        weights: tuple[float, float] = (5.0, 5.0),
-        axis: int = 0,
-        autocast: bool = False,
-    ) -> None:
-        self.encoder, self.discriminators, self.optimizers = encoder, discriminators, optimizers
-        self.depth, self.weights, self.axis, self.autocast = depth, weights, axis, autocast
+    encoder: Encoder  # E^H and E^G
+    discriminators: dict[str, Discriminator]  # "high" and "low"
+    optimizers: dict[str, torch.optim.Optimizer]  # "discriminators" and "encoder"; the generator's is the trainer's
+    depth: int  # voxels of a slab along the first axis
+    weights: tuple[float, float] = (5.0, 5.0)  # lambda of the reconstruction through E^H, and through E^G
+    axis: int = 0  # of the images, 0 to 2, along which slabs are cut
+    autocast: bool = False  # bfloat16, on a GPU
 
     def __call__(self, engine: SupervisedTrainer, batch: dict) -> dict:
-        with torch.autocast(engine.state.device.type, torch.bfloat16, enabled=self.autocast):
-            return self.update(engine, batch)
-
-    def update(self, engine: SupervisedTrainer, batch: dict) -> dict:
         image, _ = engine.prepare_batch(batch, engine.state.device, engine.non_blocking)
         volume, generator = turned(image, self.axis), engine.network
         generator.train()
-        low, start = avg_pool3d(volume, STRIDE), self.draw_start(volume)
-        slab, place = volume.narrow(2, start, self.depth), start / volume.shape[2]
-        latent = torch.randn(len(volume), generator.lay.in_features, device=volume.device)
-        real = {"high": slab, "low": low}
-        judged = self.train_discriminators(generator, latent, real, start, place)
-        fooled = self.train_generator(engine, latent, start, place)
-        by_slab, by_latent = self.train_encoders(engine, volume, real, start)
-        return {
-            Keys.IMAGE: image,
-            Keys.LABEL: image,
-            Keys.LOSS: fooled,
-            "discriminator_loss": judged,
-            "reconstruction_loss": by_slab,
-            "latent_reconstruction_loss": by_latent,
-        }
-
-    def draw_start(self, volume: torch.Tensor) -> int:
-        """The first voxel of a random slab."""
-        places = (volume.shape[2] - self.depth) // STRIDE + 1
-        return STRIDE * int(torch.randint(places, (1,)))
+        with torch.autocast(engine.state.device.type, torch.bfloat16, enabled=self.autocast):
+            places = (volume.shape[2] - self.depth) // STRIDE + 1
+            start = STRIDE * int(torch.randint(places, (1,)))
+            real = {"high": volume.narrow(2, start, self.depth), "low": avg_pool3d(volume, STRIDE)}
+            latent = torch.randn(len(volume), generator.lay.in_features, device=volume.device)
+            place = start / volume.shape[2]
+            judged = self.train_discriminators(generator, latent, real, start, place)
+            fooled = self.train_generator(engine, latent, start, place)
+            by_slab, by_latent = self.train_encoders(engine, volume, real, start)
+        losses = {"reconstruction_loss": by_slab, "latent_reconstruction_loss": by_latent}
+        return {Keys.IMAGE: image, Keys.LABEL: image, Keys.LOSS: fooled, "discriminator_loss": judged, **losses}
 
     def both(self, generator: Generator, features: torch.Tensor, start: int) -> dict[str, torch.Tensor]:
         """The slab and the low resolution of features A."""
@@ -262,13 +229,10 @@ def average_gradients(optimizer: torch.optim.Optimizer, *_: object) -> None:
     Stock `DistributedDataParallel` averages only what its own forward() has made; these networks are called by parts.
     All processes begin with the same weights, as they are seeded alike.
     """
-    processes = idist.get_world_size()
-    if processes == 1:
-        return
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            if weight.grad is not None:
-                weight.grad = idist.all_reduce(weight.grad) / processes
+    processes, groups = idist.get_world_size(), optimizer.param_groups
+    for weight in [weight for group in groups for weight in group["params"]] if processes > 1 else []:
+        if weight.grad is not None:
+            weight.grad = idist.all_reduce(weight.grad) / processes
 
 
 def turned(image: torch.Tensor, axis: int) -> torch.Tensor:

@@ -44,12 +44,7 @@ def network_content(network: nn.Module, architecture: partial) -> dict:
 def save_model(path: str, network: nn.Module, architecture: partial, dataset_dir: str, **further: object) -> None:
     """As `save_network`, of a network that is trained on volumes, or reads the latents of its own autoencoder.
 
-    Args:
-        path: file to write.
-        network: what is to be sampled.
-        architecture: `functools.partial` of the network's class; a bundle's `architecture`.
-        dataset_dir: the prepared data set that it was trained on.
-        further: plain entries that sampling needs.
+    `dataset_dir` is the prepared data set that it was trained on.
     """
     schema = load_schema(dataset_dir)
     learnt_from = {key: list(getattr(schema, key)) for key in ("class_names", "roi_size", "spacing")}
@@ -59,34 +54,22 @@ def save_model(path: str, network: nn.Module, architecture: partial, dataset_dir
 def load_model(path: str, architecture: Callable[..., nn.Module], made_by: str) -> tuple[nn.Module, dict]:
     """The network that `save_model` wrote, in evaluation mode, and its checkpoint.
 
-    Args:
-        path: file to read.
-        architecture: the network's class; its arguments are those in the file.
-        made_by: the training that the error message names.
+    `architecture` is the network's class; its arguments are those in the file.
 
-    Raises:
-        UserError: where the file is missing, unreadable or of another kind.
+    Raises UserError, which names the training `made_by`, where the file is missing, unreadable or of another kind.
     """
     checkpoint = load_checkpoint(path, made_by)
-    return build_network(path, architecture, checkpoint, made_by), checkpoint
-
-
-def load_network(path: str, stage: str) -> tuple[nn.Module, dict]:
-    """The network that `stage` (label_ldm, image_ldm or controlnet) trained, in evaluation mode, and its checkpoint.
-
-    Raises:
-        UserError: where the file is missing, unreadable or of another kind.
-    """
-    return load_model(path, ARCHITECTURES[stage], stage)
-
-
-def build_network(path: str, architecture: Callable[..., nn.Module], checkpoint: dict, made_by: str) -> nn.Module:
     try:
         network = architecture(**checkpoint["network"])
         network.load_state_dict(checkpoint["model"])
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{path}: does not hold a network of the stage {made_by!r} ({error})") from None
-    return network.eval()
+    return network.eval(), checkpoint
+
+
+def load_network(path: str, stage: str) -> tuple[nn.Module, dict]:
+    """The network that `stage` (label_ldm, image_ldm or controlnet) trained; as `load_model` otherwise."""
+    return load_model(path, ARCHITECTURES[stage], stage)
 
 
 WEIGHTS = ("model", "autoencoder")  # where model.pt and codec.pt hold them
@@ -95,10 +78,8 @@ WEIGHTS = ("model", "autoencoder")  # where model.pt and codec.pt hold them
 def initialise_from(network: nn.Module, path: str) -> None:
     """Load the weights of `model.pt` or `codec.pt`, of a network of the same architecture, into `network`.
 
-    A file of weights alone, as MONAI's CheckpointSaver writes them, will do as well.
-
-    Raises:
-        UserError: where the file is missing, unreadable, holds no weights, or those of another architecture.
+    A file of weights alone, as MONAI's CheckpointSaver writes them, will do as well. Raises UserError where the file is
+    missing, unreadable, holds no weights, or those of another architecture.
     """
     remedy = "give the absolute path of a model.pt or codec.pt of the same architecture, or null to begin afresh"
     if not Path(path).is_file():
@@ -108,18 +89,13 @@ def initialise_from(network: nn.Module, path: str) -> None:
     weights = next((checkpoint[key] for key in WEIGHTS if key in checkpoint), bare)
     if weights is None:
         raise UserError(f"init_path: {path} holds {sorted(checkpoint)[:5]}, none of {WEIGHTS}; {remedy}")
-    if difference := first_difference(weights, network.state_dict()):
-        raise UserError(f"init_path: {path} has another architecture: {difference}; {remedy}")
+    wanted = network.state_dict()
+    for name in {**wanted, **weights}:
+        there, here = (list(state[name].shape) if name in state else "absent" for state in (weights, wanted))
+        if there != here:
+            fault = f"{name} is {there} there and {here} here"
+            raise UserError(f"init_path: {path} has another architecture: {fault}; {remedy}")
     network.load_state_dict(weights)
-
-
-def first_difference(given: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> str | None:
-    """The first tensor that only one of them has, or that has another shape."""
-    for name in {**wanted, **given}:
-        shapes = [list(state[name].shape) if name in state else "absent" for state in (given, wanted)]
-        if shapes[0] != shapes[1]:
-            return f"{name} is {shapes[0]} there and {shapes[1]} here"
-    return None
 
 
 class Fingerprint:

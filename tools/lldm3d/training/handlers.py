@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
@@ -16,6 +17,10 @@ from lldm3d.errors import UserError
 from lldm3d.files import write_json
 
 LOOK = 10  # iterations between looks at the loss, each of which waits for the GPU
+
+
+def output_of(engine: Engine) -> dict:
+    return engine.state.output[0] if isinstance(engine.state.output, list) else engine.state.output
 
 
 class History:
@@ -48,9 +53,7 @@ class History:
         self.begin = perf_counter()
 
     def add(self, engine: Engine) -> None:
-        output = engine.state.output
-        loss = (output[0] if isinstance(output, list) else output)[CommonKeys.LOSS]
-        self.sum = self.sum + loss.detach().double()  # on its device
+        self.sum = self.sum + output_of(engine)[CommonKeys.LOSS].detach().double()  # on its device
         self.count += 1
         if engine.state.iteration % LOOK == 0:
             self.mean(engine)
@@ -69,8 +72,7 @@ class History:
         self.curves["epoch"].append(engine.state.epoch)
         self.curves["loss"].append(idist.all_reduce(self.mean(engine)) / idist.get_world_size())
         self.sum, self.count = 0.0, 0
-        before = self.curves["seconds"][-1] if self.curves["seconds"] else 0.0
-        now = perf_counter()
+        before, now = self.curves["seconds"][-1] if self.curves["seconds"] else 0.0, perf_counter()
         self.curves["seconds"].append(before + now - self.begin)
         self.begin = now
 
@@ -144,17 +146,13 @@ def peak_memory(device: torch.device) -> int | None:
     return 1024 * int(STATUS.read_text().split("VmHWM:")[1].split()[0]) if STATUS.exists() else None
 
 
+@dataclass(eq=False)
 class ProgressBar:
-    """Handler with one bar over all iterations of all epochs; ignite's `ProgressBar` begins a new one each epoch.
+    """Handler with one bar over all iterations of all epochs; ignite's `ProgressBar` begins a new one each epoch."""
 
-    Args:
-        description: text before the bar.
-        disable: True on all ranks but the first.
-    """
-
-    def __init__(self, description: str, disable: bool = False) -> None:
-        self.description, self.disable = description, disable
-        self.bar: tqdm | None = None
+    description: str  # text before the bar
+    disable: bool = False  # True on all ranks but the first
+    bar: tqdm | None = None
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self.start)
@@ -164,19 +162,12 @@ class ProgressBar:
     def start(self, engine: Engine) -> None:
         if self.bar is None:
             total = engine.state.max_epochs * (engine.state.epoch_length or 0)
-            self.bar = tqdm(
-                total=total or None,
-                initial=engine.state.iteration,
-                desc=self.description,
-                disable=self.disable,
-                mininterval=1,
-                dynamic_ncols=True,
-            )
+            options = {"disable": self.disable, "mininterval": 1, "dynamic_ncols": True}
+            self.bar = tqdm(total=total or None, initial=engine.state.iteration, desc=self.description, **options)
 
     def update(self, engine: Engine) -> None:
-        output = engine.state.output
-        output = output[0] if isinstance(output, list) else output
-        if engine.state.iteration % 10 == 0 and CommonKeys.LOSS in output:
+        output = output_of(engine)
+        if engine.state.iteration % LOOK == 0 and CommonKeys.LOSS in output:
             self.bar.set_postfix(loss=f"{output[CommonKeys.LOSS].item():.4f}", refresh=False)
         self.bar.update()
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ class MovingAverage:
         self.model.load_state_dict(state["model"])
 
 
+@dataclass(eq=False)
 class TrainingState:
     """Handler that saves everything at the end of each epoch and, at the start, goes on from what it finds.
 
@@ -100,20 +102,16 @@ class TrainingState:
     never killed; one that stopped early does not go on.
     Attach it last, so that what other handlers do at the end of an epoch is in the state.
 
-    Args:
-        path: the state file.
-        objects: name to object with `state_dict` and `load_state_dict`.
-        sampler: the training sampler, which is given the epoch.
-        seed: seed of the training.
-
     Raises:
         UserError: when the state was made by another configuration (its tensors do not fit).
         FloatingPointError: when an epoch ends with weights that are no numbers. (Ignite's `TerminateOnNan` would end
             the training as if it were done.)
     """
 
-    def __init__(self, path: str, objects: dict[str, Any], sampler: EpochSampler, seed: int = 0) -> None:
-        self.path, self.objects, self.sampler, self.seed = Path(path), objects, sampler, seed
+    path: str  # the state file
+    objects: dict[str, Any]  # name to object with `state_dict` and `load_state_dict`
+    sampler: EpochSampler  # of the training, which is given the epoch
+    seed: int = 0  # of the training
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.load)
@@ -123,7 +121,7 @@ class TrainingState:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def load(self, engine: Engine) -> None:
-        if not self.path.is_file():
+        if not Path(self.path).is_file():
             return
         state = load_checkpoint(self.path, made_by="this training")
         try:
