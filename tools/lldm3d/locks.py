@@ -52,23 +52,16 @@ def free_gpus(folder: Path, number: int = 1) -> Iterator[dict[str, str]]:
     """Hold GPUs of this machine that no other stage of the work directory uses; yield what selects them.
 
     Snakemake counts GPUs, but does not say which ones a job gets. With one GPU, or none, there is nothing to choose. So
-    it is in a job of Slurm, which sees only what it was given.
+    it is in a job of Slurm, which sees only what it was given. Where too few are free, all are left to the stage.
     """
-    gpus = visible_gpus()
+    gpus, chosen = visible_gpus(), []
     with ExitStack() as held:
-        yield choose(gpus, number, folder, held) if len(gpus) > 1 else {}
-
-
-def choose(gpus: list[str], number: int, folder: Path, held: ExitStack) -> dict[str, str]:
-    """Lock the first free GPUs until `held` is closed; where they are too few, all are left to the stage."""
-    chosen: list[str] = []
-    for gpu in gpus:
-        with suppress(UserError):
-            held.enter_context(locked(folder / f"gpu_{socket.gethostname()}_{gpu}.lock", f"GPU {gpu}"))
-            chosen.append(gpu)
-        if len(chosen) == number:
-            return {"CUDA_VISIBLE_DEVICES": ",".join(chosen)}
-    return {}
+        for gpu in gpus if len(gpus) > 1 else []:
+            if len(chosen) < number:
+                with suppress(UserError):
+                    held.enter_context(locked(folder / f"gpu_{socket.gethostname()}_{gpu}.lock", f"GPU {gpu}"))
+                    chosen.append(gpu)
+        yield {"CUDA_VISIBLE_DEVICES": ",".join(chosen)} if len(chosen) == number else {}
 
 
 def visible_gpus() -> list[str]:

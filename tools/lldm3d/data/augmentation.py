@@ -1,6 +1,7 @@
 """Sampling training crops of cached volumes, and augmenting a whole batch on the device of the network."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,36 +11,22 @@ from monai.transforms.utils import create_rotate
 from lldm3d.data.volumes import window
 
 
+@dataclass(eq=False)
 class AugmentedBatch:
     """Image and label of a batch, each case rotated, scaled, brightened and given noise by draws of its own.
 
     With the same ranges MONAI's `RandAffined` (bilinear for the image, nearest for the label, border),
     `RandScaleIntensityd`, `RandShiftIntensityd` and `RandGaussianNoised` do the same, but to one case after the other,
     on the CPU, and note each step in metadata.
-
-    Args:
-        rotation: largest angle about each axis (rad).
-        scaling: largest relative change of each axis.
-        factor: largest relative change of the image's values.
-        offset: largest change of the image's values.
-        noise: largest standard deviation of the noise.
-        prob: of rotation with scaling, of `factor` and of `offset`, each for itself.
-        noise_prob: of noise.
     """
 
-    def __init__(
-        self,
-        rotation: float,
-        scaling: float,
-        factor: float,
-        offset: float,
-        noise: float,
-        prob: float,
-        noise_prob: float,
-    ) -> None:
-        self.rotation, self.scaling, self.prob = rotation, scaling, prob
-        self.factor, self.offset = factor, offset
-        self.noise, self.noise_prob = noise, noise_prob
+    rotation: float  # largest angle about each axis (rad)
+    scaling: float  # largest relative change of each axis
+    factor: float  # largest relative change of the image's values
+    offset: float  # largest change of the image's values
+    noise: float  # largest standard deviation of the noise
+    prob: float  # of rotation with scaling, of `factor` and of `offset`, each for itself
+    noise_prob: float  # of noise
 
     def __call__(self, batch: dict, device=None, non_blocking: bool = False, **_) -> tuple[torch.Tensor, torch.Tensor]:
         image, label = (batch[key].to(device, non_blocking=non_blocking) for key in ("image", "label"))

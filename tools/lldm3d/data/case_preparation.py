@@ -113,7 +113,8 @@ def write_prepared(numbered: tuple[int, Case], recipe: Recipe, folder: Path) -> 
     image, label, affine, before = load_case(case, recipe)
     mask = volumes.center_mask(label, recipe.center, ["background", *recipe.label_map.classes])
     rng = np.random.default_rng([recipe.seed, number])
-    centers = [volumes.middle(mask)] if recipe.crops is None else rng.choice(np.argwhere(mask), recipe.crops)
+    middle = sum(volumes.bounding_box(mask)) // 2  # a crop around it keeps the whole of what fits
+    centers = [middle] if recipe.crops is None else rng.choice(np.argwhere(mask), recipe.crops)
     entries, kept = [], 0
     for name, center in zip(crop_names(case, recipe.crops), centers, strict=True):
         start = volumes.window(center, label.shape, recipe.roi_size)

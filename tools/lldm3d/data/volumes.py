@@ -21,12 +21,6 @@ def center_mask(label: np.ndarray, center: str, class_names: list[str]) -> np.nd
     return next((mask for mask in candidates if mask.any()), np.ones(label.shape, bool))
 
 
-def middle(mask: np.ndarray) -> np.ndarray:
-    """The middle of the bounding box of `mask`, in voxels: a crop around it keeps the whole of what fits."""
-    low, high = bounding_box(mask)
-    return (low + high) // 2
-
-
 def bounding_box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First voxel [3] and last voxel + 1 [3] of the box that holds `mask`, which must not be empty."""
     filled = [np.flatnonzero(mask.any(axes)) for axes in ((1, 2), (0, 2), (0, 1))]
@@ -72,7 +66,11 @@ def load_volume(path: str | Path, channel: int | None = None) -> tuple[np.ndarra
         fault, scale = header_fault(image), MILLIMETRES.get(image.header.get_xyzt_units()[0], 1)
         if len(image.shape) == 4 and channel is not None and 0 <= channel < image.shape[3]:
             image = image.slicer[..., channel]
-        image = to_ras(image) if len(image.shape) == 3 and not fault else image
+        if len(image.shape) == 3 and not fault:
+            # Directions count to three digits: between two that are equally near, rounding in the headers would turn
+            # the label of a scan otherwise than its image.
+            directions = np.round(image.affine[:3, :3] / spacing_of(image.affine), 3)
+            image = image.as_reoriented(nib.io_orientation(nib.affines.from_matvec(directions)))
         array = np.asanyarray(image.dataobj)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -104,16 +102,6 @@ def header_fault(image: nib.Nifti1Image) -> str | None:
         if apart > pixdim.max():
             return f"its sform and its qform, both of code {sform}, lie {apart:.2f} mm apart"
     return None
-
-
-def to_ras(image: nib.Nifti1Image) -> nib.Nifti1Image:
-    """The image turned to the nearest RAS orientation.
-
-    Directions count to three digits: between two that are equally near, rounding in the headers would turn the label
-    of a scan otherwise than its image.
-    """
-    directions = np.round(image.affine[:3, :3] / spacing_of(image.affine), 3)
-    return image.as_reoriented(nib.io_orientation(nib.affines.from_matvec(directions)))
 
 
 def corners_apart(shape: tuple[int, ...], affine: np.ndarray, other: np.ndarray) -> float:

@@ -89,7 +89,9 @@ class _Growth:
     """A growing tree, and for each target the cheapest node to start from."""
 
     def __init__(self, tree: Tree, targets: np.ndarray):
-        self.nodes, self.parents, self.length = list(tree.nodes), list(tree.parents), list(_path_lengths(tree))
+        self.nodes, self.parents, self.length = list(tree.nodes), list(tree.parents), [0.0]  # mm from the root
+        for node, parent in zip(tree.nodes[1:], tree.parents[1:], strict=True):
+            self.length.append(self.length[parent] + np.linalg.norm(node - tree.nodes[parent]))
         self.targets, self.reached = targets, np.zeros(len(targets), bool)
         self.cost, self.start = np.full(len(targets), np.inf), np.zeros(len(targets), int)
         self._offer(0)
@@ -114,15 +116,6 @@ class _Growth:
         lower = (cost.min(1, initial=np.inf) < self.cost) & ~self.reached
         self.cost[lower] = cost[lower].min(1)
         self.start[lower] = first + cost[lower].argmin(1)
-
-
-def _path_lengths(tree: Tree) -> np.ndarray:
-    """Way from the root to each node, mm."""
-    length = np.zeros(len(tree.nodes))
-    for node in range(1, len(length)):
-        parent = tree.parents[node]
-        length[node] = length[parent] + np.linalg.norm(tree.nodes[node] - tree.nodes[parent])
-    return length
 
 
 def _with_radii(nodes: np.ndarray, parents: np.ndarray, root_radius: float, main: int) -> Tree:
