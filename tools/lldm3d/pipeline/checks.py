@@ -36,7 +36,8 @@ def check_inputs(work: Path, job: Job) -> None:
     for name in job.reads:
         path = work / name
         if not path.is_file():
-            raise UserError(f"{path}: no such file, but {job.name} reads it; run the stage {maker(name)!r} first")
+            maker = {"dataset": "prepare", "data": "phantom"}.get(Path(name).parts[0], Path(name).parent.as_posix())
+            raise UserError(f"{path}: no such file, but {job.name} reads it; run the stage {maker!r} first")
         if path.name == FINISHED:
             check_finished(work, path)
 
@@ -56,11 +57,6 @@ def check_finished(work: Path, path: Path) -> None:
     for other, expected in content["inputs"].items():
         if (work / other).is_file() and fingerprint(work / other) != expected:
             raise UserError(f"{folder}: was made with another version of {work / other}; {again}")
-
-
-def maker(name: str) -> str:
-    """The job that makes a file, as a user would call it."""
-    return {"dataset": "prepare", "data": "phantom"}.get(Path(name).parts[0], Path(name).parent.as_posix())
 
 
 def check_gates(method_dir: Path, sections: dict[str, dict]) -> None:

@@ -19,6 +19,7 @@ from lldm3d.files import read_json, sha256, write_json
 from lldm3d.pipeline.stages import DATASET, Job, Plan, digest
 
 EXECUTORS = ("slurm",)
+FOLDERS = {"methods": "train", "evaluation": "evaluate"}  # stages that are called otherwise than their folders
 LIMIT_FACTOR, LIMIT_START = 2, 10  # over measured steps (docs/reference/scaling.md); minutes for all else
 # how Snakemake logs a job that Slurm ended; all of its lines but the first are indented
 ENDED = re.compile(
@@ -124,7 +125,8 @@ def ended(found: re.Match) -> str:
     job, state = f"Slurm job {found['job']}", found["state"]
     if state == "FAILED":
         return f"{job} failed; {found['log']} ends:\n{tail(Path(found['log']))}"
-    remedy = REMEDIES.get(state, f"ended as {state}").format(stage=stage_of(found["stage"]))
+    first = found["stage"].split("/")[0]
+    remedy = REMEDIES.get(state, f"ended as {state}").format(stage=FOLDERS.get(first, first))
     return f"{job} {remedy}; run again, and it goes on"
 
 
@@ -132,13 +134,6 @@ def refused_by_slurm(log: str) -> list[str]:
     """What Slurm said of jobs that it did not take, each message once."""
     said = dict.fromkeys(REFUSED.findall(log))
     return [f"Slurm refused a job: {text}; correct the section cluster of the profile" for text in said]
-
-
-def stage_of(job: str) -> str:
-    """The stage of a job, by its name: its section in `cluster`."""
-    folders = {"methods": "train", "evaluation": "evaluate"}
-    first = job.split("/")[0]
-    return folders.get(first, first)
 
 
 def limit_key(job: Job) -> str:

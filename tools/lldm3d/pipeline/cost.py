@@ -159,21 +159,17 @@ def network_and_inputs(
     if not latent:
         channels = classes if parser.get_parsed_content("kind") == "label" else 1
         return network, [torch.rand(batch, channels, *schema.crop(plan.section(method.name, training).get("roi_size")))]
-    codec = training_config(plan, method, codec_of(method, training), schema)
+    repeats = method.trainings[training].repeats
+    codec = training_config(plan, method, next(o for o, ids in repeats.items() if "latent_channels" in ids), schema)
     stride = 2 ** (len(codec.get_parsed_content("channels")) - 1)
     size = [length // stride for length in schema.roi_size]
     inputs = [torch.randn(batch, codec.get_parsed_content("latent_channels"), *size), torch.zeros(batch)]
     if "diffusion_def" in parser:  # a ControlNet: of the frozen network whose layers it repeats
-        frozen, _ = network_and_inputs(plan, method, list(method.trainings[training].repeats)[-1], schema, True)
+        frozen, _ = network_and_inputs(plan, method, list(repeats)[-1], schema, True)
         network = ControlledDiffusion(frozen, network)
     if "condition" in parser:
         inputs.append(torch.rand(batch, classes, *schema.roi_size))
     return network, inputs
-
-
-def codec_of(method: Method, training: str) -> str:
-    """The autoencoder whose latents a training learns: the one that tells it their channels."""
-    return next(other for other, ids in method.trainings[training].repeats.items() if "latent_channels" in ids)
 
 
 def pair_seconds(plan: Plan, method: Method, costs: dict[str, Cost], schema: Schema) -> float:
