@@ -94,6 +94,8 @@ def test_a_case_is_the_same_whatever_the_number_the_batch_or_a_restart(workdir, 
     assert not np.allclose(three["synthetic_00000.nii.gz"], three["synthetic_00001.nii.gz"], atol=2e-2)
     with pytest.raises(UserError, match="another seed.*--overwrite"):
         draw(workdir, tmp_path / "one", 1, seed=1)
+    other = draw(workdir, tmp_path / "other", 1, seed=1)
+    assert not np.allclose(other["synthetic_00000.nii.gz"], three["synthetic_00000.nii.gz"], atol=2e-2)
 
 
 def volumes(folder):
