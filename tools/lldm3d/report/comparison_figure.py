@@ -80,7 +80,8 @@ def quality_figure(results: Sequence[Result], methods: Mapping[str, Method]) -> 
 def plot_measure(axes: Axes, measure: Measure, results: list[Result], methods: Mapping[str, Method]) -> None:
     for place, name in enumerate(methods):
         items = [result for result in results if result.method == name]
-        for offset, item in zip(np.linspace(-0.15, 0.15, len(items)), items, strict=True):
+        spread = 0.15 if len(items) > 1 else 0
+        for offset, item in zip(np.linspace(-spread, spread, len(items)), items, strict=True):
             if item.interval:
                 axes.plot(item.interval, [place + offset] * 2, color=plots.SYNTHETIC, lw=1.5)
             axes.plot(item.value, place + offset, "o", color=plots.SYNTHETIC, ms=4)
