@@ -71,6 +71,8 @@ def test_value_and_floor_agree_for_equal_distributions_at_equal_n():
     halves, held_out = compare(fid, normal(30, 4, 0), normal(60, 4, 1), normal(20, 4, 2))
     assert (halves.n, held_out.n) == (30, 20)
     assert halves.value == pytest.approx(halves.floor, rel=0.4)
+    few, _ = compare(fid, normal(15, 4, 0), normal(300, 4, 1), normal(20, 4, 2))  # the floor must not know all the 300
+    assert few.n == 15 and few.value == pytest.approx(few.floor, rel=0.4)
     shifted, _ = compare(fid, normal(30, 4, 0, 2.0), normal(60, 4, 1), normal(20, 4, 2))
     assert shifted.value > 5 * shifted.floor and shifted.interval[0] > shifted.floor
 
