@@ -76,11 +76,7 @@ def run(
     check_plan(plan)
     selected = selected_jobs(plan, until)
     where = {"cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
-    left = execute(work, content, selected, dry_run, **where)
-    if dry_run and not executor:  # a cluster's login node would say nothing of its other nodes
-        from lldm3d.pipeline.cost import print_cost
-
-        print_cost(work, Plan.of(content), left)
+    execute(work, content, selected, dry_run, **where)
     if not dry_run:
         report = work / "report" / "report.html"
         print(f"lldm3d: done until {until}" if until else f"lldm3d: done; the report is {report}")
@@ -136,13 +132,9 @@ def study(
     plan = Plan.of(content)
     require_data(work, plan)
     where = {"cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
-    left = execute(work, content, selected_jobs(plan, stages=OF_STUDY), dry_run, **where)
+    execute(work, content, selected_jobs(plan, stages=OF_STUDY), dry_run, **where)
     if not dry_run:
         print(f"lldm3d: done; the tables are in {work / 'study'}, `lldm3d report --workdir {workdir}` shows them")
-    elif not executor:
-        from lldm3d.pipeline.cost import print_cost
-
-        print_cost(work, Plan.of(content), left)
 
 
 def as_list(value: str | int | Sequence | None) -> list | None:
@@ -212,8 +204,8 @@ def require_data(work: Path, plan: Plan) -> None:
             regime_cases(work / "dataset", found, regime, section["seeds"][0])
 
 
-def execute(work: Path, content: dict, selected: list[Job], dry_run: bool, **where) -> list[Job]:
-    """Write `run.yaml` and have Snakemake do what is not done of the selected jobs; returns those, of a dry run.
+def execute(work: Path, content: dict, selected: list[Job], dry_run: bool, **where) -> None:
+    """Write `run.yaml` and have Snakemake do what is not done of the selected jobs, or list it and what it takes.
 
     Args:
         content: of `run.yaml`; the threads of each job are noted in it.
@@ -225,14 +217,19 @@ def execute(work: Path, content: dict, selected: list[Job], dry_run: bool, **whe
             refuse_left_over(work)
         shutil.rmtree(work / FAILURES, ignore_errors=True)
         if dry_run:
-            return left_to_do(work, content, selected, options)
-        with atomic_write(work / "run.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-        quiet = ["--quiet", "host", "reason"] if executor else ["--quiet", "all"]  # jobs do not write to this terminal
-        end = signal.SIGINT if executor else signal.SIGKILL
-        write_config(work / CONFIG, content, selected)
-        snakemake(work, work / CONFIG, [*options, *quiet], end)
-    return []
+            left = left_to_do(work, content, selected, options)
+        else:
+            with atomic_write(work / "run.yaml") as temporary:
+                temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+            # jobs of a cluster do not write to this terminal
+            quiet = ["--quiet", "host", "reason"] if executor else ["--quiet", "all"]
+            end = signal.SIGINT if executor else signal.SIGKILL
+            write_config(work / CONFIG, content, selected)
+            snakemake(work, work / CONFIG, [*options, *quiet], end)
+    if dry_run and not executor:  # a cluster's login node would say nothing of its other nodes
+        from lldm3d.pipeline.cost import print_cost
+
+        print_cost(work, Plan.of(content), left)
 
 
 def placed(
