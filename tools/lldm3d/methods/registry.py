@@ -64,6 +64,16 @@ class Method(BaseModel):
     def draws_labels(self) -> bool:
         return "label" in self.makes
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether its images come with labels, its own or those that it is given."""
+        return self.draws_labels or self.takes_labels
+
+    @property
+    def needs_drawn_labels(self) -> bool:
+        """Whether another method must draw the labels of its source `drawn`."""
+        return self.takes_labels and not self.draws_labels
+
     def inputs(self, training: str) -> tuple[str, ...]:
         """The trainings that must be done before `training`."""
         names = list(self.trainings)

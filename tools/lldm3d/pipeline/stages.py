@@ -93,11 +93,6 @@ class Plan:
         return SegmentStage(section["until"][0], section["networks"][0], "multi", "R", REAL, section["seeds"][0])
 
 
-def has_labels(method: str) -> bool:
-    found = load_method(method)
-    return found.draws_labels or found.takes_labels
-
-
 def digest(*sections: object) -> str:
     """Changes exactly when the settings in `sections` do; Snakemake then runs the job again."""
     return hashlib.sha256(json.dumps(sections, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -134,7 +129,7 @@ def method_sources(plan: Plan, method: str) -> list[str]:
 def default_pairs(plan: Plan) -> list[str]:
     """Of each method that has labels the pairs of its first source, but never those of test cases."""
     sources = {name: [source for source in method_sources(plan, name) if source != TEST] for name in plan.methods}
-    found = {name: of[0] for name, of in sources.items() if of and has_labels(name)}
+    found = {name: of[0] for name, of in sources.items() if of and load_method(name).has_labels}
     return [name if source == DRAWN else f"{name}/{source}" for name, source in found.items()]
 
 
@@ -186,7 +181,7 @@ def pairs_jobs(plan: Plan) -> list[Job]:
         reads = (DATASET, *(f"{method_folder(name, seed)}/{training}/{FINISHED}" for training in method.trainings))
         for source in method_sources(plan, name):
             labels = {TRAINING: [f"labels/{TRAINING}/seed_{seed}/labels.json"]}
-            if needs_drawn_labels(name):
+            if method.needs_drawn_labels:
                 labels[DRAWN] = [f"{pairs_folder(OURS, DRAWN, seed)}/dataset.json"]
             folder, values = pairs_folder(name, source, seed), {"method": name, "source": source, "seed": seed}
             given, processes = (*reads, *labels.get(source, [])), section.get("processes", 1)
@@ -321,7 +316,8 @@ def rule_name(job: str) -> str:
 
 def check_plan(plan: Plan) -> None:
     """Raises UserError where methods of the run want labels that none of it draws, or pairs that none of it makes."""
-    wanting = [name for name in plan.methods if DRAWN in method_sources(plan, name) and needs_drawn_labels(name)]
+    drawing = [name for name in plan.methods if DRAWN in method_sources(plan, name)]
+    wanting = [name for name in drawing if load_method(name).needs_drawn_labels]
     if wanting and OURS not in plan.methods:
         raise UserError(
             f"--methods: {', '.join(wanting)} draws images on labels that {OURS} draws; add {OURS}, or give "
@@ -337,8 +333,3 @@ def check_plan(plan: Plan) -> None:
         method, _, source = name.partition("/")
         if source == TEST:
             raise UserError(f"segment#pairs: {name} shows the labels of test cases; a segmentation must not learn them")
-
-
-def needs_drawn_labels(method: str) -> bool:
-    found = load_method(method)
-    return found.takes_labels and not found.draws_labels
