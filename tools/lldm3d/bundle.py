@@ -10,7 +10,7 @@ import yaml
 
 from lldm3d.children import run_logged
 from lldm3d.errors import UserError, did_you_mean
-from lldm3d.files import atomic_write
+from lldm3d.files import write_yaml
 
 INSTALLED = Path(__file__).parent / "bundles"
 CHECKOUT = Path(__file__).resolve().parents[2] / "bundles"
@@ -148,9 +148,7 @@ def run_bundle(
     if faults := undefined(bundle, [*settings, *data], bundle, list(configs)):
         raise UserError("; ".join(faults))
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / name) as path:
-        overrides = {**settings, **{key: literal(value) for key, value in data.items()}}
-        path.write_text(yaml.safe_dump(overrides, sort_keys=False, allow_unicode=True))
+    write_yaml(folder / name, {**settings, **{key: literal(value) for key, value in data.items()}})
     several = [MULTI_GPU if run_id == "training" else MULTI_GPU_INFERENCE] if processes > 1 else []
     command = bundle_command(run_id, [*configs, *several, str(folder / name)], processes)
     run_logged(command, bundle_path(bundle), folder / "log.txt", {**(environment or {}), "PYTHONWARNINGS": TRUSTED})

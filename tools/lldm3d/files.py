@@ -15,6 +15,7 @@ from pathlib import Path
 import deflate
 import nibabel as nib
 import numpy as np
+import yaml
 from nibabel.volumeutils import apply_read_scaling
 
 from lldm3d.errors import UserError
@@ -42,6 +43,12 @@ def write_json(path: str | Path, content: object) -> None:
     """Write `content` as indented JSON; NaN is refused since it is not JSON."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def write_yaml(path: str | Path, content: dict) -> None:
+    """Write `content` as YAML, its keys in their order."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def read_json(path: str | Path) -> dict:

@@ -17,7 +17,7 @@ from lldm3d.bundle import INFERENCE, TRAIN, bundle_command, bundle_names, bundle
 from lldm3d.data.dataset import ALL, Task, load_schema
 from lldm3d.errors import UserError
 from lldm3d.export.package_configs import read_config
-from lldm3d.files import atomic_write, load_checkpoint, read_json, write_json
+from lldm3d.files import load_checkpoint, read_json, write_json, write_yaml
 
 EVALUATE, MULTI_GPU = "configs/evaluate.yaml", "configs/multi_gpu.yaml"
 LEFT = shutil.ignore_patterns("models", "eval")
@@ -78,8 +78,7 @@ class SegmentationAlgo(BundleAlgo):
     def write_overrides(self, overrides: dict) -> None:
         if faults := undefined("training parameter", overrides, Path(self.template_path).name, [TRAIN]):
             raise UserError("; ".join(faults))
-        with atomic_write(self.overrides) as path:
-            path.write_text(yaml.safe_dump(overrides, sort_keys=False))
+        write_yaml(self.overrides, overrides)
 
     @property
     def overrides(self) -> Path:
@@ -153,4 +152,4 @@ def write_auto3dseg(content: dict, task: Task, folder: Path, target: Path) -> No
         "num_fold": 1,
         "algos": algorithms(),
     }
-    (folder / "input.yaml").write_text(yaml.safe_dump(source, sort_keys=False))
+    write_yaml(folder / "input.yaml", source)

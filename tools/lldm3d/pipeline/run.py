@@ -9,13 +9,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from lldm3d.children import source_environment, tail, tied_to_me
 from lldm3d.data.dataset import load_cases, load_schema
 from lldm3d.data.regimes import regime_cases
 from lldm3d.errors import ChildError, UserError
-from lldm3d.files import atomic_write, read_json
+from lldm3d.files import read_json, write_yaml
 from lldm3d.locks import locked, visible_gpus
 from lldm3d.methods.registry import OURS, load_method, method_names
 from lldm3d.pairs.sources import DRAWN, parse_source
@@ -219,8 +217,7 @@ def execute(work: Path, content: dict, selected: list[Job], dry_run: bool, **whe
         if dry_run:
             left = left_to_do(work, content, selected, options)
         else:
-            with atomic_write(work / "run.yaml") as temporary:
-                temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+            write_yaml(work / "run.yaml", content)
             # jobs of a cluster do not write to this terminal
             quiet = ["--quiet", "host", "reason"] if executor else ["--quiet", "all"]
             end = signal.SIGINT if executor else signal.SIGKILL
@@ -268,9 +265,7 @@ def placed(
 
 def write_config(path: Path, content: dict, selected: list[Job]) -> None:
     """Write the plan and the names of the selected jobs: Snakemake's config."""
-    with atomic_write(path) as temporary:
-        config = {**content, "selected": [job.name for job in selected]}
-        temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    write_yaml(path, {**content, "selected": [job.name for job in selected]})
 
 
 def left_to_do(work: Path, content: dict, selected: list[Job], options: list[str]) -> list[Job]:
