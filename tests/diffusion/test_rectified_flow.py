@@ -93,6 +93,13 @@ def test_ddim_with_the_true_answer_gives_the_latent(prediction_type):
     torch.testing.assert_close(sampled, latent, atol=0.05, rtol=0.05)
 
 
+@pytest.mark.parametrize("process", [RectifiedFlow(2), DDPM(20)], ids=lambda process: process.name)
+def test_processes_are_called_alike_and_need_no_generator_where_nothing_is_random(process):
+    noise, generators = torch.randn(2, 1, 4, 4, 4), [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    drawn = process.sample(lambda x, t: 0.1 * x, noise, generators)
+    torch.testing.assert_close(drawn, process.sample(lambda x, t: 0.1 * x, noise))
+
+
 def test_ddpm_adds_noise():
     process, latent, noise = DDPM(), torch.randn(1, 2, 4, 4, 4), torch.randn(1, 2, 4, 4, 4)
     noisy, target = process.noisy_and_target(latent, noise, torch.tensor([999]))

@@ -31,7 +31,7 @@ class DiffusionBatch:
     no rectified flow.
     """
 
-    noise_scheduler: NoiseProcess  # `RectifiedFlow` or `DDPM`
+    noise_scheduler: NoiseProcess
     kind: str  # "image" or "label", whose latents are learnt
     num_classes: int | None = None  # K with background; given, the one-hot label map is the condition of a ControlNet
     condition: str = "label"  # full-resolution one-hot, or "label_latent" (the paper's eq. 6)
@@ -72,7 +72,7 @@ class EncodedBatch:
     and noise of validation from the global generator, so that losses cannot be compared.
     """
 
-    noise_scheduler: NoiseProcess  # `DDPM`
+    noise_scheduler: NoiseProcess
     encode: Callable[[torch.Tensor], torch.Tensor]  # images [B, 1, X, Y, Z] in [0, 1] to what is diffused, [B, C, ...]
     seed: int | None = None  # given, noise and times depend on the case alone (validation): losses can be compared
 

@@ -1,6 +1,6 @@
 """Noise processes: rectified flow, and the paper's DDPM with DDIM sampling."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -25,8 +25,11 @@ class NoiseProcess(Protocol):
     def noisy_and_target(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """The noisy latent at `timesteps` [B] and what the network learns to answer, both like `latent` [B, C, ...]."""
 
-    def sample(self, network: Callable, noise: Tensor) -> Tensor:
-        """A latent from `noise` [B, C, x, y, z]; `network(x, timesteps [B])` answers as in training."""
+    def sample(self, network: Callable, noise: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+        """A latent from `noise` [B, C, x, y, z]; `network(x, timesteps [B])` answers as in training.
+
+        What is random on the way comes from the generator of each case; without any, nothing is.
+        """
 
 
 class RectifiedFlow:
@@ -70,8 +73,11 @@ class RectifiedFlow:
         return self.time_shift * times / (1 + (self.time_shift - 1) * times)
 
     @torch.no_grad()
-    def sample(self, network: Callable, noise: Tensor) -> Tensor:
-        """Follow the flow from `noise` [B, C, x, y, z] to a latent; `network(x, timesteps [B])` gives the velocity."""
+    def sample(self, network: Callable, noise: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+        """Follow the flow from `noise` [B, C, x, y, z] to a latent; `network(x, timesteps [B])` gives the velocity.
+
+        The path is not random: the generators of `NoiseProcess` are left alone.
+        """
         latent, times = noise.float(), self.times()
         for start, end in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
             velocity = self.velocity(network, latent, start)
@@ -143,7 +149,7 @@ class DDPM:
         return noisy, self.training.get_velocity(sample=latent, noise=noise, timesteps=timesteps)
 
     @torch.no_grad()
-    def sample(self, network: Callable, noise: Tensor, generators: list[torch.Generator] | None = None) -> Tensor:
+    def sample(self, network: Callable, noise: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """Denoise `noise` [B, C, x, y, z] to a latent by deterministic DDIM.
 
         With a generator for each case and all of the training's steps by ancestral sampling, which adds noise in each.
@@ -157,7 +163,7 @@ class DDPM:
             latent, _ = self.sampling.step(output, timestep, latent)
         return latent
 
-    def ancestral(self, network: Callable, noise: Tensor, generators: list[torch.Generator]) -> Tensor:
+    def ancestral(self, network: Callable, noise: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Ho et al. 2020, algorithm 2; the noise of each case by its own generator, on the device of the noise."""
         latent = noise.float()
         for timestep in reversed(range(self.training.num_train_timesteps)):

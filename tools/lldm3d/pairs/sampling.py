@@ -13,6 +13,7 @@ from lldm3d.codec.codec import Codec, load_codec
 from lldm3d.data.labels import one_hot
 from lldm3d.diffusion.guidance import guided
 from lldm3d.diffusion.networks import ControlledDiffusion
+from lldm3d.diffusion.noise import NoiseProcess
 from lldm3d.errors import UserError
 from lldm3d.files import sha256
 from lldm3d.training.checkpoints import ARCHITECTURES, load_model
@@ -31,7 +32,7 @@ class LatentSampler:
     Args:
         codec: its decoder and latent scale.
         network: called with (x, timesteps) or (x, timesteps, condition).
-        noise_scheduler: `RectifiedFlow` or `DDPM`, as in training.
+        noise_scheduler: as in training.
         latent_shape: [C, x, y, z].
         seed: seed of all cases.
         guidance_scale: guidance on the label; 1 for none.
@@ -42,7 +43,7 @@ class LatentSampler:
         self,
         codec: Codec,
         network: torch.nn.Module,
-        noise_scheduler,
+        noise_scheduler: NoiseProcess,
         latent_shape: list[int],
         seed: int = 0,
         guidance_scale: float = 1.0,
@@ -150,7 +151,7 @@ class DiffusionDraw:
 
     Args:
         network: called with (x, timesteps).
-        noise_scheduler: `DDPM`, as in training.
+        noise_scheduler: as in training.
         decode: from what the process gives of one case [1, C, x, y, z] to an image in [0, 1].
         device: of the network.
         autocast: bfloat16.
@@ -159,7 +160,7 @@ class DiffusionDraw:
     def __init__(
         self,
         network: nn.Module,
-        noise_scheduler,
+        noise_scheduler: NoiseProcess,
         decode: Callable[[torch.Tensor], torch.Tensor],
         device: torch.device | str,
         autocast: bool = True,
