@@ -103,7 +103,11 @@ class SegmentationAlgo(BundleAlgo):
         return self.run("evaluating", [TRAIN, EVALUATE])
 
     def run(self, run_id: str, configs: list[str], processes: int = 1) -> subprocess.CompletedProcess:
-        """`monai.bundle run` in the algorithm's folder; raises CalledProcessError where it fails."""
+        """`monai.bundle run` in the algorithm's folder; raises CalledProcessError where it fails.
+
+        Not by `lldm3d.bundle.run_bundle`, which runs this package's own bundle: the algorithm's folder is a copy of it,
+        which its user may edit, move and hand on, with overrides that were written when it was generated.
+        """
         command = bundle_command(run_id, [*configs, str(self.overrides)], processes)
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(self.device_setting["CUDA_VISIBLE_DEVICES"])}
         return subprocess.run(command, cwd=self.output_path, env=environment, check=True)
