@@ -11,6 +11,7 @@ from lldm3d.files import read_json, save_checkpoint, write_json
 from lldm3d.pipeline.checks import check_gates, check_inputs, finish, same_beginning
 from lldm3d.pipeline.stage import stage
 from lldm3d.pipeline.stages import Job
+from lldm3d.pipeline.training import go_on_or_start
 
 FOLDER = "methods/lldm/seed_0"
 DATASET = "dataset/dataset.json"
@@ -95,6 +96,18 @@ def test_a_state_is_gone_on_from_only_where_settings_and_inputs_are_the_same(wor
     save_checkpoint(work / AUTOENCODER.name / "codec.pt", {"kind": "another"})
     finish(work, AUTOENCODER)
     assert not same_beginning(work, LATENTS.name, {**begun[0], "epochs": 4}, begun[1])
+
+
+def test_a_training_of_other_settings_starts_anew_and_its_earlier_state_is_kept_aside(work, capsys):
+    state = work / LATENTS.name / "state.pt"
+    go_on_or_start(work, LATENTS.name, {"epochs": 3}, LATENTS.reads)
+    assert not capsys.readouterr().out, "the first training has nothing to go on from"
+    state.write_bytes(b"of three epochs")
+    go_on_or_start(work, LATENTS.name, {"epochs": 3}, LATENTS.reads)
+    assert state.is_file() and "goes on from here" in capsys.readouterr().out
+    go_on_or_start(work, LATENTS.name, {"epochs": 4}, LATENTS.reads)
+    assert not state.exists() and state.with_name("state.old.pt").read_bytes() == b"of three epochs"
+    assert "training starts anew" in capsys.readouterr().out
 
 
 GATES = {"autoencoder_image": {"gate": {"psnr": 20}}, "autoencoder_label": {"gate": {"mean_dice": 0.7}}, "latents": {}}
