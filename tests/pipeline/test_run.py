@@ -15,10 +15,10 @@ from lldm3d.files import write_json
 from lldm3d.locks import locked
 from lldm3d.pipeline.checks import finish
 from lldm3d.pipeline.profile import load_profile
-from lldm3d.pipeline.run import planned, run
-from lldm3d.pipeline.stages import Plan, find_job
+from lldm3d.pipeline.run import planned, require_inputs, run
+from lldm3d.pipeline.stages import OF_STUDY, Plan, find_job, selected_jobs
 
-from .conftest import lldm3d
+from .conftest import lldm3d, plan_of
 
 LLDM = "methods/lldm/seed_0"
 RS = [f"segment/steps/seg_resunet/multi/R+S/lldm/seed_{seed}" for seed in (0, 1)]
@@ -41,6 +41,24 @@ def test_what_is_done_is_done_again_only_where_settings_or_inputs_changed(done, 
     assert dry_run(done, profile=str(profile)) == [f"{LLDM}/controlnet", *after]
     (done / LLDM / "autoencoder_label/finished.json").write_bytes(b"new")
     assert dry_run(done) == [f"{LLDM}/{name}" for name in ("latents", "label_ldm", "image_ldm", "controlnet")] + after
+
+
+def test_a_study_names_the_pairs_that_lack_and_the_command_that_draws_them(tmp_path):
+    profile = write_profile(tmp_path / "two.yaml", methods={"seeds": [0, 1]}, segment={"seeds": [0, 1]})
+    plan = plan_of(tmp_path, profile)
+    for name in ("dataset", PAIRS):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "dataset.json").touch()
+    with pytest.raises(UserError) as error:
+        require_inputs(tmp_path, plan, selected_jobs(plan, stages=OF_STUDY))
+    lacks = "pairs/lldm/drawn/seed_1"
+    assert str(error.value) == (
+        f"{tmp_path / lacks}/dataset.json: is missing, and the stage {RS[1]} reads it; "
+        f"make it with `lldm3d run --workdir {tmp_path} --until {lacks}`"
+    )
+    (tmp_path / RS[1]).mkdir(parents=True)
+    (tmp_path / RS[1] / "metrics.csv").touch()
+    require_inputs(tmp_path, plan, selected_jobs(plan, stages=OF_STUDY))  # what is done needs none
 
 
 def test_more_processes_of_a_stage_than_gpus_are_refused(tmp_path):
