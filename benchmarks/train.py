@@ -64,7 +64,7 @@ def make_work(work: Path, plan: Plan, cases: int) -> None:
         parsed(work, training, plan).get_parsed_content("codec")
     codecs = [work / FOLDER / f"autoencoder_{kind}/codec.pt" for kind in ("image", "label")]
     latents = work / FOLDER / "latents/encoded"
-    encode(work / "dataset", *codecs, latents, views=2)
+    encode(work / "dataset", codecs[0], latents, codecs[1], views=2)
     parser = parsed(work, "image_ldm", plan)
     network, architecture = map(parser.get_parsed_content, ("network_def", "architecture"))
     model = work / FOLDER / "image_ldm/model.pt"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from monai.networks.nets import AutoencoderKL
 
+from lldm3d.cli import call_command
 from lldm3d.codec.codec import load_codec, save_codec
 from lldm3d.codec.latents import LatentDataset, encode, read_case
 from lldm3d.data.dataset import load_cases, load_schema
@@ -33,7 +34,7 @@ def codecs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def latents(tiny_dataset, codecs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("work") / "latents"
-    encode(str(tiny_dataset), *codecs, str(folder), views=2)
+    encode(str(tiny_dataset), codecs[0], str(folder), codecs[1], views=2)
     return folder
 
 
@@ -91,9 +92,17 @@ def test_the_folder_says_what_it_was_made_with(latents, codecs):
     assert content["latent_shape"] == {"image": [2, 8, 8, 8], "label": [2, 8, 8, 8]}
 
 
+def test_the_command_needs_no_label_codec(latents, tiny_dataset, codecs, tmp_path):
+    options = ["--dataset_dir", str(tiny_dataset), "--image_codec", codecs[0], "--output_dir", str(tmp_path / "out")]
+    call_command(["encode", *options])
+    assert read_json(tmp_path / "out/latents.json")["codecs"] == {"image": sha256(codecs[0])}
+    item = LatentDataset(str(tmp_path / "out"), "test", ["image_mean", "label"])[0]
+    assert torch.equal(item["image_mean"], LatentDataset(str(latents), "test")[0]["image_mean"])
+
+
 def test_existing_latents_are_kept_without_overwrite(latents, tiny_dataset, codecs):
     with pytest.raises(UserError, match="--overwrite"):
-        encode(str(tiny_dataset), *codecs, str(latents))
+        encode(str(tiny_dataset), codecs[0], str(latents), codecs[1])
 
 
 def test_a_codec_of_other_classes_is_refused_before_anything_is_written(tiny_dataset, codecs, tmp_path):
@@ -102,7 +111,7 @@ def test_a_codec_of_other_classes_is_refused_before_anything_is_written(tiny_dat
     path = dataset / "dataset.json"
     path.write_text(path.read_text().replace("portal vein", "artery"))
     with pytest.raises(UserError, match=r"image\.pt.*portal vein.*artery"):
-        encode(str(dataset), *codecs, str(tmp_path / "latents"))
+        encode(str(dataset), codecs[0], str(tmp_path / "latents"), codecs[1])
     assert not (tmp_path / "latents").exists() and not list(tmp_path.glob(".partial-*"))
 
 

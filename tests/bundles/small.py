@@ -115,7 +115,7 @@ def train_all(work: Path) -> None:
     workflow("autoencoder", "train", work, work / "autoencoder_image").run()
     workflow("autoencoder", "train", work, work / "autoencoder_label", ("label",)).run()
     codecs = [str(work / f"autoencoder_{kind}/codec.pt") for kind in ("image", "label")]
-    encode(str(work / "dataset"), *codecs, str(work / "latents/encoded"))
+    encode(str(work / "dataset"), codecs[0], str(work / "latents/encoded"), codecs[1])
     for name in (*DIFFUSIONS, "seg_unet"):
         workflow(name, "train", work, work / name).run()
     for name in SEGMENTATION.keys() - {"seg_unet"}:

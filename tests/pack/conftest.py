@@ -79,8 +79,8 @@ def save_stage(work: Path, folder: Path, stage: str, parser: ConfigParser) -> No
         return
     latents = folder / "latents/encoded"
     if not latents.is_dir():
-        codecs = (str(folder / f"autoencoder_{kind}/codec.pt") for kind in ("image", "label"))
-        encode(str(work / "dataset"), *codecs, str(latents))
+        image, label = (str(folder / f"autoencoder_{kind}/codec.pt") for kind in ("image", "label"))
+        encode(str(work / "dataset"), image, str(latents), label)
     further = {"noise_scheduler": "rectified_flow", **({"condition": "label"} if stage == "controlnet" else {})}
     save_network(str(folder / stage / "model.pt"), network, architecture, str(latents), **further)
 

@@ -61,8 +61,8 @@ def first_batch_scale(autoencoder: AutoencoderKL, volumes: Iterable[torch.Tensor
 def encode(
     dataset_dir: str,
     image_codec: str,
-    label_codec: str | None,
     output_dir: str,
+    label_codec: str | None = None,
     views: int = 1,
     degrees: float = 5.0,
     scale: float = 0.05,
@@ -75,8 +75,8 @@ def encode(
     Args:
         dataset_dir: prepared data set.
         image_codec: `codec.pt` of the image autoencoder.
-        label_codec: `codec.pt` of the label autoencoder; null in a config: images alone.
         output_dir: folder to make, whole or not at all.
+        label_codec: `codec.pt` of the label autoencoder; without it images alone are encoded.
         views: entries for each training case; the first is the case itself, the others are augmented.
         degrees: range of the augmentation's rotation.
         scale: range of its scaling, as a fraction.
