@@ -1,4 +1,4 @@
-"""The codec: an autoencoder with the statistics of its latents. Nothing else scales latents."""
+"""The codec: an autoencoder, or the Haar transform, with the statistics of its latents. Nothing else scales latents."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -9,18 +9,21 @@ from monai.networks.nets import AutoencoderKL
 from torch import nn
 from tqdm import tqdm
 
+from lldm3d.codec.haar import HaarTransform
 from lldm3d.codec.tiled_decoding import decode_in_slabs
 from lldm3d.data.labels import one_hot
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint, save_checkpoint
 from lldm3d.training.checkpoints import as_lists
 
+LEAST_STD = 1e-3  # of a channel; images lie in [0, 1]
+
 
 class Codec(nn.Module):
     """Volumes to latents of mean 0 and standard deviation 1, and back.
 
     Args:
-        autoencoder: trained `AutoencoderKL`.
+        autoencoder: trained `AutoencoderKL`, or a `HaarTransform`.
         kind: "image" ([B, 1, X, Y, Z] in [0, 1]) or "label" (class indices [B, 1, X, Y, Z], one-hot inside).
         class_names: with background; for images as well, since the codec belongs to a data set.
         latent_mean: [C], over all voxels of the training set's latents.
@@ -29,7 +32,7 @@ class Codec(nn.Module):
 
     def __init__(
         self,
-        autoencoder: AutoencoderKL,
+        autoencoder: AutoencoderKL | HaarTransform,
         kind: str,
         class_names: Sequence[str],
         latent_mean: torch.Tensor,
@@ -41,8 +44,15 @@ class Codec(nn.Module):
         self.register_buffer("latent_std", latent_std.view(1, -1, 1, 1, 1))
 
     @property
+    def lossless(self) -> bool:
+        """Whether decoding gives back what was encoded, from latents without a sigma."""
+        return isinstance(self.autoencoder, HaarTransform)
+
+    @property
     def stride(self) -> int:
         """Voxels for each latent voxel, along each axis."""
+        if self.lossless:
+            return self.autoencoder.stride
         return 2 ** (len(self.autoencoder.encoder.channels) - 1)
 
     @torch.no_grad()
@@ -54,10 +64,16 @@ class Codec(nn.Module):
         return (mean - self.latent_mean) / self.latent_std, sigma / self.latent_std
 
     @torch.no_grad()
-    def decode(self, latent: torch.Tensor, in_slabs: bool = False) -> torch.Tensor:
-        """An image in [0, 1], or class indices (uint8), [B, 1, X, Y, Z]; in slabs the same with less memory."""
+    def decode(self, latent: torch.Tensor, in_slabs: bool = False, size: Sequence[int] | None = None) -> torch.Tensor:
+        """An image in [0, 1], or class indices (uint8), [B, 1, X, Y, Z]; in slabs the same with less memory.
+
+        Given a `size`, what encoding added to reach a multiple of the stride is cut off.
+        """
         latent = latent * self.latent_std + self.latent_mean
+        in_slabs = in_slabs and not self.lossless  # the Haar transform takes no more than its volumes
         decoded = decode_in_slabs(self.autoencoder, latent) if in_slabs else self.autoencoder.decode(latent)
+        if size is not None:
+            decoded = decoded[(..., *map(slice, size))]
         if self.kind == "label":
             return decoded.argmax(1, keepdim=True).to(torch.uint8)
         return decoded.float().clamp(0, 1)
@@ -76,16 +92,19 @@ def save_codec(
 
     Args:
         autoencoder: trained network (a DistributedDataParallel is unwrapped).
-        architecture: `functools.partial` of AutoencoderKL with its arguments.
+        architecture: `functools.partial` of AutoencoderKL or HaarTransform with its arguments.
     """
     autoencoder = getattr(autoencoder, "module", autoencoder).to(device).eval()
-    channels = architecture.keywords["latent_channels"]
+    lossless = isinstance(autoencoder, HaarTransform)
+    channels = autoencoder.latent_channels if lossless else architecture.keywords["latent_channels"]
     codec = Codec(autoencoder, kind, class_names, torch.zeros(channels), torch.ones(channels)).to(device)
     codec.latent_mean, codec.latent_std = latent_statistics(codec, volumes, device)
     content = {
         "autoencoder": autoencoder.state_dict(),
         "network": {name: as_lists(value) for name, value in architecture.keywords.items()},
         "kind": kind,
+        "haar": lossless,
+        "latent_channels": channels,
         "stride": codec.stride,
         "class_names": list(class_names),
         "latent_mean": codec.latent_mean.flatten().cpu(),
@@ -106,7 +125,8 @@ def latent_statistics(
         squares = squares + (mean.square() + sigma.square()).sum((0, 2, 3, 4))
         count += mean[:, 0].numel()
     mean = total / count
-    std = (squares / count - mean.square()).sqrt()
+    # bands of a class that no case has are constant
+    std = (squares / count - mean.square()).clamp(min=LEAST_STD**2).sqrt()
     return mean.float().view(1, -1, 1, 1, 1), std.float().view(1, -1, 1, 1, 1)
 
 
@@ -118,6 +138,6 @@ def load_codec(path: str | Path, kind: str) -> Codec:
     checkpoint = load_checkpoint(path, made_by=f"autoencoder_{kind}")
     if checkpoint.get("kind") != kind:
         raise UserError(f"{path}: is a codec of kind {checkpoint.get('kind')!r}, but {kind!r} is needed here")
-    autoencoder = AutoencoderKL(**checkpoint["network"])
+    autoencoder = (HaarTransform if checkpoint.get("haar") else AutoencoderKL)(**checkpoint["network"])
     autoencoder.load_state_dict(checkpoint["autoencoder"])
     return Codec(autoencoder, kind, *(checkpoint[key] for key in ("class_names", "latent_mean", "latent_std"))).eval()

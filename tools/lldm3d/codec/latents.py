@@ -37,12 +37,17 @@ def augment(degrees: float, scale: float, shift: float) -> RandAffined:
 
 @torch.no_grad()
 def encode_case(volumes: dict[str, torch.Tensor], codecs: dict[str, Codec]) -> dict[str, torch.Tensor]:
-    """Mean and sigma of image and label, float32 [C, x, y, z], and the label itself, uint8 [1, X, Y, Z]."""
+    """Mean and sigma of image and label, float32 [C, x, y, z], and the label itself, uint8 [1, X, Y, Z].
+
+    Codecs that lose nothing have no sigma.
+    """
     volumes = {key: convert_to_tensor(volume, track_meta=False) for key, volume in volumes.items()}
     entry: dict[str, torch.Tensor] = {"label": volumes["label"].to(torch.uint8)}
     for kind, codec in codecs.items():
         mean, sigma = codec.encode(volumes[kind][None].to(codec.latent_mean.device))
-        entry[f"{kind}_mean"], entry[f"{kind}_sigma"] = mean[0].cpu(), sigma[0].cpu()
+        entry[f"{kind}_mean"] = mean[0].cpu()
+        if not codec.lossless:
+            entry[f"{kind}_sigma"] = sigma[0].cpu()
     return entry
 
 
@@ -109,6 +114,7 @@ def encode(
             "spacing": list(schema.spacing),
             "roi_size": list(schema.roi_size),
             "codecs": {kind: sha256(path) for kind, path in paths.items()},
+            "lossless": [kind for kind, codec in codecs.items() if codec.lossless],
             "views": views,
         }
         write_json(folder / "latents.json", description)
@@ -173,14 +179,15 @@ class LatentDataset(Dataset):
     Args:
         dataset_dir: folder made by `lldm3d encode`.
         split: "training", "validation" or "test".
-        keys: what is read, of `TENSORS`; the label at full size is most of it.
+        keys: what is read, of `TENSORS`; the label at full size is most of it. Codecs that lose nothing left no sigma.
 
     Raises:
         UserError: where the folder holds no such latents.
     """
 
     def __init__(self, dataset_dir: str, split: str, keys: Sequence[str] = TENSORS) -> None:
-        read_json(Path(dataset_dir) / "latents.json")
+        without = {f"{kind}_sigma" for kind in read_json(Path(dataset_dir) / "latents.json").get("lossless", [])}
+        keys = [key for key in keys if key not in without]
         self.arrays = {key: mapped(Path(dataset_dir, split, f"{key}.npy")) for key in keys}
 
     def __len__(self) -> int:

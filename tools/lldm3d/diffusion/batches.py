@@ -100,9 +100,12 @@ def noised(
 
 
 def sample_latent(batch: dict, kind: str, generators: list[torch.Generator] | None) -> torch.Tensor:
-    """A fresh draw from the cached Gaussian of each latent [B, C, x, y, z], std 1 over the training set."""
-    mean, sigma = batch[f"{kind}_mean"], batch[f"{kind}_sigma"]
-    return mean + sigma * normal_noise(mean, generators)
+    """A fresh draw from the cached Gaussian of each latent [B, C, x, y, z], std 1 over the training set.
+
+    Without a sigma, as of a codec that loses nothing, the latent is the mean.
+    """
+    mean, sigma = batch[f"{kind}_mean"], batch.get(f"{kind}_sigma")
+    return mean if sigma is None else mean + sigma * normal_noise(mean, generators)
 
 
 def normal_noise(like: torch.Tensor, generators: list[torch.Generator] | None) -> torch.Tensor:

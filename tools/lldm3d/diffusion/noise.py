@@ -43,11 +43,16 @@ class RectifiedFlow:
         solver: "euler" (one call of the network a step) or "heun" (two, second order).
         time_shift: above 1 steps are shorter near the noise and longer near the latent, 1 makes all alike (Esser et al.
             2024, *Scaling Rectified Flow Transformers*, eq. 23).
+        times: of training: "uniform", or "logit_normal", more of them in the middle of the path (there, eq. 19).
     """
 
     name = "rectified_flow"  # in checkpoints, so that no model is sampled by the other process
 
-    def __init__(self, num_inference_steps: int = 20, solver: str = "euler", time_shift: float = 1.0) -> None:
+    def __init__(
+        self, num_inference_steps: int = 20, solver: str = "euler", time_shift: float = 1.0, times: str = "uniform"
+    ) -> None:
+        if times not in ("uniform", "logit_normal"):
+            raise ValueError(f"times must be 'uniform' or 'logit_normal', got {times!r}")
         if solver not in ("euler", "heun"):
             raise ValueError(f"solver must be 'euler' or 'heun', got {solver!r}")
         if num_inference_steps < 1:
@@ -55,12 +60,19 @@ class RectifiedFlow:
         if not time_shift > 0:
             raise ValueError(f"time_shift must be above 0, got {time_shift}")
         self.num_inference_steps, self.solver, self.time_shift = num_inference_steps, solver, time_shift
+        self.training_times = times
 
     def sample_timesteps(self, num: int, generator: torch.Generator | None = None) -> Tensor:
-        """Times [num] in [0, 1000), one in each of `num` equal parts, so that a batch covers the path evenly."""
+        """Times [num] in [0, 1000), one in each of `num` equal parts, so that a batch covers the path evenly.
+
+        The parts are equally probable: of equal length for uniform times.
+        """
         offsets = torch.rand(num, generator=generator)
         parts = torch.randperm(num, generator=generator)
-        return (parts + offsets) / num * TIME_SCALE
+        times = (parts + offsets) / num
+        if self.training_times == "logit_normal":
+            times = torch.sigmoid(torch.special.ndtri(times.double().clamp(1e-6, 1 - 1e-6))).float()
+        return times * TIME_SCALE
 
     def noisy_and_target(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """The noisy latent at `timesteps` [B] and the velocity that the network shall answer, both like `latent`."""

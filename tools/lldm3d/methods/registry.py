@@ -1,4 +1,7 @@
-"""The methods of synthesis: each bundle with a `configs/method.yaml` is one, and nothing else has to know of it."""
+"""The methods of synthesis: each `configs/method.yaml` of a bundle is one, and nothing else has to know of it.
+
+Variants of a method are further files `configs/method_<variant>.yaml` beside it, with names of their own.
+"""
 
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lldm3d.bundle import INFERENCE, TRAIN, bundles_dir
 from lldm3d.errors import UserError, did_you_mean
 
-FILE = "configs/method.yaml"
+FILES = ("configs/method.yaml", "configs/method_*.yaml")  # of a method, and of its variants
 OURS = "lldm"  # the one whose drawn labels others may take
 Need = Literal["image", "label", "scan"]
 Made = Literal["label", "image", "edit"]
@@ -42,6 +45,7 @@ class Method(BaseModel):
     needs: tuple[Need, ...] = Field(min_length=1)  # of each training case
     makes: tuple[Made, ...] = Field(min_length=1)
     trainings: dict[str, Training] = Field(min_length=1)  # in order
+    inference: tuple[str, ...] = (INFERENCE,)  # configs that draw, laid over each other
 
     @model_validator(mode="after")
     def check_trainings(self) -> "Method":
@@ -87,7 +91,7 @@ class Method(BaseModel):
     def parts(self) -> dict[str, tuple[str, tuple[str, ...]]]:
         """Bundle and configs of each training and of the inference: the sections of a profile for this method."""
         found = {name: (self.bundle_of(name), training.configs) for name, training in self.trainings.items()}
-        return {**found, "inference": (self.bundle, (INFERENCE,))}
+        return {**found, "inference": (self.bundle, self.inference)}
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -96,12 +100,20 @@ class Method(BaseModel):
 
 
 def method_files() -> dict[str, tuple[Path, dict]]:
-    """Name, and file and content of the `method.yaml`, of all methods, our own first."""
-    files = sorted(bundles_dir().rglob(FILE), key=lambda file: (len(file.parts), file))
+    """Name, and file and content, of all methods, our own first.
+
+    Raises UserError where two files name one method.
+    """
+    files = sorted(
+        (file for pattern in FILES for file in bundles_dir().rglob(pattern)), key=lambda file: (len(file.parts), file)
+    )
     found = {}
     for file in files:
         content = read_method_file(file, file.stat().st_mtime_ns)
-        found[str(content.get("name", file.parents[1].name))] = (file, content)
+        name = str(content.get("name", file.parents[1].name))
+        if name in found:
+            raise UserError(f"{file}: the method {name!r} is that of {found[name][0]} already; give it another `name`")
+        found[name] = (file, content)
     return dict(sorted(found.items(), key=lambda item: item[0] != OURS))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from monai.bundle import ConfigParser
 
-from lldm3d.bundle import INFERENCE, bundle_path, defined, load_configs, run_bundle, undefined
+from lldm3d.bundle import bundle_path, defined, load_configs, run_bundle, undefined
 from lldm3d.data.dataset import load_schema
 from lldm3d.errors import UserError
 from lldm3d.methods.registry import OURS, Method, load_method
@@ -165,7 +165,7 @@ def draw_pairs(
         n: number of cases where no labels are given, from number `first` on.
         settings: ids of the inference config.
     """
-    configs = [INFERENCE, *(f"configs/{name}" for name in overlays)]
+    configs = [*method.inference, *(f"configs/{name}" for name in overlays)]
     process = process_of(method, configs, settings)
     check_settings(method, configs, {**process, **settings})
     names = [label.name for label in labels] if labels else [drawn_name(index) for index in range(first, first + n)]

@@ -1,0 +1,70 @@
+"""The Haar transform as a codec: nothing is lost, and noise stays noise."""
+
+from functools import partial
+
+import pytest
+import pywt
+import torch
+
+from lldm3d.codec.codec import load_codec, save_codec
+from lldm3d.codec.haar import HaarTransform
+
+NAMES = ["background", "liver", "vein", "a class that no case has"]
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_round_trip_loses_nothing(levels):
+    transform, volume = HaarTransform(3, levels), torch.rand(2, 3, 16, 8, 24)
+    bands, sigma = transform.encode(volume)
+    assert bands.shape == (2, 3 * 8**levels, 16 // 2**levels, 8 // 2**levels, 24 // 2**levels)
+    assert transform.latent_channels == bands.shape[1] and transform.stride == 2**levels
+    torch.testing.assert_close(transform.decode(bands), volume, atol=1e-6, rtol=0)
+    torch.testing.assert_close(bands.square().sum(), volume.square().sum())
+    assert not sigma.any()
+
+
+def test_the_bands_are_those_of_pywavelets():
+    """pywt names a band by its frequencies along the axes, a for low and d for high; its high band is b - a there."""
+    volume = torch.rand(8, 6, 4)
+    expected = pywt.dwtn(volume.numpy(), "haar")
+    bands = HaarTransform().encode(volume[None, None])[0][0]
+    for band, name in zip(bands, ("aaa", "aad", "ada", "add", "daa", "dad", "dda", "ddd"), strict=True):
+        torch.testing.assert_close(band, torch.as_tensor(expected[name]), atol=1e-5, rtol=0)
+
+
+def test_the_low_band_comes_first_and_noise_stays_noise():
+    transform = HaarTransform()
+    torch.testing.assert_close(transform.encode(torch.ones(1, 1, 4, 4, 4))[0][0, 0], torch.full((2, 2, 2), 8**0.5))
+    noise = transform.encode(torch.randn(1, 1, 64, 64, 64))[0]
+    torch.testing.assert_close(noise.std((0, 2, 3, 4)), torch.ones(8), atol=0.02, rtol=0)
+    correlation = torch.corrcoef(noise[0].flatten(1)) - torch.eye(8)
+    assert correlation.abs().max() < 0.03
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_odd_sizes_are_filled_and_cut_back(tmp_path, levels):
+    volumes = [torch.rand(1, 1, 9, 16, 7) for _ in range(2)]
+    architecture = partial(HaarTransform, channels=1, levels=levels)
+    codec = save_codec(str(tmp_path / "codec.pt"), architecture(), architecture, "image", NAMES, volumes, "cpu")
+    decoded = codec.decode(codec.encode(volumes[0])[0], size=(9, 16, 7))
+    torch.testing.assert_close(decoded, volumes[0], atol=1e-5, rtol=0)
+
+
+def test_other_levels_are_refused():
+    with pytest.raises(ValueError, match="levels must be 1 or 2, got 3"):
+        HaarTransform(levels=3)
+
+
+def test_a_saved_codec_of_labels_gives_them_back(tmp_path):
+    """Bands have mean 0 and deviation 1 over the training set; those of a class that is nowhere stay finite."""
+    labels = [torch.randint(0, 3, (1, 1, 16, 16, 8)) for _ in range(3)]
+    architecture = partial(HaarTransform, channels=len(NAMES))
+    save_codec(str(tmp_path / "codec.pt"), architecture(), architecture, "label", NAMES, labels, "cpu")
+    codec = load_codec(tmp_path / "codec.pt", "label")
+    latents = torch.cat([codec.encode(label)[0] for label in labels])
+    assert codec.lossless and codec.stride == 2
+    torch.testing.assert_close(latents[:, :24].mean((0, 2, 3, 4)), torch.zeros(24), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents[:, :24].std((0, 2, 3, 4)), torch.ones(24), atol=1e-2, rtol=0)
+    assert not latents[:, 24:].any()
+    for label in labels:
+        assert torch.equal(codec.decode(codec.encode(label)[0]), label.to(torch.uint8))
