@@ -12,7 +12,7 @@ import pytest
 import yaml
 from monai.bundle import run as run_config
 
-from lldm3d.bundle import INFERENCE, defined
+from lldm3d.bundle import defined
 from lldm3d.errors import ChildError
 from lldm3d.methods.registry import load_method
 from lldm3d.pipeline.run import planned
@@ -32,6 +32,7 @@ SIZES = {
         "controlnet": {"conditioning_channels": CONTROLNET["conditioning_channels"]},
     },
     "cond_ldm": {"autoencoder_image": AUTOENCODER, "diffusion": DIFFUSION},
+    "haar_ldm": dict.fromkeys(("label_ldm", "diffusion"), {"channels": [32], "attention_levels": [False]}),
     **{Path(bundle).name: trainings for bundle, trainings in BASELINES.items()},
 }
 SEGMENT = {
@@ -74,7 +75,7 @@ def method_section(name: str) -> dict:
     for training, entry in method.trainings.items():
         steps = defined(method.bundle_of(training), entry.configs, STEPS)
         found[training] = {**steps, **SIZES.get(name, {}).get(training, {})}
-    return {**found, "inference": defined(method.bundle, [INFERENCE], {"num_inference_steps": 2})}
+    return {**found, "inference": defined(method.bundle, method.inference, {"num_inference_steps": 2})}
 
 
 def write_profile(path: Path, **sections: dict) -> Path:

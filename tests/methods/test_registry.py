@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from lldm3d.bundle import INFERENCE, bundle_path
+from lldm3d.bundle import bundle_path
 from lldm3d.errors import UserError
 from lldm3d.methods import registry
 from lldm3d.methods.registry import load_method, method_names
@@ -23,7 +23,7 @@ def test_every_method_has_the_configs_that_it_names(name):
     method = load_method(name)
     for training, entry in method.trainings.items():
         assert all((bundle_path(method.bundle_of(training)) / config).is_file() for config in entry.configs)
-    assert (bundle_path(method.bundle) / INFERENCE).is_file() and method.source
+    assert all((bundle_path(method.bundle) / config).is_file() for config in method.inference) and method.source
     assert 0.9 < sum(entry.share for entry in method.trainings.values()) <= 1 + 1e-9
 
 
@@ -55,7 +55,7 @@ def test_a_training_reads_the_one_before_it_unless_it_says_others():
     ],
 )
 def test_all_mistakes_in_a_file_are_named_with_their_place(change, message, tmp_path, monkeypatch):
-    file = tmp_path / "baselines/mine" / registry.FILE
+    file = tmp_path / "baselines/mine" / registry.FILES[0]
     file.parent.mkdir(parents=True)
     file.write_text(yaml.safe_dump(CONTENT | change))
     monkeypatch.setattr(registry, "bundles_dir", lambda: tmp_path)
