@@ -9,7 +9,7 @@ from monai.bundle import ConfigParser
 from lldm3d.bundle import bundle_path, defined, load_configs, run_bundle, undefined
 from lldm3d.data.dataset import load_schema
 from lldm3d.errors import UserError
-from lldm3d.methods.registry import OURS, Method, load_method
+from lldm3d.methods.registry import OURS, Method, load_method, method_names
 from lldm3d.pairs.cases import drawn_name
 from lldm3d.pairs.folder import claim, pair_manifest, write_dataset_json
 from lldm3d.pairs.sources import (
@@ -115,17 +115,20 @@ def source_labels(
     """The labels of a source; None where the method draws them itself, or images without any.
 
     Args:
-        models: folder of the method's trainings; drawn labels are those of 3D-LLDM trained with the same seed.
+        models: folder of the method's trainings; drawn labels are those of 3D-LLDM, or another method that
+            draws labels, trained with the same seed.
         n: how many; None: all that there are, of training labels as many as there are cases.
         folder: receives warped labels of training cases.
     """
     if source.kind == DRAWN:
         if method.draws_labels or not method.takes_labels:
             return None
-        drawn = work / "pairs" / OURS / DRAWN / models.name
-        if not (drawn / "dataset.json").is_file():
+        folders = {name: work / "pairs" / name / DRAWN / models.name for name in method_names()}
+        drawing = [name for name in folders if load_method(name).draws_labels]
+        drawn = next((folders[name] for name in drawing if (folders[name] / "dataset.json").is_file()), None)
+        if drawn is None:
             raise UserError(
-                f"{drawn}: holds no drawn labels for {method.name}, which draws none itself; draw them with "
+                f"{folders[OURS]}: holds no drawn labels for {method.name}, which draws none itself; draw them with "
                 f"`lldm3d run --workdir {work} --methods {OURS},{method.name}`, or give --source training"
             )
         return limited(labels_in(drawn), n, source)

@@ -16,6 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from lldm3d.bundle import TRAIN, bundle_path
 from lldm3d.data.dataset import Schema, load_cases, load_schema
 from lldm3d.diffusion.networks import ControlledDiffusion
+from lldm3d.errors import UserError
 from lldm3d.methods.registry import Method
 from lldm3d.pipeline.cluster import limit_key, note_limits
 from lldm3d.pipeline.profile import SEGMENT_OVERLAY, overlays_of, overrides_of
@@ -108,11 +109,14 @@ def print_method_cost(work: Path, plan: Plan, method: Method, schema: Schema, jo
 def measure_training(plan: Plan, method: Method, training: str, schema: Schema) -> Cost | None:
     """The cost of a training, from some of its steps on random volumes; None for what no such step stands for.
 
-    Those are encodings, and networks without the id `architecture` or that read the latents of another autoencoder.
+    Those are encodings, codecs that are only measured, and networks without the id `architecture` or that read the
+    latents of another autoencoder.
+
+    Raises UserError for sizes that a network refuses.
     """
     parser = training_config(plan, method, training, schema)
     latent = "latents_dir" in parser
-    if "architecture" not in parser or not (latent or "kind" in parser):
+    if not {"architecture", "epochs"} <= set(parser.get()) or not (latent or "kind" in parser):
         return None
     section = plan.section(method.name, training)
     network, inputs = network_and_inputs(plan, method, training, schema, latent)
@@ -142,27 +146,35 @@ def training_config(plan: Plan, method: Method, training: str, schema: Schema) -
         earlier = training_config(plan, method, other, schema)
         repeated |= {key: earlier.get_parsed_content(key) for key in ids if key in earlier}
         if "stride" in ids:
-            repeated["stride"] = 2 ** (len(earlier.get_parsed_content("channels")) - 1)
+            repeated["stride"] = codec_stride(earlier)
     given = {"class_names": list(schema.class_names), **entry.settings, **repeated, **overrides_of(section)}
     parser.update({key: value for key, value in given.items() if key.split("#")[0] in parser})
     return parser
+
+
+def codec_stride(config: ConfigParser) -> int:
+    """Voxels for each latent voxel, by the config of the codec's training."""
+    if "stride" in config:
+        return config.get_parsed_content("stride")
+    return 2 ** (len(config.get_parsed_content("channels")) - 1)
 
 
 def network_and_inputs(
     plan: Plan, method: Method, training: str, schema: Schema, latent: bool
 ) -> tuple[torch.nn.Module, list[torch.Tensor]]:
     """The network of a training and a random batch of what it is called with."""
-
     parser = training_config(plan, method, training, schema)
     batch, classes = parser.get_parsed_content("batch_size"), len(schema.class_names)
-    network = parser.get_parsed_content("architecture")()
+    try:
+        network = parser.get_parsed_content("architecture")()
+    except ValueError as error:
+        raise UserError(f"methods#{method.name}#{training}: {error}; correct its channels in the profile") from None
     if not latent:
         channels = classes if parser.get_parsed_content("kind") == "label" else 1
         return network, [torch.rand(batch, channels, *schema.crop(plan.section(method.name, training).get("roi_size")))]
     repeats = method.trainings[training].repeats
     codec = training_config(plan, method, next(o for o, ids in repeats.items() if "latent_channels" in ids), schema)
-    stride = 2 ** (len(codec.get_parsed_content("channels")) - 1)
-    size = [length // stride for length in schema.roi_size]
+    size = [length // codec_stride(codec) for length in schema.roi_size]
     inputs = [torch.randn(batch, codec.get_parsed_content("latent_channels"), *size), torch.zeros(batch)]
     if "diffusion_def" in parser:  # a ControlNet: of the frozen network whose layers it repeats
         frozen, _ = network_and_inputs(plan, method, list(repeats)[-1], schema, True)

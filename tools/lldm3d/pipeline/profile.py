@@ -64,6 +64,8 @@ class MethodsSettings(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
+    names: Annotated[list[str], Field(min_length=1)] | None = None  # of a run that is given none; None: 3D-LLDM
+    sources: Annotated[list[str], Field(min_length=1)] | None = None  # of labels, likewise; None: drawn
     minutes: Minutes | None = None  # of all trainings of each, where several are compared
     seeds: Annotated[list[Seed], Field(min_length=1)]
     n: Count | None = None  # pairs of each; as many as the regimes take and as training cases at least, unless given
@@ -203,7 +205,7 @@ def method_faults(section: dict) -> list[str]:
     faults = []
     for name, content in section.items():
         if name in MethodsSettings.model_fields:
-            continue
+            continue  # whoever runs them checks names and sources
         try:
             parts = load_method(name).parts()
         except UserError as error:

@@ -52,9 +52,10 @@ def run(
         images: a folder of NIfTI images, with
         labels: a folder of labels with the same names.
         label_map: YAML file of class names and their values in the data; default: the labels of dataset.json.
-        methods: to be compared at equal minutes of training, as lldm,cond_ldm,ddpm; default: lldm alone, for the steps
-            of its profile.
-        sources: of the labels that images are drawn for: drawn, training (warped), test, or folders; default: drawn.
+        methods: to be compared at equal minutes of training, as lldm,cond_ldm,ddpm; default: the profile's one, for the
+            steps that it says.
+        sources: of the labels that images are drawn for: drawn, training (warped), test, or folders; default: those of
+            the profile.
         dry_run: only list the stages that would run and, of a prepared data set, what they take on this machine.
         until: the last stage to run: a stage, a training, or one job as a dry run lists it.
         cores: CPU cores to use at once; default: all.
@@ -166,11 +167,12 @@ def planned(
         raise UserError(f"{path}: this work directory was made from {made}, not from {data}; choose another --workdir")
     grid = ({} if profile else before.get("grid", {})) | (grid or {})
     profile = profile or before["profile"]
-    methods, sources = methods or before.get("methods", [OURS]), sources or before.get("sources", [DRAWN])
+    settings = load_profile(profile, grid)
+    methods = methods or before.get("methods") or settings["methods"].get("names", [OURS])
+    sources = sources or before.get("sources") or settings["methods"].get("sources", [DRAWN])
     for name in methods:
         load_method(name)
     sources = [text if parse_source(text).folder is None else str(Path(text).resolve()) for text in sources]
-    settings = load_profile(profile, grid)
     named = profile if profile in BUILT_IN else str(Path(profile).resolve())
     kept = {"profile": named, "data": before["data"], "given": before.get("given", False), "grid": grid}
     return {"format": FORMAT, **kept, "methods": methods, "sources": sources, "settings": settings}

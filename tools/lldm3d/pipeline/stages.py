@@ -64,6 +64,13 @@ class Plan:
         return {name: load_method(name) for name in self.methods}
 
     @property
+    def label_drawer(self) -> str | None:
+        """The method on whose drawn labels those draw that draw none: ours, or the first that draws labels."""
+        return next(
+            (name for name in (OURS, *self.methods) if name in self.methods and self.loaded[name].draws_labels), None
+        )
+
+    @property
     def seeds(self) -> list[int]:
         return self.settings["methods"]["seeds"]
 
@@ -182,7 +189,7 @@ def pairs_jobs(plan: Plan) -> list[Job]:
         for source in method_sources(plan, name):
             labels = {TRAINING: [f"labels/{TRAINING}/seed_{seed}/labels.json"]}
             if method.needs_drawn_labels:
-                labels[DRAWN] = [f"{pairs_folder(OURS, DRAWN, seed)}/dataset.json"]
+                labels[DRAWN] = [f"{pairs_folder(plan.label_drawer or OURS, DRAWN, seed)}/dataset.json"]
             folder, values = pairs_folder(name, source, seed), {"method": name, "source": source, "seed": seed}
             given, processes = (*reads, *labels.get(source, [])), section.get("processes", 1)
             writes = (f"{folder}/dataset.json",)
@@ -318,7 +325,7 @@ def check_plan(plan: Plan) -> None:
     """Raises UserError where methods of the run want labels that none of it draws, or pairs that none of it makes."""
     drawing = [name for name in plan.methods if DRAWN in method_sources(plan, name)]
     wanting = [name for name in drawing if load_method(name).needs_drawn_labels]
-    if wanting and OURS not in plan.methods:
+    if wanting and not plan.label_drawer:
         raise UserError(
             f"--methods: {', '.join(wanting)} draws images on labels that {OURS} draws; add {OURS}, or give "
             "--sources training"
