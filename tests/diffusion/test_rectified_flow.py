@@ -62,6 +62,16 @@ def test_timesteps_of_a_batch_cover_the_path():
     assert sorted((timesteps // 100).int().tolist()) == list(range(10))
 
 
+def test_logit_normal_times_lie_in_the_middle_and_still_cover_the_path():
+    """Their logits are those of a normal distribution (Esser et al. 2024)."""
+    times = RectifiedFlow(times="logit_normal").sample_timesteps(4096, torch.Generator().manual_seed(0)) / 1000
+    logits = torch.logit(times.double())
+    assert float(logits.mean()) == pytest.approx(0, abs=0.02) and float(logits.std()) == pytest.approx(1, abs=0.02)
+    batch = RectifiedFlow(times="logit_normal").sample_timesteps(4).sort().values / 1000
+    quarters = torch.sigmoid(torch.tensor([-0.6745, 0.0, 0.6745]))
+    assert torch.equal(torch.bucketize(batch, quarters), torch.arange(4)), "one of each quarter"
+
+
 def test_a_time_shift_takes_shorter_steps_near_the_noise():
     plain, shifted = RectifiedFlow(8).times(), RectifiedFlow(8, time_shift=3).times()
     assert shifted[0] == 1 and shifted[-1] == 0

@@ -124,6 +124,22 @@ def test_a_method_that_takes_labels_needs_one_that_draws_them_or_another_source(
     assert plan.pairs == {"cond_ldm/training": "cond_ldm-training"}, "a segmentation learns from what is drawn"
 
 
+def test_any_method_that_draws_labels_draws_them_for_the_others(tmp_path):
+    plan = plan_of(tmp_path, methods=["haar_ldm", "cond_ldm"])
+    check_plan(plan)
+    reads = find_job(plan, "pairs/cond_ldm/drawn/seed_0").reads
+    assert "pairs/haar_ldm/drawn/seed_0/dataset.json" in reads
+    reads = find_job(plan_of(tmp_path, methods=["haar_ldm", "cond_ldm", "lldm"]), "pairs/cond_ldm/drawn/seed_0").reads
+    assert f"{DRAWN}/dataset.json" in reads, "ours, where it is trained"
+
+
+def test_a_profile_may_name_the_methods_and_sources_of_a_run(tmp_path):
+    profile = write_profile(tmp_path / "mine.yaml", methods={"names": ["haar_ldm"], "sources": ["training", "drawn"]})
+    plan = plan_of(tmp_path, profile)
+    assert plan.methods == ("haar_ldm",) and plan.sources == ("training", "drawn")
+    assert plan_of(tmp_path, profile, methods=["lldm"]).methods == ("lldm",)
+
+
 def test_pairs_that_no_method_of_the_run_draws_and_those_of_test_labels_are_refused(tmp_path):
     profile = write_profile(tmp_path / "mine.yaml", segment={"pairs": ["lldm/training"]})
     with pytest.raises(UserError, match="segment#pairs: lldm/training is drawn by no method and source of this run"):
