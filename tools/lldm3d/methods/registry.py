@@ -12,6 +12,7 @@ from lldm3d.errors import UserError, did_you_mean
 
 FILE = "configs/method.yaml"
 OURS = "lldm"  # the one whose drawn labels others may take
+IMAGE_CODEC = "autoencoder_image"  # the training that leaves a codec of images, `codec.pt`
 Need = Literal["image", "label", "scan"]
 Made = Literal["label", "image", "edit"]
 
@@ -81,8 +82,9 @@ class Method(BaseModel):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The kinds of label sources that it can draw for: `drawn` always."""
-        return ("drawn", "training", "test", "folder") if self.takes_labels else ("drawn",)
+        """The kinds of label sources that it has pairs for: `drawn` always."""
+        taken = ("training", "unwarped", "test", "folder", "both") if self.takes_labels else ()
+        return ("drawn", *taken, *(["reconstructed"] if IMAGE_CODEC in self.trainings else []))
 
 
 def method_files() -> dict[str, tuple[Path, dict]]:

@@ -19,7 +19,8 @@ from lldm3d.report import comparison, pictures, trainings
 from lldm3d.report.comparison import evaluation_dir, pairs_dir, source_title
 from lldm3d.report.summary import answers
 from lldm3d.study.figure import study_figure
-from lldm3d.study.scores import read_scores
+from lldm3d.study.ladder import NOTES, ladder_figure, ladder_tables, ladders
+from lldm3d.study.scores import read_ends, read_scores
 from lldm3d.study.statistics import Line
 from lldm3d.study.statistics import lines as study_lines
 from lldm3d.study.tables import TRAINED, groups_of, study_notes
@@ -101,7 +102,8 @@ def gather(work: Path) -> dict:
     cases = all_cases(work, pairs_dir(work, method, source, seed))
     curves = trainings.training_metrics(work, compared.get("methods", [method]), seed)
     settings = run.get("settings", {}).get("methods", {})
-    lines = study_lines(read_scores(work))
+    scores, ends = read_scores(work), read_ends(work)
+    lines, rungs = study_lines(scores), ladders(scores)
     rows = [*utility_rows(lines), *metrics.get("rows", []), *trainings.gate_rows(curves, settings)]
     return {
         **{"run": run, "schema": schema, "metrics": metrics, "rows": rows, "seed": seed},
@@ -115,8 +117,10 @@ def gather(work: Path) -> dict:
         "commands": trainings.commands(work),
         "answers": answers(rows, lines),
         "study": study_tables(lines),
-        "study_notes": study_notes(lines, schema.spacing) if schema and lines else [],
+        "study_notes": study_notes(lines, schema.spacing, ends) if schema and lines else [],
         "study_figure": pictures.embed_figure(study_figure(lines)) if lines else None,
+        "ladder": {"notes": NOTES, "tables": ladder_tables(rungs, ends)},
+        "ladder_figure": pictures.embed_figure(ladder_figure(rungs)) if rungs else None,
         "comparison": comparison_tables(work, compared),
         "pictures": photos(schema, cases),
         "curves": pictures.embed_figure(figure) if (figure := trainings.loss_curves(curves)) else None,
