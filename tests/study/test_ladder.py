@@ -40,7 +40,8 @@ def test_a_rung_that_was_not_trained_is_left_out_and_the_next_step_says_all_that
     assert [rung.above for rung in found[0].rungs] == [None, "real", "training"]
     text = ladder_markdown(found, read_ends(tmp_path))
     assert (
-        "| images drawn for warped labels | image codec and image generator and warp | 0.820 ± 0.000<br>−0.080" in text
+        "| training | images drawn for warped labels | image codec and image generator and warp | 0.820 ± 0.000<br>−0.080"
+        in text
     )
     assert "through the codec" not in text
 
@@ -56,7 +57,7 @@ def test_networks_and_lengths_of_training_have_columns_and_tables_of_their_own(t
         "## lldm, multi, trained to convergence",
     ]
     head, _, real, coded, *_ = [line for line in text.splitlines() if line.startswith("|")]
-    assert head == "| S | added | seg_unet | seg_vnet |" and real.count("0.900") == 2
+    assert head == "| rung | S | added | seg_unet | seg_vnet |" and real.count("0.900") == 2
     assert coded.endswith("| – |"), "of a rung that this network lacks"
     steps, convergence = ladder_figure(found).axes
     assert len(steps.lines) == 2 and len(convergence.lines) == 1

@@ -96,13 +96,13 @@ def shown_ladders(found: Sequence[Ladder]) -> list[tuple[str, list[Ladder]]]:
 
 
 def ladder_tables(found: Sequence[Ladder], ends: pd.DataFrame) -> list[dict]:
-    """Title, networks, rows (what S is, what the step adds, and for each network Dice and step as text) and note."""
+    """Title, networks, rows (rung, S, what the step adds, for each network Dice and step as text) and note."""
     tables = []
     for title, group in shown_ladders(found):
         by = [{rung.source: rung for rung in one.rungs} for one in group]
         sources = [source for source in ABOUT if any(source in rungs for rungs in by)]
         rows = [
-            (ABOUT[source][0], added(source, sources), [rung_text(rungs.get(source)) for rungs in by])
+            (source, ABOUT[source][0], added(source, sources), [rung_text(rungs.get(source)) for rungs in by])
             for source in sources
         ]
         note = cap_note(ends_of(group, ends)) if group[0].until == "convergence" else ""
@@ -141,8 +141,8 @@ def ladder_markdown(found: Sequence[Ladder], ends: pd.DataFrame) -> str:
     """Rows are rungs, columns networks."""
     parts = ["# Ladder: where Dice is lost", *NOTES]
     for table in ladder_tables(found, ends):
-        head = ["S", "added", *table["networks"]]
-        lines = [head, ["---", "---", *["---:"] * len(table["networks"])]]
+        head = ["rung", "S", "added", *table["networks"]]
+        lines = [head, ["---", "---", "---", *["---:"] * len(table["networks"])]]
         lines += [[*about, *("<br>".join(filter(None, cell)) for cell in cells)] for *about, cells in table["rows"]]
         parts += [f"## {table['title']}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
         parts += [table["note"]] if table["note"] else []
