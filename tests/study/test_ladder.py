@@ -39,10 +39,8 @@ def test_a_rung_that_was_not_trained_is_left_out_and_the_next_step_says_all_that
     found = ladders(read_scores(tmp_path))
     assert [rung.above for rung in found[0].rungs] == [None, "real", "training"]
     text = ladder_markdown(found, read_ends(tmp_path))
-    assert (
-        "| training | images drawn for warped labels | image codec and image generator and warp | 0.820 ± 0.000<br>−0.080"
-        in text
-    )
+    row = next(line for line in text.splitlines() if line.startswith("| training |"))
+    assert "| image codec + image generator + warp | 0.820 ± 0.000<br>−0.080 [" in row
     assert "through the codec" not in text
 
 

@@ -123,7 +123,7 @@ def added(source: str, sources: Sequence[str]) -> str:
     if not place:
         return DASH
     between = order[order.index(sources[place - 1]) + 1 : order.index(source) + 1]
-    return " and ".join(ABOUT[name][1] for name in between)
+    return " + ".join(ABOUT[name][1] for name in between)
 
 
 def rung_text(rung: Rung | None) -> tuple[str, str]:
