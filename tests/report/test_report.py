@@ -171,6 +171,9 @@ def test_the_ladder_is_shown_where_it_was_climbed(html, tmp_path):
     for text in ("image codec", "−0.100 [", "image generator + warp + label generator", "−0.150 ["):
         assert text in words
     assert "2 of 3 trainings to convergence ended at 5 times the equal steps" in words
+    with open(tmp_path / "report/tables.csv", newline="") as file:
+        steps = [row for row in csv.DictReader(file) if row["group"] == "ladder"]
+    assert [row["between"] for row in steps] == ["lldm: reconstructed minus real", "lldm: drawn minus reconstructed"]
 
 
 def test_the_methods_are_compared_by_all_that_they_have(work, html):

@@ -19,7 +19,7 @@ from lldm3d.report import comparison, pictures, trainings
 from lldm3d.report.comparison import evaluation_dir, pairs_dir, source_title
 from lldm3d.report.summary import answers
 from lldm3d.study.figure import study_figure
-from lldm3d.study.ladder import NOTES, ladder_figure, ladder_tables, ladders
+from lldm3d.study.ladder import NOTES, Ladder, ladder_figure, ladder_tables, ladders
 from lldm3d.study.scores import read_ends, read_scores
 from lldm3d.study.statistics import Line
 from lldm3d.study.statistics import lines as study_lines
@@ -54,6 +54,19 @@ def line_row(line: Line, words: str = "") -> dict:
     name = f"{about.title}{words} {line.network}, {line.task}, {TRAINED[line.until]}"
     common = {"group": "utility", "key": line.metric + words.replace(" ", "_"), "name": name, "class": line.class_name}
     return common | {"unit": about.unit, "direction": "higher" if about.higher_is_better else "lower"}
+
+
+def step_rows(found: Iterable[Ladder]) -> list[dict]:
+    """The difference of each rung of each ladder to the one above it."""
+    rows = []
+    for one in found:
+        for rung in (rung for rung in one.rungs if rung.step):
+            low, high = rung.step.interval or (None, None)
+            row = {"group": "ladder", "key": "dice_step", "class": one.class_name, "n": rung.step.patients}
+            row |= {"name": f"Dice step {one.network}, {one.task}, {TRAINED[one.until]}", "direction": "higher"}
+            row |= {"between": f"{one.method}: {rung.source} minus {rung.above}", "value": rung.step.absolute}
+            rows.append(row | {"interval_low": low, "interval_high": high, "note": f"{len(rung.step.seeds)} seeds"})
+    return rows
 
 
 FIGURES = ("fidelity", "features", "label_statistics", "alignment", "cases", "nearest_distances", "nearest_pairs")
@@ -104,7 +117,7 @@ def gather(work: Path) -> dict:
     settings = run.get("settings", {}).get("methods", {})
     scores, ends = read_scores(work), read_ends(work)
     lines, rungs = study_lines(scores), ladders(scores)
-    rows = [*utility_rows(lines), *metrics.get("rows", []), *trainings.gate_rows(curves, settings)]
+    rows = [*utility_rows(lines), *step_rows(rungs), *metrics.get("rows", []), *trainings.gate_rows(curves, settings)]
     return {
         **{"run": run, "schema": schema, "metrics": metrics, "rows": rows, "seed": seed},
         "title": schema.name if schema else work.name,
