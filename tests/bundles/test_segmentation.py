@@ -127,6 +127,7 @@ def test_a_training_that_learns_nothing_stops_early_also_when_resumed_and_then_n
     for epochs, reached in ((2, 2), (9, 3), (9, 3)):
         state = train_in_chain(tmp_path, "seg_unet", tiny_dataset, epochs=epochs, **overrides)
         assert state["epoch"] == reached
+        assert state["stopped"] == (reached < epochs), "the study's tables count what ended at the cap"
 
 
 def test_a_resumed_training_ends_with_the_weights_of_one_that_was_not_stopped(tiny_dataset, tmp_path):

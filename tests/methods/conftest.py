@@ -97,7 +97,7 @@ def work(tiny_dataset, made_once, mark, bundles_with_guest) -> Path:
         set_traps(place / "dataset", mark)
         (place / "own").mkdir()
         shutil.copy(place / "dataset/labelsTr" / f"{TRAP}.nii.gz", place / "own/mine.nii.gz")
-        sources = ["drawn", "training", "test", str(place / "own")]
+        sources = ["drawn", "training", "unwarped", "reconstructed", "both", "test", str(place / "own")]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(bundle, "INSTALLED", bundles_with_guest)
             segment = {**SEGMENT, "tasks": ["multi", "trap"]}
@@ -141,6 +141,8 @@ def drawn(trained, made_once) -> Callable[[str, str], Path]:
         work = trained(name)
         if source == "training":
             made_once("labels", lambda _: do_stages(work, "labels/training/seed_0"))
+        for part in ("training", "drawn") if source == "both" else ():
+            call(name, part)
         if source == "drawn" and not load_method(name).draws_labels and load_method(name).takes_labels:
             call("lldm", "drawn")
         slug = source if source != "folder" else folder_name(str(work / "own"))

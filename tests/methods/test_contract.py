@@ -4,6 +4,8 @@ It also holds for a method that is a folder of three files (`cut_out`, in confte
 class names, case names and folders are traps for the parser of configs.
 """
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ import pytest
 import torch
 from tests.in_process import bundles_run_here, do_stages, write_profile
 
+from lldm3d.codec.codec import load_codec
 from lldm3d.data.dataset import load_cases, load_schema
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, sha256
@@ -23,7 +26,11 @@ from .conftest import GUEST
 METHODS = [*method_names(), GUEST]
 TAKING = [name for name in method_names() if load_method(name).takes_labels] + [GUEST]
 DRAWS = [(name, "drawn") for name in METHODS]
-DRAWS += [(name, source) for name in TAKING for source in ("training", "test", "folder")]
+DRAWS += [(name, source) for name in TAKING for source in ("training", "unwarped", "test", "folder")]
+CODED = [name for name in method_names() if "reconstructed" in load_method(name).sources]
+DRAWS += [(name, "reconstructed") for name in CODED]
+CASES = {"folder": 1, "unwarped": 4, "reconstructed": 4}  # of others 2
+SPLIT = {"training": "training", "unwarped": "training", "reconstructed": "training", "test": "test"}
 
 pytestmark = pytest.mark.usefixtures("with_guest")
 
@@ -37,8 +44,8 @@ def given_labels(work, method, source):
     """The paths of the labels that a method draws for, by name."""
     if source == "training":
         return {path.name: path for path in (work / "labels/training/seed_0").glob("*.nii.gz")}
-    if source == "test":
-        return {f"{case.name}.nii.gz": case.label for case in load_cases(work / "dataset", "test")}
+    if source in SPLIT:
+        return {f"{case.name}.nii.gz": case.label for case in load_cases(work / "dataset", SPLIT[source])}
     if source == "folder":
         return {path.name: path for path in (work / "own").iterdir()}
     return {path.name: path for path in (work / "pairs/lldm/drawn/seed_0/labelsTr").iterdir()}
@@ -60,7 +67,7 @@ def test_pairs_are_images_on_the_grid_of_the_data_and_their_labels(trained, draw
     work, method, folder = trained(name), load_method(name), drawn(name, source)
     schema, real = load_schema(work / "dataset"), nib.load(load_cases(work / "dataset", "training")[0].image)
     images, labels = volumes(folder / "imagesTr"), volumes(folder / "labelsTr")
-    assert len(images) == (1 if source == "folder" else 2)
+    assert len(images) == CASES.get(source, 2)
     for image in images.values():
         voxels = image.get_fdata()
         assert image.shape == schema.roi_size and np.isfinite(voxels).all() and 0 <= voxels.min() <= voxels.max() <= 1
@@ -99,8 +106,40 @@ def test_pairs_say_what_they_are(trained, drawn, name, source):
         for case, pair in zip(manifest["cases"], listed, strict=True):
             assert case["label"] == f"{pair.name}.nii.gz"
             assert case["label_sha256"] == sha256(given_labels(work, name, source)[case["label"]])
-    if source in ("training", "test"):
-        assert {case.patient for case in listed} <= {case.patient for case in load_cases(work / "dataset", source)}
+    if source in SPLIT:
+        assert {case.patient for case in listed} <= {
+            case.patient for case in load_cases(work / "dataset", SPLIT[source])
+        }
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_a_reconstructed_pair_is_a_real_one_after_the_codec_alone(trained, drawn, name):
+    work, folder = trained(name), drawn(name, "reconstructed")
+    cases = {case.name: case for case in load_cases(work / "dataset", "training")}
+    file = "autoencoder_image/codec.pt"
+    assert list(read_json(folder / "manifest.json")["checkpoints"]) == [file]
+    codec = load_codec(work / "methods" / name / "seed_0" / file, "image")
+    for pair in load_cases(folder, "training"):
+        real, found = (nib.load(path).get_fdata() for path in (cases[pair.name].image, pair.image))
+        mean, _ = codec.encode(torch.as_tensor(real, dtype=torch.float32)[None, None])
+        np.testing.assert_allclose(found, codec.decode(mean)[0, 0], atol=5e-4)
+        assert np.abs(found - real).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", TAKING)
+def test_pairs_of_both_sources_are_one_data_set(drawn, name):
+    folder = drawn(name, "both")
+    parts = [case for source in ("training", "drawn") for case in load_cases(drawn(name, source), "training")]
+    listed = load_cases(folder, "training")
+    assert [Path(case.image).resolve() for case in listed] == [Path(case.image).resolve() for case in parts]
+    assert [case.patient for case in listed] == [case.patient for case in parts]
+    assert read_json(folder / "cost.json")["volumes"] == len(listed) == 4
+
+
+@pytest.mark.parametrize("name", sorted({*METHODS} - {*CODED}))
+def test_a_method_without_an_image_codec_offers_no_reconstruction(trained, tmp_path, name):
+    with pytest.raises(UserError, match=f"{name} has no image codec"):
+        generate(str(trained(name)), str(tmp_path / "out"), name, source="reconstructed")
 
 
 @pytest.mark.parametrize("name", METHODS)

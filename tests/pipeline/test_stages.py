@@ -48,6 +48,41 @@ def test_each_job_reads_only_what_earlier_ones_write(tmp_path):
     assert {job.stage for job in all_jobs(plan)} == {stage.name for stage in STAGES}
 
 
+def test_each_source_reads_only_what_it_needs(tmp_path):
+    plan = plan_of(tmp_path, methods=["lldm", "ddpm"], sources=["both", "reconstructed", "unwarped"])
+    reads = {job.name.split("/")[2]: job.reads for job in all_jobs(plan) if job.name.startswith("pairs/lldm/")}
+    assert list(reads) == ["reconstructed", "unwarped", "training", "drawn", "both"]
+    assert reads["reconstructed"] == ("dataset/dataset.json", f"{LLDM}/autoencoder_image/finished.json")
+    assert reads["both"] == ("pairs/lldm/training/seed_0/dataset.json", f"{DRAWN}/dataset.json")
+    assert f"{LLDM}/controlnet/finished.json" in reads["unwarped"]
+    assert [name for name in names(plan) if name.startswith("pairs/ddpm/")] == ["pairs/ddpm/drawn/seed_0"]
+
+
+def test_other_settings_of_drawing_leave_reconstructed_pairs_as_they_are(tmp_path):
+    profile = write_profile(tmp_path / "mine.yaml", methods={"lldm": {"inference": {"guidance_scale": 2}}})
+    before, after = (plan_of(tmp_path, of, sources=["unwarped", "reconstructed"]) for of in ("demo", profile))
+    stale = [name for name in changed(before, after) if name.startswith("pairs/")]
+    assert stale == ["pairs/lldm/unwarped/seed_0"]
+
+
+def test_a_ladder_is_r_and_s_of_each_rung_at_equal_steps_and_to_convergence(tmp_path):
+    plan = plan_of(tmp_path, methods=["lldm", "cond_ldm", "ddpm"], ladder=True)
+    check_plan(plan)
+    assert plan.sources == ("drawn", "reconstructed", "unwarped", "training"), "the report shows the drawn ones first"
+    rungs = ["reconstructed", "unwarped", "training"]
+    ours, theirs = ([*(f"{name}-{rung}" for rung in rungs), name] for name in ("lldm", "cond_ldm"))
+    found = [name.split("/") for name in names(plan) if name.startswith("segment/") and name.endswith("seed_0")]
+    for until in ("steps", "convergence"):
+        arms = [(parts[4], parts[5]) for parts in found if parts[1] == until]
+        assert arms == [("R", "real"), *(("S", pairs) for pairs in [*ours, *theirs])]
+
+
+def test_a_ladder_keeps_the_axes_that_are_given(tmp_path):
+    plan = plan_of(tmp_path, ladder=True, grid={"until": ["steps"], "pairs": ["lldm/both"]})
+    assert plan.settings["segment"]["until"] == ["steps"] and plan.pairs == {"lldm/both": "lldm-both"}
+    assert plan.sources == ("drawn", "both", "training")
+
+
 def test_several_methods_share_data_labels_and_tables(tmp_path):
     plan = plan_of(tmp_path, methods=["lldm", "cond_ldm", "ddpm"], sources=["drawn", "training"])
     found = names(plan)
@@ -147,6 +182,12 @@ def test_pairs_that_no_method_of_the_run_draws_and_those_of_test_labels_are_refu
     profile = write_profile(tmp_path / "mine.yaml", segment={"pairs": ["lldm/test"]})
     with pytest.raises(UserError, match="lldm/test shows the labels of test cases; a segmentation must not learn them"):
         check_plan(plan_of(tmp_path, profile, sources=["drawn", "test"]))
+
+
+def test_more_pairs_than_there_are_real_labels_are_refused_before_anything_runs(tmp_path):
+    profile = write_profile(tmp_path / "mine.yaml", segment={"regimes": ["R", "R+2S"], "pairs": ["lldm/unwarped"]})
+    with pytest.raises(UserError, match="lldm/unwarped has one pair for each training case, but .* R, R.2S"):
+        check_plan(plan_of(tmp_path, profile, sources=["unwarped"]))
 
 
 def test_methods_without_labels_are_compared_by_themselves(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from lldm3d.bundle import bundle_path
@@ -154,6 +155,25 @@ def test_what_is_missing_is_told(html, tmp_path):
         "Not measured",
     ):
         assert words in empty
+
+
+def test_the_ladder_is_shown_where_it_was_climbed(html, tmp_path):
+    assert "Where is Dice lost?" not in html
+    for regime, pairs, dice in (("R", REAL, 0.9), ("S", "lldm-reconstructed", 0.8), ("S", "lldm", 0.65)):
+        path = tmp_path / SegmentStage("convergence", "seg_unet", "multi", regime, pairs, 0).path / "metrics.csv"
+        path.parent.mkdir(parents=True)
+        path.write_text("\n".join([",".join(HEADER), *(f"{case},{case},liver,{dice},3,,,," for case in "ab")]) + "\n")
+        torch.save({"network": {}, "stopped": regime == "R"}, path.with_name("state.pt"))
+    report(tmp_path)
+    climbed = (tmp_path / "report/report.html").read_text()
+    Checker(climbed)
+    words = climbed.split("Where is Dice lost?")[1]
+    for text in ("image codec", "−0.100 [", "image generator + warp + label generator", "−0.150 ["):
+        assert text in words
+    assert "2 of 3 trainings to convergence ended at 5 times the equal steps" in words
+    with open(tmp_path / "report/tables.csv", newline="") as file:
+        steps = [row for row in csv.DictReader(file) if row["group"] == "ladder"]
+    assert [row["between"] for row in steps] == ["lldm: reconstructed minus real", "lldm: drawn minus reconstructed"]
 
 
 def test_the_methods_are_compared_by_all_that_they_have(work, html):

@@ -124,14 +124,14 @@ def save_checkpoint(path: str | Path, content: dict) -> None:
         torch.save(content, file)  # given a path, torch writes the temporary name into the file, and its hash changes
 
 
-def load_checkpoint(path: str | Path, made_by: str) -> dict:
+def load_checkpoint(path: str | Path, made_by: str, mmap: bool = False) -> dict:
     """Read a checkpoint onto the CPU with `weights_only=True`; `made_by` is the stage that the error message names."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such checkpoint; it is made by the stage {made_by!r}: run that stage first")
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # pickle, zip and torch each raise their own kinds
         raise UserError(f"{path}: is not a readable checkpoint ({error}); run the stage {made_by!r} again") from None
 

@@ -17,6 +17,7 @@ from lldm3d.export import package_configs as configs
 from lldm3d.export.package_configs import read_config
 from lldm3d.files import atomic_write, load_checkpoint, read_json, sha256, write_json
 from lldm3d.methods.registry import OURS, Method, load_method
+from lldm3d.pairs.sources import RECONSTRUCTED
 
 SECTION = """
 ## This copy
@@ -32,7 +33,8 @@ go into the folder `dataset` (or `latents`) beside `configs`. Python packages th
 
 def copies_note(work: Path, method: str = "*") -> str:
     """How near the synthetic cases of a method come to its patients: what to know before its models are shared."""
-    metrics = next(iter(sorted(work.glob(f"evaluation/{method}/*/seed_*/metrics.json"))), None)
+    found = sorted(work.glob(f"evaluation/{method}/*/seed_*/metrics.json"))
+    metrics = next((path for path in found if path.parts[-3] != RECONSTRUCTED), None)  # those are no synthetic pairs
     found = near_copies_share(read_json(metrics)) if metrics else None
     if found is None:
         return (

@@ -15,6 +15,7 @@ from lldm3d.errors import UserError, did_you_mean
 
 FILES = ("configs/method.yaml", "configs/method_*.yaml")  # of a method, and of its variants
 OURS = "lldm"  # the one whose drawn labels others may take
+IMAGE_CODEC = "autoencoder_image"  # the training that leaves a codec of images, `codec.pt`
 Need = Literal["image", "label", "scan"]
 Made = Literal["label", "image", "edit"]
 
@@ -95,8 +96,9 @@ class Method(BaseModel):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The kinds of label sources that it can draw for: `drawn` always."""
-        return ("drawn", "training", "test", "folder") if self.takes_labels else ("drawn",)
+        """The kinds of label sources that it has pairs for: `drawn` always."""
+        taken = ("training", "unwarped", "test", "folder", "both") if self.takes_labels else ()
+        return ("drawn", *taken, *(["reconstructed"] if IMAGE_CODEC in self.trainings else []))
 
 
 def method_files() -> dict[str, tuple[Path, dict]]:

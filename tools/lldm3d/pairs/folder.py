@@ -25,9 +25,14 @@ def pair_manifest(
     seed: int,
     settings: dict,
     overlays: Sequence[str],
+    files: Sequence[str] = MODELS,
 ) -> dict:
-    """What the pairs depend on: method, settings, the hash of each model, and for each case its seed and label."""
-    paths = sorted(path for pattern in MODELS for path in models.glob(pattern))
+    """What the pairs depend on: method, settings, the hash of each model, and for each case its seed and label.
+
+    Args:
+        files: patterns of the models in the folder `models`.
+    """
+    paths = sorted(path for pattern in files for path in models.glob(pattern))
     cases = [{"name": name, "seed": seed} for name in names]
     if labels:
         cases = [
@@ -69,8 +74,14 @@ def claim(target: Path, content: dict, overwrite: bool) -> None:
     write_json(path, content)
 
 
-def write_dataset_json(target: Path, dataset_dir: Path, method: Method, names: list[str], patients: list[str]) -> None:
-    """Write `dataset.json` for what was drawn, images or pairs, with the schema of the real data set."""
+def write_dataset_json(
+    target: Path, dataset_dir: Path, method: Method, names: list[str], patients: list[str], about: str | None = None
+) -> None:
+    """Write `dataset.json` for what was drawn, images or pairs, with the schema of the real data set.
+
+    Args:
+        about: what the cases are; default: that the method drew them.
+    """
     schema = load_schema(dataset_dir)
     folders = {"image": "imagesTr", **({"label": "labelsTr"} if (target / "labelsTr").is_dir() else {})}
     cases = [
@@ -81,8 +92,8 @@ def write_dataset_json(target: Path, dataset_dir: Path, method: Method, names: l
     if missing:
         raise UserError(f"{target}: lacks {missing[:3]} after generation; see {target / 'log.txt'}")
     content = read_json(dataset_dir / "dataset.json") | {
-        "name": f"{schema.name} (synthetic)",
-        "description": f"Synthetic scans, drawn by {method.title} from what it learnt of real ones.",
+        "name": f"{schema.name} ({'reconstructed' if about else 'synthetic'})",
+        "description": about or f"Synthetic scans, drawn by {method.title} from what it learnt of real ones.",
         "numTraining": len(cases),
         "numTest": 0,
         "training": cases,
@@ -107,6 +118,15 @@ def join(parts: str, output_dir: str, overwrite: bool = False) -> None:
     if (target / "dataset.json").exists() and not overwrite:
         raise UserError(f"{target}: holds a data set already; choose another --output_dir or pass --overwrite")
     folders = [Path(name).resolve() for name in sorted(glob(parts)) if Path(name).resolve() != target]
+    join_folders(folders, target, parts)
+
+
+def join_folders(folders: list[Path], target: Path, parts: str) -> None:
+    """Write `dataset.json`, `manifest.json` and, where all have one, `cost.json` of all pairs of the folders.
+
+    Args:
+        parts: what errors call the folders.
+    """
     manifests = fitting_manifests(folders, parts)
     contents = [read_json(folder / "dataset.json") for folder in folders]
     cases = [
@@ -120,6 +140,10 @@ def join(parts: str, output_dir: str, overwrite: bool = False) -> None:
         target / "manifest.json",
         manifests[0] | {"cases": [case for item in manifests for case in item.get("cases", [])]},
     )
+    costs = [read_json(folder / "cost.json") for folder in folders if (folder / "cost.json").is_file()]
+    if len(costs) == len(folders):
+        total = {key: sum(cost[key] for cost in costs) for key in ("volumes", "seconds")}
+        write_json(target / "cost.json", costs[0] | total)
     write_json(target / "dataset.json", contents[0] | {"numTraining": len(cases), "training": cases})
 
 
@@ -131,8 +155,8 @@ def fitting_manifests(folders: list[Path], parts: str) -> list[dict]:
         raise UserError(f"{parts}: {unfinished[:3]} are not finished; run `lldm3d generate` again for them")
     found = [read_json(folder / "manifest.json") for folder in folders]
     for folder, manifest in zip(folders, found, strict=True):
-        changed = [key for key in {**found[0], **manifest} if key != "cases" and found[0].get(key) != manifest.get(key)]
-        if changed:
+        keys = {**found[0], **manifest}.keys() - {"cases", "lldm3d"}  # another version draws the same
+        if changed := [key for key in keys if found[0].get(key) != manifest.get(key)]:
             raise UserError(f"{folder}: was drawn with another {', '.join(sorted(changed))} than {folders[0]}")
     return found
 

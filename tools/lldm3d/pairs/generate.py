@@ -12,10 +12,14 @@ from lldm3d.errors import UserError
 from lldm3d.methods.registry import OURS, Method, load_method, method_names
 from lldm3d.pairs.cases import drawn_name
 from lldm3d.pairs.folder import claim, pair_manifest, write_dataset_json
+from lldm3d.pairs.reconstruction import reconstruct_pairs
 from lldm3d.pairs.sources import (
+    BOTH,
     DRAWN,
+    RECONSTRUCTED,
     TEST,
     TRAINING,
+    UNWARPED,
     LabelFile,
     LabelSource,
     labels_in,
@@ -47,7 +51,8 @@ def generate(
         workdir: work directory of `lldm3d run`.
         output_dir: folder for the pairs: imagesTr, labelsTr, dataset.json and manifest.json.
         method: which draws, such as lldm or cond_ldm.
-        source: of the labels: drawn, training (real ones, smoothly warped), test (held-out real ones), or a folder.
+        source: of the labels: drawn, training (real ones, smoothly warped), unwarped (the same as they are), test
+            (held-out real ones), or a folder; or reconstructed, the training pairs through the method's image codec.
         label: instead, a NIfTI label map of your own, or several, separated by commas.
         n: number of pairs; default: one drawn label, or as many as the source has labels.
         seed: of all cases; case i is the same whatever n, the batch size or a restart.
@@ -71,6 +76,8 @@ def generate(
     models = trained_folder(work, found, model_seed)
     if label:
         labels = [item for path in label.split(",") for item in labels_of_file(path)]
+    elif source == RECONSTRUCTED:
+        return reconstruct_pairs(found, models, work / "dataset", target, seed, overwrite)
     else:
         labels = source_labels(work, found, models, parse_source(source), n, target / "labels", seed, strength)
     if labels is not None and not found.takes_labels:
@@ -135,7 +142,11 @@ def source_labels(
     if source.kind == TRAINING:
         number = n or len(real_labels(work / "dataset", TRAINING))
         return warped_labels(work / "dataset", folder, number, seed, strength)
-    return limited(real_labels(work / "dataset", TEST) if source.kind == TEST else labels_in(source.folder), n, source)
+    if source.kind == BOTH:
+        raise UserError("pairs of the source both are joined, not drawn: add it to --sources of `lldm3d run`")
+    real = {TEST: TEST, UNWARPED: TRAINING}  # source and split
+    given = real_labels(work / "dataset", real[source.kind]) if source.kind in real else labels_in(source.folder)
+    return limited(given, n, source)
 
 
 def limited(labels: list[LabelFile], n: int | None, source: LabelSource) -> list[LabelFile]:

@@ -1,4 +1,8 @@
-"""For which labels a method draws images: those a generator drew, real ones as they are or warped, or a folder's."""
+"""For which labels a method draws images: those a generator drew, real ones as they are or warped, or a folder's.
+
+The kinds `reconstructed` (real training pairs, their images encoded and decoded) and `both` (the pairs of `training`
+and of `drawn` together) draw nothing: they are there to be compared with.
+"""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +18,9 @@ from lldm3d.errors import UserError
 from lldm3d.files import load_nifti, read_json, save_nifti, write_json
 from lldm3d.processes import in_processes
 
-DRAWN, TRAINING, TEST = "drawn", "training", "test"
+DRAWN, TRAINING, UNWARPED, TEST = "drawn", "training", "unwarped", "test"
+RECONSTRUCTED, BOTH = "reconstructed", "both"
+KINDS = (DRAWN, TRAINING, UNWARPED, TEST, RECONSTRUCTED, BOTH)  # each of this name; and folders
 # ranges of the warp at strength 1: the shapes of organs vary by more between patients, but stay anatomy
 DEGREES, SCALE, SHIFT = 5.0, 0.08, 1.5  # rotation, relative change of size, voxels
 ELASTIC, SMOOTHNESS = 1.0, 6.0  # voxels: standard deviation of the displacement, and of the Gaussian that smooths it
@@ -31,9 +37,9 @@ class LabelFile:
 
 @dataclass(frozen=True)
 class LabelSource:
-    """A source of labels: `drawn`, `training`, `test`, or a folder of NIfTI label maps."""
+    """A source of labels: one of `KINDS`, or a folder of NIfTI label maps."""
 
-    kind: str  # drawn, training, test or folder
+    kind: str  # of KINDS, or folder
     folder: str | None = None
 
     @property
@@ -44,10 +50,10 @@ class LabelSource:
 
 def parse_source(text: str) -> LabelSource:
     """Read the name of a source, or the path of a folder. Raises UserError for what is neither."""
-    if text in (DRAWN, TRAINING, TEST):
+    if text in KINDS:
         return LabelSource(text)
     if not Path(text).is_dir():
-        raise UserError(f"there is no source of labels {text!r}: give drawn, training, test, or a folder of label maps")
+        raise UserError(f"there is no source of labels {text!r}: give {', '.join(KINDS)}, or a folder of label maps")
     return LabelSource("folder", str(Path(text).resolve()))
 
 

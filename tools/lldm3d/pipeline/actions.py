@@ -5,6 +5,7 @@ from pathlib import Path
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError
 from lldm3d.locks import at_work
+from lldm3d.pairs.sources import BOTH, DRAWN, RECONSTRUCTED, TRAINING, parse_source
 from lldm3d.pipeline.stages import Job, Plan, method_folder, method_sources
 
 
@@ -43,10 +44,26 @@ def warp_training_labels(work: Path, job: Job, plan: Plan) -> None:
     warped_labels(work / "dataset", work / job.name, number_of_pairs(work, plan), job.values["seed"], strength)
 
 
+def make_pairs(work: Path, job: Job, plan: Plan) -> None:
+    """Make the pairs of a method for a source of labels: draw them, reconstruct real ones, or join two sources."""
+    from lldm3d.pairs.folder import join_folders
+    from lldm3d.pairs.reconstruction import reconstruct_pairs
+
+    name, source, seed = (job.values[key] for key in ("method", "source", "seed"))
+    if source == BOTH:
+        join_folders([(work / path).parent for path in job.reads], work / job.name, job.name)
+    elif source == RECONSTRUCTED:
+        with at_work(work, job.name):
+            models = work / method_folder(name, seed)
+            reconstruct_pairs(plan.loaded[name], models, work / "dataset", work / job.name, seed, overwrite=True)
+    else:
+        draw(work, job, plan)
+
+
 def draw(work: Path, job: Job, plan: Plan) -> None:
     """Draw the pairs of a method for a source of labels."""
     from lldm3d.pairs.generate import draw_pairs, source_labels
-    from lldm3d.pairs.sources import DRAWN, TRAINING, parse_source, read_labels
+    from lldm3d.pairs.sources import read_labels
     from lldm3d.pipeline.profile import overrides_of
 
     name, slug, seed = (job.values[key] for key in ("method", "source", "seed"))
@@ -77,9 +94,11 @@ def evaluate_pairs(work: Path, job: Job, plan: Plan) -> None:
 
 
 def write_tables_of_study(work: Path, job: Job, plan: Plan) -> None:
+    from lldm3d.study.ladder import write_ladder
     from lldm3d.study.tables import write_study
 
     write_study(work)
+    write_ladder(work)
 
 
 def compare_methods(work: Path, job: Job, plan: Plan) -> None:

@@ -17,10 +17,21 @@ from lldm3d.files import read_json, write_yaml
 from lldm3d.locks import locked, visible_gpus
 from lldm3d.methods.registry import OURS, load_method, method_names
 from lldm3d.pairs.sources import DRAWN, parse_source
+from lldm3d.pipeline.axes import ladder_axes, pairs_at_hand, pairs_to_make, sources_with
 from lldm3d.pipeline.cluster import check_executor, ended_by_slurm, refuse_left_over, refused_by_slurm, slurm_options
 from lldm3d.pipeline.profile import BUILT_IN, load_profile
 from lldm3d.pipeline.stage import FAILURES, IN_WORKFLOW, read_plan
-from lldm3d.pipeline.stages import FORMAT, OF_STUDY, Job, Plan, all_jobs, check_plan, pairs_of, selected_jobs
+from lldm3d.pipeline.stages import (
+    FORMAT,
+    OF_STUDY,
+    Job,
+    Plan,
+    all_jobs,
+    check_pairs,
+    check_plan,
+    pairs_of,
+    selected_jobs,
+)
 from lldm3d.processes import usable_cores
 
 SNAKEFILE = Path(__file__).parent / "Snakefile"
@@ -36,6 +47,7 @@ def run(
     label_map: str | dict | None = None,
     methods: str | Sequence[str] | None = None,
     sources: str | Sequence[str] | None = None,
+    ladder: bool = False,
     dry_run: bool = False,
     until: str | None = None,
     cores: int | None = None,
@@ -54,8 +66,9 @@ def run(
         label_map: YAML file of class names and their values in the data; default: the labels of dataset.json.
         methods: to be compared at equal minutes of training, as lldm,cond_ldm,ddpm; default: the profile's one, for the
             steps that it says.
-        sources: of the labels that images are drawn for: drawn, training (warped), test, or folders; default: those of
-            the profile.
+        sources: of the labels that images are drawn for: drawn, training (warped), unwarped, test, or folders; further
+            reconstructed (training pairs through the image codec), both (training and drawn); default: the profile's.
+        ladder: with a study of where Dice is lost, as `lldm3d study --ladder`, and all sources that it needs.
         dry_run: only list the stages that would run and, of a prepared data set, what they take on this machine.
         until: the last stage to run: a stage, a training, or one job as a dry run lists it.
         cores: CPU cores to use at once; default: all.
@@ -69,7 +82,7 @@ def run(
     """
     work, files = Path(workdir).resolve(), {"data": data, "images": images, "labels": labels, "label_map": label_map}
     source = {key: absolute(name) for key, name in files.items() if name} or None
-    content = planned(work, profile, source, methods=as_list(methods), sources=as_list(sources))
+    content = planned(work, profile, source, methods=as_list(methods), sources=as_list(sources), ladder=ladder)
     require_own_data(work, content)
     plan = Plan.of(content)
     check_plan(plan)
@@ -90,6 +103,7 @@ def study(
     regimes: str | Sequence[str] | None = None,
     seeds: str | Sequence[int] | int | None = None,
     until: str | Sequence[str] | None = None,
+    ladder: bool = False,
     dry_run: bool = False,
     cores: int | None = None,
     gpus: int | None = None,
@@ -99,14 +113,17 @@ def study(
     """Train segmentation networks on real and synthetic data, and write the table of what the synthetic data is worth.
 
     Args:
-        workdir: holds dataset/ and the pairs, made by `lldm3d run` or by another program. It remembers the grid.
+        workdir: holds dataset/ and the pairs, made by `lldm3d run` or by another program; pairs that a trained method
+            of it lacks are made. It remembers the grid.
         profile: its section `segment` is taken; default: the work directory's, or small.
-        pairs: whose pairs are S, as lldm,lldm/training,other/folder; default: the first method of the run.
+        pairs: whose pairs are S, as lldm,lldm/training,lldm/both,other/folder; default: the first method of the run.
         networks: of the grid, as seg_unet,seg_dynunet.
         tasks: as multi,liver; `multi` tells all classes apart, others are declared in the data set.
         regimes: as R,R+S,0.1R,0.1R+S,S>R (on S first, then on R).
         seeds: as 0,1,2.
         until: steps (as many in every regime), convergence (patience on real validation cases), or both.
+        ladder: where is Dice lost? Sets pairs, regimes and until: R, then S of real pairs through the image codec, of
+            images drawn for real, for warped and for drawn labels, as far as the work directory can have them.
         dry_run: only list the trainings, with the hours and the disk that they take.
         cores: CPU cores to use at once; default: all.
         gpus: GPUs to use at once; default: all.
@@ -125,15 +142,28 @@ def study(
     if seeds is not None:
         grid["seeds"] = [int(seed) if str(seed).isdigit() else seed for seed in as_list(seeds)]
     if (work / "run.yaml").is_file():
-        content = planned(work, profile, None, grid)
+        content = planned(work, profile, None, grid, ladder=ladder)
     else:
-        content = planned(work, profile or "small", None, grid) | {"given": True}
+        content = planned(work, profile or "small", None, grid, ladder=ladder) | {"given": True}
+    if ladder:
+        leave_out_missing(work, content)
     plan = Plan.of(content)
-    require_data(work, plan)
+    making = pairs_to_make(work, plan)
+    require_data(work, plan, {job.name for job in making})
     where = {"cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
-    execute(work, content, selected_jobs(plan, stages=OF_STUDY), dry_run, **where)
+    execute(work, content, [*making, *selected_jobs(plan, stages=OF_STUDY)], dry_run, **where)
     if not dry_run:
         print(f"lldm3d: done; the tables are in {work / 'study'}, `lldm3d report --workdir {workdir}` shows them")
+
+
+def leave_out_missing(work: Path, content: dict) -> None:
+    """Take the pairs that the work directory neither holds nor can make from the axis of a plan, and print them."""
+    plan = Plan.of(content)
+    kept = pairs_at_hand(work, plan)
+    for name in (name for name in plan.pairs if name not in kept):
+        print(f"lldm3d: without {name}: neither its pairs nor its trained models are in {work}")
+    if kept:
+        content["settings"]["segment"]["pairs"] = content["grid"]["pairs"] = kept
 
 
 def as_list(value: str | int | Sequence | None) -> list | None:
@@ -155,23 +185,27 @@ def planned(
     grid: dict | None = None,
     methods: list[str] | None = None,
     sources: list[str] | None = None,
+    ladder: bool = False,
 ) -> dict:
     """The content of `run.yaml`; what is None is taken from the last run.
 
-    `grid` replaces entries of the profile's section `segment`, and is remembered until another profile is given.
+    `grid` replaces entries of the profile's section `segment`, and is remembered until another profile is given; with
+    `ladder` it need not say the axes of the ladder.
     """
     path = work / "run.yaml"
     before = read_plan(work) if path.is_file() else {"profile": "demo", "data": data}
     if data and data != before["data"]:
         made = before["data"] or "a phantom"
         raise UserError(f"{path}: this work directory was made from {made}, not from {data}; choose another --workdir")
-    grid = ({} if profile else before.get("grid", {})) | (grid or {})
-    profile = profile or before["profile"]
-    settings = load_profile(profile, grid)
-    methods = methods or before.get("methods") or settings["methods"].get("names", [OURS])
-    sources = sources or before.get("sources") or settings["methods"].get("sources", [DRAWN])
+    profile, kept = profile or before["profile"], {} if profile else before.get("grid", {})
+    preset = load_profile(profile)["methods"]
+    methods = methods or before.get("methods") or preset.get("names", [OURS])
+    sources = sources or before.get("sources") or preset.get("sources", [DRAWN])
     for name in methods:
         load_method(name)
+    grid = kept | (ladder_axes(methods) if ladder else {}) | (grid or {})
+    settings = load_profile(profile, grid)
+    sources = sources_with(sources, grid.get("pairs", []), methods)
     sources = [text if parse_source(text).folder is None else str(Path(text).resolve()) for text in sources]
     named = profile if profile in BUILT_IN else str(Path(profile).resolve())
     kept = {"profile": named, "data": before["data"], "given": before.get("given", False), "grid": grid}
@@ -189,16 +223,23 @@ def require_own_data(work: Path, content: dict) -> None:
             )
 
 
-def require_data(work: Path, plan: Plan) -> None:
-    """Raises UserError where the grid's tasks or regimes cannot be had from the data, or nothing is held out."""
+def require_data(work: Path, plan: Plan, making: set[str]) -> None:
+    """Raises UserError where the grid's tasks or regimes cannot be had from the data, or nothing is held out.
+
+    Args:
+        making: folders of pairs that are made before the segmentations.
+    """
     schema, section = load_schema(work / "dataset"), plan.settings["segment"]
     for task in section["tasks"]:
         schema.task(task)
     for split in ("validation", "test"):
         if not load_cases(work / "dataset", split):
             raise UserError(f"{work / 'dataset' / 'dataset.json'}: has no {split} cases; a study needs real ones")
+    check_pairs(plan)
     for name in plan.pairs:
-        folder = work / pairs_of(plan, name, section["seeds"][0])
+        if (place := pairs_of(plan, name, section["seeds"][0])) in making:
+            continue
+        folder = work / place
         for regime in section["regimes"]:
             found = folder if (folder / "dataset.json").is_file() else None
             regime_cases(work / "dataset", found, regime, section["seeds"][0])

@@ -16,11 +16,13 @@ from pathlib import Path
 
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError, did_you_mean
-from lldm3d.methods.registry import OURS, Method, load_method, method_names
-from lldm3d.pairs.sources import DRAWN, TEST, TRAINING, parse_source
+from lldm3d.methods.registry import IMAGE_CODEC, OURS, Method, load_method, method_names
+from lldm3d.pairs.sources import BOTH, DRAWN, RECONSTRUCTED, TEST, TRAINING, UNWARPED, parse_source
 from lldm3d.study.stages import REAL, SegmentStage, pairs_slugs, segment_grid
 
 DATASET, FINISHED = "dataset/dataset.json", "finished.json"
+PARTS = (TRAINING, DRAWN)  # the sources whose pairs the source `both` joins
+ONE_EACH = (UNWARPED, RECONSTRUCTED)  # sources with one pair for each training case, and no more
 FORMAT = 2  # of run.yaml and the work directory's layout
 NO_DIGEST = ("gate", "processes")  # of a training's section: their change does not undo what is trained
 
@@ -182,19 +184,29 @@ def labels_jobs(plan: Plan) -> list[Job]:
 def pairs_jobs(plan: Plan) -> list[Job]:
     """The pairs of each method, source of labels and seed."""
     found = []
-    for (name, method), seed in product(plan.loaded.items(), plan.seeds):
+    for name, seed in product(plan.loaded, plan.seeds):
         section = plan.section(name, "inference")
-        settings = digest(section, plan.settings["methods"].get("n"), regimes_with_pairs(plan))
-        reads = (DATASET, *(f"{method_folder(name, seed)}/{training}/{FINISHED}" for training in method.trainings))
-        for source in method_sources(plan, name):
-            labels = {TRAINING: [f"labels/{TRAINING}/seed_{seed}/labels.json"]}
-            if method.needs_drawn_labels:
-                labels[DRAWN] = [f"{pairs_folder(plan.label_drawer or OURS, DRAWN, seed)}/dataset.json"]
+        sampling = digest(section, plan.settings["methods"].get("n"), regimes_with_pairs(plan))
+        for source in sorted(method_sources(plan, name), key=lambda source: source == BOTH):
             folder, values = pairs_folder(name, source, seed), {"method": name, "source": source, "seed": seed}
-            given, processes = (*reads, *labels.get(source, [])), section.get("processes", 1)
-            writes = (f"{folder}/dataset.json",)
-            found.append(Job("pairs", folder, given, writes, settings, processes, plan.in_turn, values))
+            reads, writes = pairs_reads(plan, name, source, seed), (f"{folder}/dataset.json",)
+            settings, processes = sampling, section.get("processes", 1)
+            if source in (RECONSTRUCTED, BOTH):  # nothing is sampled
+                settings, processes = digest(), int(source == RECONSTRUCTED)
+            found.append(Job("pairs", folder, reads, writes, settings, processes, plan.in_turn, values))
     return found
+
+
+def pairs_reads(plan: Plan, name: str, source: str, seed: int) -> tuple[str, ...]:
+    """What the pairs of a method for a source of labels are made from."""
+    if source == BOTH:
+        return tuple(f"{pairs_folder(name, part, seed)}/dataset.json" for part in PARTS)
+    trainings = [IMAGE_CODEC] if source == RECONSTRUCTED else plan.loaded[name].trainings
+    labels = {TRAINING: [f"labels/{TRAINING}/seed_{seed}/labels.json"]}
+    if plan.loaded[name].needs_drawn_labels:
+        labels[DRAWN] = [f"{pairs_folder(plan.label_drawer or OURS, DRAWN, seed)}/dataset.json"]
+    models = (f"{method_folder(name, seed)}/{training}/{FINISHED}" for training in trainings)
+    return (DATASET, *models, *labels.get(source, []))
 
 
 def regimes_with_pairs(plan: Plan) -> float:
@@ -268,7 +280,7 @@ STAGES = (
     Stage("prepare", "brings the scans to one grid and splits them", prepare_jobs, "actions:prepare_data"),
     Stage("train", "trains a step of a method", train_jobs, "training:train_method"),
     Stage("labels", "warps labels of training cases", labels_jobs, "actions:warp_training_labels"),
-    Stage("pairs", "draws pairs of image and label", pairs_jobs, "actions:draw"),
+    Stage("pairs", "draws pairs of image and label", pairs_jobs, "actions:make_pairs"),
     Stage("segment", "trains and tests a segmentation", segment_jobs, "segmentation:segment"),
     Stage("evaluate", "judges pairs against real data", evaluate_jobs, "actions:evaluate_pairs"),
     Stage("study", "what the pairs are worth to segmentation", study_jobs, "actions:write_tables_of_study"),
@@ -337,6 +349,17 @@ def check_plan(plan: Plan) -> None:
         folder = pairs_of(plan, name, plan.settings["segment"]["seeds"][0])
         if not Path(folder).is_absolute() and folder not in made:
             raise UserError(f"segment#pairs: {name} is drawn by no method and source of this run: add it to --methods")
+    check_pairs(plan)
+
+
+def check_pairs(plan: Plan) -> None:
+    """Raises UserError where segmentations would learn from test labels, or from more pairs than a source has."""
+    for name in plan.pairs:
         method, _, source = name.partition("/")
-        if source == TEST:
+        if method in method_names() and source == TEST:
             raise UserError(f"segment#pairs: {name} shows the labels of test cases; a segmentation must not learn them")
+        if method in method_names() and source in ONE_EACH and regimes_with_pairs(plan) > 1:
+            raise UserError(
+                f"segment#pairs: {name} has one pair for each training case, but a regime takes more: leave out one of "
+                f"them; the regimes are {', '.join(plan.settings['segment']['regimes'])}"
+            )

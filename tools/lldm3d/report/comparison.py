@@ -23,6 +23,9 @@ TEST = "test"  # the source of labels that no model has seen, for paired figures
 SOURCES = {
     "drawn": "Labels that a model drew, or images alone",
     "training": "Labels of the training cases, warped",
+    "unwarped": "Labels of the training cases as they are",
+    "reconstructed": "Training cases through the image codec: what decoding can reach, and all of them copies",
+    "both": "Labels of the training cases, warped, and labels that a model drew",
     TEST: "Labels of the test cases",
 }
 

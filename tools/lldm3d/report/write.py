@@ -19,7 +19,8 @@ from lldm3d.report import comparison, pictures, trainings
 from lldm3d.report.comparison import evaluation_dir, pairs_dir, source_title
 from lldm3d.report.summary import answers
 from lldm3d.study.figure import study_figure
-from lldm3d.study.scores import read_scores
+from lldm3d.study.ladder import NOTES, Ladder, ladder_figure, ladder_tables, ladders
+from lldm3d.study.scores import read_ends, read_scores
 from lldm3d.study.statistics import Line
 from lldm3d.study.statistics import lines as study_lines
 from lldm3d.study.tables import TRAINED, groups_of, study_notes
@@ -53,6 +54,19 @@ def line_row(line: Line, words: str = "") -> dict:
     name = f"{about.title}{words} {line.network}, {line.task}, {TRAINED[line.until]}"
     common = {"group": "utility", "key": line.metric + words.replace(" ", "_"), "name": name, "class": line.class_name}
     return common | {"unit": about.unit, "direction": "higher" if about.higher_is_better else "lower"}
+
+
+def step_rows(found: Iterable[Ladder]) -> list[dict]:
+    """The difference of each rung of each ladder to the one above it."""
+    rows = []
+    for one in found:
+        for rung in (rung for rung in one.rungs if rung.step):
+            low, high = rung.step.interval or (None, None)
+            row = {"group": "ladder", "key": "dice_step", "class": one.class_name, "n": rung.step.patients}
+            row |= {"name": f"Dice step {one.network}, {one.task}, {TRAINED[one.until]}", "direction": "higher"}
+            row |= {"between": f"{one.method}: {rung.source} minus {rung.above}", "value": rung.step.absolute}
+            rows.append(row | {"interval_low": low, "interval_high": high, "note": f"{len(rung.step.seeds)} seeds"})
+    return rows
 
 
 FIGURES = ("fidelity", "features", "label_statistics", "alignment", "cases", "nearest_distances", "nearest_pairs")
@@ -101,8 +115,9 @@ def gather(work: Path) -> dict:
     cases = all_cases(work, pairs_dir(work, method, source, seed))
     curves = trainings.training_metrics(work, compared.get("methods", [method]), seed)
     settings = run.get("settings", {}).get("methods", {})
-    lines = study_lines(read_scores(work))
-    rows = [*utility_rows(lines), *metrics.get("rows", []), *trainings.gate_rows(curves, settings)]
+    scores, ends = read_scores(work), read_ends(work)
+    lines, rungs = study_lines(scores), ladders(scores)
+    rows = [*utility_rows(lines), *step_rows(rungs), *metrics.get("rows", []), *trainings.gate_rows(curves, settings)]
     return {
         **{"run": run, "schema": schema, "metrics": metrics, "rows": rows, "seed": seed},
         "title": schema.name if schema else work.name,
@@ -115,8 +130,10 @@ def gather(work: Path) -> dict:
         "commands": trainings.commands(work),
         "answers": answers(rows, lines),
         "study": study_tables(lines),
-        "study_notes": study_notes(lines, schema.spacing) if schema and lines else [],
+        "study_notes": study_notes(lines, schema.spacing, ends) if schema and lines else [],
         "study_figure": pictures.embed_figure(study_figure(lines)) if lines else None,
+        "ladder": {"notes": NOTES, "tables": ladder_tables(rungs, ends)},
+        "ladder_figure": pictures.embed_figure(ladder_figure(rungs)) if rungs else None,
         "comparison": comparison_tables(work, compared),
         "pictures": photos(schema, cases),
         "curves": pictures.embed_figure(figure) if (figure := trainings.loss_curves(curves)) else None,

@@ -11,10 +11,11 @@ from lldm3d.data.dataset import SPLITS, Task, load_cases, load_schema
 from lldm3d.data.regimes import regime_cases
 from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import write_csv
-from lldm3d.files import load_nifti, read_json, write_json
+from lldm3d.files import load_checkpoint, load_nifti, read_json, write_json
 from lldm3d.study.stages import LAYOUT, SegmentStage
 
 HEADER = ["case", "patient", "class", *METRICS]
+ENDS = ["until", "network", "task", "regime", "pairs", "seed", "capped"]
 SCORES = ["until", "network", "task", "regime", "pairs", "seed", "case", "patient", "class", "metric", "value"]
 
 
@@ -104,3 +105,17 @@ def read_scores(work: Path) -> pd.DataFrame:
         values = table.melt(HEADER[:3], var_name="metric").dropna(subset="value")
         found.append(values.assign(**vars(SegmentStage.parse(path.parent)))[SCORES])
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=SCORES)
+
+
+def read_ends(work: Path) -> pd.DataFrame:
+    """A row for each finished training to convergence (two of S>R) with the columns `ENDS`.
+
+    `capped`: it ended at the cap on its steps, not by patience, as its last state says; without a state it is left out.
+    """
+    found = []
+    for path in sorted((work / "segment" / "convergence").glob(f"{'*/' * (LAYOUT.count('/') - 1)}metrics.csv")):
+        states = [path.parent / "first/state.pt", path.parent / "state.pt"]
+        for state in filter(Path.is_file, states):
+            ended = load_checkpoint(state, made_by=path.parent.name, mmap=True)
+            found.append({**vars(SegmentStage.parse(path.parent)), "capped": not ended.get("stopped")})
+    return pd.DataFrame(found, columns=ENDS)

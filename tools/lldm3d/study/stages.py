@@ -9,13 +9,15 @@ from typing import NamedTuple
 
 from lldm3d.data.regimes import parse_regime, regime_of_folder
 from lldm3d.errors import UserError
+from lldm3d.pairs.sources import BOTH, DRAWN, RECONSTRUCTED, TRAINING, UNWARPED
 
 # how long the networks are trained: the same number of steps in every regime, or until the loss of the real validation
 # cases falls no more
 UNTIL = ("steps", "convergence")
 CAP = 5  # times the equal steps, at which a training to convergence ends in any case
 REAL = "real"  # in place of pairs, for regimes without S
-DRAWN = "drawn"  # the source of labels that a method takes by itself
+# below `REAL`, the rungs of the ladder: the sources of a method's pairs, from the most real to the least
+RUNGS = (RECONSTRUCTED, UNWARPED, TRAINING, DRAWN, BOTH)
 LAYOUT = "segment/<until>/<network>/<task>/<regime>/<pairs>/seed_<k>"
 
 

@@ -93,9 +93,7 @@ def patient_means(scores: pd.DataFrame) -> pd.DataFrame:
 
 def line_of(metric: str, until: str, network: str, task: str, class_name: str, patients: pd.DataFrame) -> Line:
     """The line of these patients' values."""
-    found = {Arm(*arm): group.pivot(index="patient", columns="seed", values="value")
-             for arm, group in patients.groupby(["regime", "pairs"])}  # fmt: skip
-    arms = {arm: found[arm] for arm in sorted(found, key=lambda arm: arm.rank)}
+    arms = by_arm(patients)
     gains = {arm: gain_over(arm.reference, arms[arm.reference], values) for arm, values in arms.items()
              if arm.reference in arms}  # fmt: skip
     return Line(
@@ -103,6 +101,13 @@ def line_of(metric: str, until: str, network: str, task: str, class_name: str, p
         cells={arm: arm_result(values) for arm, values in arms.items()},
         gains={arm: gain for arm, gain in gains.items() if gain},
     )
+
+
+def by_arm(patients: pd.DataFrame) -> dict[Arm, pd.DataFrame]:
+    """The values of each arm as a table [patients, seeds], in the order of their rank."""
+    found = {Arm(*arm): group.pivot(index="patient", columns="seed", values="value")
+             for arm, group in patients.groupby(["regime", "pairs"])}  # fmt: skip
+    return {arm: found[arm] for arm in sorted(found, key=lambda arm: arm.rank)}
 
 
 def of_task(task: str, found: Iterable[Line]) -> str:

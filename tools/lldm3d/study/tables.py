@@ -14,7 +14,7 @@ from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import write_csv
 from lldm3d.files import atomic_write
 from lldm3d.study.figure import study_figure
-from lldm3d.study.scores import SCORES, read_scores
+from lldm3d.study.scores import SCORES, read_ends, read_scores
 from lldm3d.study.stages import CAP, REAL, Arm
 from lldm3d.study.statistics import LEVEL, Line, lines
 
@@ -23,8 +23,12 @@ STARS = {"better": "*", "worse": "* (harm)", "unclear": ""}
 TRAINED = {"steps": "trained for equal steps", "convergence": "trained to convergence"}
 
 
-def study_notes(found: Sequence[Line], spacing: Sequence[float]) -> list[str]:
-    """What a reader must know to read the tables, one sentence or two each."""
+def study_notes(found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFrame | None = None) -> list[str]:
+    """What a reader must know to read the tables, one sentence or two each.
+
+    Args:
+        ends: of the trainings to convergence, as `read_ends` gives them.
+    """
     regimes = [parse_regime(arm.regime) for arm in {arm for line in found for arm in line.cells}]
     untils, two = {line.until for line in found}, any(len(regime.phases) > 1 for regime in regimes)
     notes = ["In every regime a network is trained with the same augmentation, and tested on the same real patients."]
@@ -36,7 +40,7 @@ def study_notes(found: Sequence[Line], spacing: Sequence[float]) -> list[str]:
         notes.append(
             "Trained to convergence: until the loss of the real validation cases had not fallen for a number of "
             f"validations, or {CAP} times the equal steps were taken{each}. The steps differ "
-            "between trainings: a gain may come from more of them."
+            f"between trainings: a gain may come from more of them. {cap_note(ends)}".rstrip()
         )
     notes += [
         "Values are means over patients, ± standard deviation over seeds. Gains are against the same regime without "
@@ -59,6 +63,16 @@ def study_notes(found: Sequence[Line], spacing: Sequence[float]) -> list[str]:
     return notes
 
 
+def cap_note(ends: pd.DataFrame | None) -> str:
+    """How many trainings to convergence, and of which networks and arms, ended at the cap; "" where none is known."""
+    if ends is None or ends.empty:
+        return ""
+    counts = ends.groupby(["network", "regime", "pairs"], sort=False)["capped"].agg(["sum", "size"])
+    named = [f"{network} {Arm(*arm)} {some} of {all_}" for (network, *arm), some, all_ in counts.itertuples() if some]
+    capped = f"{ends['capped'].sum()} of {len(ends)} trainings to convergence ended at {CAP} times the equal steps"
+    return f"{capped} instead of by patience{': ' if named else ''}{', '.join(named)}."
+
+
 def groups_of(found: Sequence[Line]) -> list[tuple[str, list[Line]]]:
     """The title and the lines of each table: one for each metric and length of training."""
     tables = []
@@ -69,9 +83,9 @@ def groups_of(found: Sequence[Line]) -> list[tuple[str, list[Line]]]:
     return tables
 
 
-def study_markdown(found: Sequence[Line], spacing: Sequence[float]) -> str:
+def study_markdown(found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFrame | None = None) -> str:
     """Rows are tasks and classes, columns networks and arms."""
-    parts = ["# Study: real (R) and synthetic (S) training data", *study_notes(found, spacing)]
+    parts = ["# Study: real (R) and synthetic (S) training data", *study_notes(found, spacing, ends)]
     for title, group in groups_of(found):
         rows, columns = rows_and_columns(group)
         head = ["task", "class", *(f"{network} {arm}" for network, arm in columns)]
@@ -128,9 +142,9 @@ def tex(text: str) -> str:
     return text.translate(TEX)
 
 
-def study_latex(found: Sequence[Line], spacing: Sequence[float]) -> str:
+def study_latex(found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFrame | None = None) -> str:
     """The same as `table` environments for a preamble with `booktabs`; the gain stands below its value."""
-    tables, notes = [], " ".join(study_notes(found, spacing))
+    tables, notes = [], " ".join(study_notes(found, spacing, ends))
     for title, group in groups_of(found):
         tables.append(latex_table(f"{title}. {notes}", group))
         notes = "Otherwise as in the table before."
@@ -176,13 +190,13 @@ def write_study(work: Path) -> None:
     scores, folder = read_scores(work), work / "study"
     if scores.empty:
         raise UserError(f"{work}/segment: no segmentation was tested yet; train them with `lldm3d study`")
-    found, spacing = lines(scores), load_schema(work / "dataset").spacing
+    found, spacing, ends = lines(scores), load_schema(work / "dataset").spacing, read_ends(work)
     units = scores["metric"].map(lambda metric: METRICS[metric].unit)
     write_csv(folder / "study.csv", [*SCORES, "unit"], scores.assign(unit=units))
     write_csv(folder / "gains.csv", None, gain_table(found))
     for name, text in (("table.md", study_markdown), ("table.tex", study_latex)):
         with atomic_write(folder / name) as temporary:
-            temporary.write_text(text(found, spacing))
+            temporary.write_text(text(found, spacing, ends))
     plots.save(study_figure(found), folder / "figure.png")
 
 

@@ -1,0 +1,62 @@
+"""Which pairs a study lacks, which of them it can make, and which rungs of a ladder it leaves out."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lldm3d.errors import UserError
+from lldm3d.methods.registry import load_method
+from lldm3d.pipeline.axes import pairs_at_hand, pairs_to_make
+from lldm3d.pipeline.run import leave_out_missing, planned, require_data
+from lldm3d.pipeline.stages import Plan
+
+from .conftest import plan_of
+
+DRAWN, TRAINED = "pairs/lldm/drawn/seed_0/dataset.json", "methods/lldm/seed_0/{}/finished.json"
+
+
+def hold(work: Path, *files: str) -> None:
+    """Put empty files into a work directory, in which they stand for what stages leave."""
+    for name in ("dataset/dataset.json", *files):
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).touch()
+
+
+def to_make(work: Path, plan: Plan) -> list[str]:
+    return [job.name for job in pairs_to_make(work, plan)]
+
+
+def test_what_a_trained_method_lacks_is_made_and_what_is_there_is_not(tmp_path):
+    plan = plan_of(tmp_path, ladder=True)
+    hold(tmp_path, DRAWN, *(TRAINED.format(name) for name in load_method("lldm").trainings))
+    pairs = [f"pairs/lldm/{source}/seed_0" for source in ("reconstructed", "unwarped", "training")]
+    assert to_make(tmp_path, plan) == ["labels/training/seed_0", *pairs]
+    assert pairs_at_hand(tmp_path, plan) == list(plan.pairs)
+    assert to_make(tmp_path, plan_of(tmp_path, sources=["drawn", "test"])) == [], "nothing that no segmentation reads"
+    both = plan_of(tmp_path, grid={"pairs": ["lldm/both"]})
+    assert to_make(tmp_path, both) == ["labels/training/seed_0", "pairs/lldm/training/seed_0", "pairs/lldm/both/seed_0"]
+
+
+def test_the_rungs_that_cannot_be_had_are_left_out_and_named(tmp_path, capsys):
+    hold(tmp_path, TRAINED.format("autoencoder_image"))
+    content = planned(tmp_path, "demo", {"data": str(tmp_path)}, ladder=True)
+    leave_out_missing(tmp_path, content)
+    assert list(Plan.of(content).pairs) == content["grid"]["pairs"] == ["lldm/reconstructed"]
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[1] for line in printed] == [
+        f" without {name}" for name in ("lldm/unwarped", "lldm/training", "lldm")
+    ]
+
+
+def test_of_a_given_data_set_the_rungs_are_the_folders_that_lie_there(tmp_path):
+    hold(tmp_path, "pairs/lldm/unwarped/seed_0/dataset.json", *map(TRAINED.format, load_method("lldm").trainings))
+    plan = replace(plan_of(tmp_path, ladder=True), given=True)
+    assert pairs_at_hand(tmp_path, plan) == ["lldm/unwarped"] and to_make(tmp_path, plan) == []
+
+
+def test_a_study_never_draws_test_labels_to_learn_from(tiny_dataset, tmp_path):
+    (tmp_path / "dataset").symlink_to(tiny_dataset)
+    plan = plan_of(tmp_path, grid={"pairs": ["lldm/test"]})
+    with pytest.raises(UserError, match="lldm/test shows the labels of test cases"):
+        require_data(tmp_path, plan, making=set())

@@ -1,0 +1,70 @@
+"""The axes of a study that follow from others: those of the ladder, and the pairs that are yet to be made for them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from lldm3d.methods.registry import load_method
+from lldm3d.pairs.sources import BOTH, DRAWN
+from lldm3d.pipeline.stages import PARTS, Job, Plan, labels_jobs, pairs_jobs, pairs_of
+from lldm3d.study.stages import RUNGS, UNTIL
+
+
+def ladder_axes(methods: Iterable[str]) -> dict[str, list[str]]:
+    """Axes of the section `segment` with which a study climbs the ladder: R, and S of each rung of each method."""
+    loaded = [load_method(name) for name in methods]
+    drawn = any(method.draws_labels for method in loaded)
+    pairs = [
+        method.name if source == DRAWN else f"{method.name}/{source}"
+        for method in loaded
+        for source in RUNGS
+        if method.has_labels
+        and source in method.sources
+        and source != BOTH
+        and (source != DRAWN or drawn or not method.needs_drawn_labels)
+    ]
+    return {"regimes": ["R", "S"], "until": list(UNTIL), **({"pairs": pairs} if pairs else {})}
+
+
+def sources_with(sources: list[str], pairs: Iterable[str], methods: Iterable[str]) -> list[str]:
+    """The sources of labels of a run, with those that pairs on the study's axis name and those that `both` joins."""
+    named = [name.partition("/") for name in pairs]
+    found = [*sources, *(source or DRAWN for method, _, source in named if method in methods)]
+    return list(dict.fromkeys([*found, *(PARTS if BOTH in found else ())]))
+
+
+def pairs_to_make(work: Path, plan: Plan) -> list[Job]:
+    """The jobs, in order, of pairs on the study's axis that are not there, but whose models are."""
+    jobs = [] if plan.given else [*labels_jobs(plan), *pairs_jobs(plan)]
+    left = [job for job in jobs if not (work / job.writes[0]).is_file()]
+    able: list[Job] = []
+    while new := [job for job in left if job not in able and within_reach(work, job, able)]:
+        able += new
+    makers, wanted, needed = {job.writes[0]: job for job in able}, wanted_pairs(plan, plan.pairs), set()
+    while wanted:
+        path = wanted.pop()
+        if path in makers and path not in needed:
+            needed.add(path)
+            wanted += makers[path].reads
+    return [job for job in able if job.writes[0] in needed]
+
+
+def within_reach(work: Path, job: Job, able: list[Job]) -> bool:
+    """Whether all that a job reads is there, or made by one of the jobs that are able."""
+    made = {path for other in able for path in other.writes}
+    return all(path in made or (work / path).is_file() for path in job.reads)
+
+
+def wanted_pairs(plan: Plan, names: Iterable[str]) -> list[str]:
+    """The `dataset.json` of the pairs of these names for all seeds of the segmentations."""
+    seeds = plan.settings["segment"]["seeds"]
+    return list(dict.fromkeys(f"{pairs_of(plan, name, seed)}/dataset.json" for name in names for seed in seeds))
+
+
+def pairs_at_hand(work: Path, plan: Plan) -> list[str]:
+    """The names on the axis of pairs of those that are there, or that `pairs_to_make` makes."""
+    made = {job.writes[0] for job in pairs_to_make(work, plan)}
+    return [
+        name
+        for name in plan.pairs
+        if all(path in made or (work / path).is_file() for path in wanted_pairs(plan, [name]))
+    ]
