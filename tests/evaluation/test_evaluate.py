@@ -17,6 +17,7 @@ from .test_medicalnet import published
 from .toys import quicken, write_dataset, write_segmenter
 
 SEEDS = {"training": list(range(12)), "validation": list(range(100, 104)), "test": list(range(200, 206))}
+FURTHER = list(range(400, 404))
 NEW = {"training": list(range(300, 308))}
 
 
@@ -154,6 +155,16 @@ def test_images_of_real_labels_are_compared_with_the_real_images(work, good):
     small = next(row for row in metrics["rows"] if row["key"] == Metric.PAIRED_MS_SSIM)
     assert small["value"] is None and "28 voxels" in small["note"]
     assert not [row for row in good["rows"] if row["group"] == "paired"]
+
+
+def test_further_real_pairs_are_truth_for_the_labels_that_they_show(work, no_figures):
+    """As warped training pairs are, which lie in no split: the synthetic images here are theirs themselves."""
+    write_dataset(work / "warped", {"training": FURTHER})
+    write_dataset(work / "for_warped", {"training": FURTHER})
+    options = {"segmenter": work / "stage", "cache_dir": work / "cache"}
+    evaluate(work / "dataset", work / "for_warped", work / "for_warped_judged", truth=work / "warped", **options)
+    row = find_row(read_metrics(work / "for_warped_judged/metrics.json")["rows"], Metric.PAIRED_SSIM)
+    assert row["value"] == pytest.approx(1) and row["n"] == len(FURTHER) and row["floor"] < 0.9
 
 
 def test_medicalnet_is_a_second_pair_of_eyes(work, tmp_path, no_figures):

@@ -43,7 +43,7 @@ def volumes(folder):
 def given_labels(work, method, source):
     """The paths of the labels that a method draws for, by name."""
     if source == "training":
-        return {path.name: path for path in (work / "labels/training/seed_0").glob("*.nii.gz")}
+        return {path.name: path for path in (work / "labels/training/seed_0/labelsTr").glob("*.nii.gz")}
     if source in SPLIT:
         return {f"{case.name}.nii.gz": case.label for case in load_cases(work / "dataset", SPLIT[source])}
     if source == "folder":

@@ -9,7 +9,8 @@ import pytest
 
 from lldm3d.data.dataset import load_cases
 from lldm3d.errors import UserError
-from lldm3d.pairs.sources import labels_in, parse_source, read_labels, real_labels, warp_label, warped_labels
+from lldm3d.pairs.sources import labels_in, parse_source, read_labels, real_labels
+from lldm3d.pairs.warping import warp_pair, write_warped_pairs
 
 CLASSES = 3
 
@@ -22,13 +23,13 @@ def voxels(path: str | Path) -> np.ndarray:
 def warped(tiny_dataset, tmp_path_factory) -> Path:
     """Six warped labels of the four training cases."""
     folder = tmp_path_factory.mktemp("warped")
-    warped_labels(tiny_dataset, folder, n=6, seed=1)
+    write_warped_pairs(tiny_dataset, folder, n=6, seed=1)
     return folder
 
 
 def test_strength_0_leaves_the_labels_bit_by_bit(tiny_dataset, tmp_path):
     cases = load_cases(tiny_dataset, "training")
-    found = warped_labels(tiny_dataset, tmp_path, n=4, strength=0)
+    found = write_warped_pairs(tiny_dataset, tmp_path, n=4, strength=0)
     for case, label in zip(cases, found, strict=True):
         np.testing.assert_array_equal(voxels(label.path), voxels(case.label))
         np.testing.assert_array_equal(nib.load(label.path).affine, nib.load(case.label).affine)
@@ -49,8 +50,8 @@ def test_each_case_is_warped_in_turn_and_keeps_its_patient_classes_and_grid(tiny
 
 
 def test_the_seed_alone_says_how(tiny_dataset, warped, tmp_path):
-    again = warped_labels(tiny_dataset, tmp_path / "again", n=2, seed=1)
-    other = warped_labels(tiny_dataset, tmp_path / "other", n=2, seed=2)
+    again = write_warped_pairs(tiny_dataset, tmp_path / "again", n=2, seed=1)
+    other = write_warped_pairs(tiny_dataset, tmp_path / "other", n=2, seed=2)
     first = read_labels(warped)
     for place in range(2):
         np.testing.assert_array_equal(voxels(again[place].path), voxels(first[place].path))
@@ -62,13 +63,28 @@ def test_no_class_appears_between_two_others():
     grid = np.stack(np.meshgrid(*[np.arange(32)] * 3, indexing="ij"), -1)
     ball = (((grid - 15.5) ** 2).sum(-1) < 100).astype(np.uint8) * 2
     for seed in range(3):
-        assert set(np.unique(warp_label(ball, CLASSES, [seed], strength=1))) == {0, 2}
+        assert set(np.unique(warp_pair(ball, ball, CLASSES, [seed], strength=1)[0])) == {0, 2}
+
+
+def test_the_image_is_moved_with_its_label_and_the_folder_is_one_of_pairs(tiny_dataset, warped, tmp_path):
+    """An image that shows the label itself still does after the warp, up to half a voxel of its border."""
+    grid = np.stack(np.meshgrid(*[np.arange(32)] * 3, indexing="ij"), -1)
+    ball = (((grid - 15.5) ** 2).sum(-1) < 100).astype(np.uint8)
+    label, image = warp_pair(ball, ball, 2, [3], strength=1)
+    assert (label != ball).any() and ((image > 0.5) == label).all() and 0 <= image.min() <= image.max() <= 1
+    found, cases = load_cases(warped, "training"), load_cases(tiny_dataset, "training")
+    assert [pair.patient for pair in found] == [case.patient for case in [*cases, *cases[:2]]]
+    for pair, case in zip(found, cases, strict=False):
+        assert Path(pair.label).parent.name == "labelsTr" and voxels(pair.image).shape == voxels(case.image).shape
+        assert (voxels(pair.image) != voxels(case.image)).any()
 
 
 def test_more_strength_moves_more():
     grid = np.stack(np.meshgrid(*[np.arange(32)] * 3, indexing="ij"), -1)
     ball = (((grid - 15.5) ** 2).sum(-1) < 100).astype(np.uint8)
-    little, much = (np.mean([(warp_label(ball, 2, [seed], s) != ball).mean() for seed in range(4)]) for s in (0.3, 2))
+    little, much = (
+        np.mean([(warp_pair(ball, ball, 2, [seed], s)[0] != ball).mean() for seed in range(4)]) for s in (0.3, 2)
+    )
     assert 0 < little < much / 2
 
 

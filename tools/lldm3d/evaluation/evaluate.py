@@ -39,6 +39,7 @@ def evaluate(
     radiomics: bool = False,
     segmenter_command: str | None = None,
     max_copies: float | None = None,
+    truth: str | Path | None = None,
     cache_dir: str | Path | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -57,6 +58,8 @@ def evaluate(
         radiomics: also compare radiomic features.
         segmenter_command: a further segmenter for the alignment: a command with `{images}` and `{labels}` in it.
         max_copies: largest share of near copies that the data may hold.
+        truth: folder of further real pairs, some with the labels of synthetic ones, for the figures of pairs: warped
+            ones lie in labels/training/seed_<k> of a work directory.
         cache_dir: where findings of each case are kept for further evaluations; default: `cache` in `output_dir`.
         overwrite: replace an evaluation that is there.
 
@@ -72,7 +75,8 @@ def evaluate(
     records = extract_shared(cases, RecordCache(extractor, Path(cache_dir or output_dir / "cache")))
     if records is None:
         return
-    rows, nearest = compute_metrics(records, extractor)
+    further = open_data(Path(truth))[1]["training"] if truth else []
+    rows, nearest = compute_metrics(records, extractor, further)
     if segmenter_command is not None:
         rows += command_rows(segmenter_command, records["synthetic"].cases, records["test"].cases, schema)
     pairs = nearest_pairs(nearest, records["synthetic"].cases, records["training"].cases)
@@ -222,7 +226,7 @@ def extract_all(cases: dict[str, list[Case]], extract: Callable[..., Record]) ->
 
 
 def compute_metrics(
-    records: dict[str, CaseRecords], extractor: RecordExtractor
+    records: dict[str, CaseRecords], extractor: RecordExtractor, further: list[Case]
 ) -> tuple[list[Row], list[NearestCases]]:
     """All rows, and the nearest training cases. `records`: training (blurred too), validation, test and synthetic."""
     ours, training, validation, test = (records[split] for split in ("synthetic", "training", "validation", "test"))
@@ -242,6 +246,6 @@ def compute_metrics(
         *label_rows(ours, training, test, schema),
         *alignment,
         *copy_rows(nearest, first),
-        *paired_rows(ours, [training, validation, test], schema, device()),
+        *paired_rows(ours, [training, validation, test], schema, device(), further=further),
     ]
     return rows, nearest

@@ -17,7 +17,7 @@ from lldm3d.evaluation.alignment import class_agreement
 from lldm3d.evaluation.copies import coarse
 from lldm3d.evaluation.features import FeatureSpace, Segmenter
 from lldm3d.evaluation.labels import is_one_organ, label_statistics
-from lldm3d.evaluation.records import BLUR, CaseRecords, Record
+from lldm3d.evaluation.records import BLUR, CaseRecords, Record, label_hash
 from lldm3d.files import save_checkpoint, sha256
 from lldm3d.processes import place
 
@@ -58,7 +58,7 @@ class RecordExtractor:
             found.blurred, _ = self.features(gaussian_filter(scan.image, BLUR), mask)
         if scan.label is None:
             return found
-        found.label = hashlib.sha256(scan.label.tobytes()).hexdigest() if mask.any() else None
+        found.label = label_hash(scan.label) if mask.any() else None
         found.statistics = label_statistics(scan.label, self.schema)
         parents = set(self.schema.inside.values())
         found.one_organ = {parent: is_one_organ(scan.label, parent, self.schema) for parent in parents}

@@ -1,5 +1,6 @@
 """What is kept of each case for the metrics."""
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,6 +58,11 @@ class CaseRecords:
     def labelled(self) -> list[tuple[Case, Record]]:
         """The cases whose label map is there, and not empty."""
         return [pair for pair in zip(self.cases, self.records, strict=True) if pair[1].label]
+
+
+def label_hash(label: np.ndarray) -> str:
+    """SHA-256 of a label map [X, Y, Z] as `read_pair` gives it."""
+    return hashlib.sha256(label.tobytes()).hexdigest()
 
 
 def stacked(arrays: list[np.ndarray]) -> np.ndarray:

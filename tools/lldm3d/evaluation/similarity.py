@@ -10,7 +10,7 @@ from tqdm import tqdm
 from lldm3d.data.dataset import Case, Schema
 from lldm3d.data.scans import read_pair
 from lldm3d.evaluation.metrics import Compared, Metric, Row, mean_row
-from lldm3d.evaluation.records import CaseRecords
+from lldm3d.evaluation.records import CaseRecords, label_hash
 
 PAIRS = 50  # random pairs of images whose similarity is measured
 KERNEL = 7  # voxels
@@ -67,14 +67,23 @@ def pairwise(
 
 
 def paired_rows(
-    synthetic: CaseRecords, real: Sequence[CaseRecords], schema: Schema, device: torch.device, seed: int = 0
+    synthetic: CaseRecords,
+    real: Sequence[CaseRecords],
+    schema: Schema,
+    device: torch.device,
+    seed: int = 0,
+    further: Sequence[Case] = (),
 ) -> list[Row]:
     """PSNR, SSIM and MS-SSIM of synthetic images to the real image with the same label map, voxel by voxel.
 
     The floor is what another real image, chosen at random, gets beside that image. No rows without pairs: labels that
     a model made have no true image.
+
+    Args:
+        further: real pairs that are in no split, such as warped ones.
     """
-    known = {record.label: case for split in real for case, record in split.labelled()}
+    known = {label_hash(read_pair(case, schema).label): case for case in further}
+    known |= {record.label: case for split in real for case, record in split.labelled()}
     pairs = [(case, known[record.label]) for case, record in synthetic.labelled() if record.label in known]
     if not pairs:
         return []

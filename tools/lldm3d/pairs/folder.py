@@ -75,12 +75,13 @@ def claim(target: Path, content: dict, overwrite: bool) -> None:
 
 
 def write_dataset_json(
-    target: Path, dataset_dir: Path, method: Method, names: list[str], patients: list[str], about: str | None = None
+    target: Path, dataset_dir: Path, about: str, names: list[str], patients: list[str], kind: str = "real"
 ) -> None:
-    """Write `dataset.json` for what was drawn, images or pairs, with the schema of the real data set.
+    """Write `dataset.json` for images or pairs that were made, with the schema of the real data set.
 
     Args:
-        about: what the cases are; default: that the method drew them.
+        about: what the cases are.
+        kind: in the name of the data set, such as synthetic.
     """
     schema = load_schema(dataset_dir)
     folders = {"image": "imagesTr", **({"label": "labelsTr"} if (target / "labelsTr").is_dir() else {})}
@@ -92,8 +93,8 @@ def write_dataset_json(
     if missing:
         raise UserError(f"{target}: lacks {missing[:3]} after generation; see {target / 'log.txt'}")
     content = read_json(dataset_dir / "dataset.json") | {
-        "name": f"{schema.name} ({'reconstructed' if about else 'synthetic'})",
-        "description": about or f"Synthetic scans, drawn by {method.title} from what it learnt of real ones.",
+        "name": f"{schema.name} ({kind})",
+        "description": about,
         "numTraining": len(cases),
         "numTest": 0,
         "training": cases,

@@ -25,8 +25,8 @@ from lldm3d.pairs.sources import (
     labels_in,
     parse_source,
     real_labels,
-    warped_labels,
 )
+from lldm3d.pairs.warping import write_warped_pairs
 
 
 def generate(
@@ -141,7 +141,7 @@ def source_labels(
         return limited(labels_in(drawn), n, source)
     if source.kind == TRAINING:
         number = n or len(real_labels(work / "dataset", TRAINING))
-        return warped_labels(work / "dataset", folder, number, seed, strength)
+        return write_warped_pairs(work / "dataset", folder, number, seed, strength)
     if source.kind == BOTH:
         raise UserError("pairs of the source both are joined, not drawn: add it to --sources of `lldm3d run`")
     real = {TEST: TEST, UNWARPED: TRAINING}  # source and split
@@ -204,7 +204,8 @@ def draw_pairs(
         processes=processes,
     )
     patients = [label.patient for label in labels] if labels else names
-    write_dataset_json(target, dataset_dir, method, names, patients)
+    about = f"Synthetic scans, drawn by {method.title} from what it learnt of real ones."
+    write_dataset_json(target, dataset_dir, about, names, patients, "synthetic")
 
 
 def process_of(method: Method, configs: list[str], settings: dict) -> dict:

@@ -13,7 +13,7 @@ from lldm3d.errors import UserError
 from lldm3d.files import load_nifti
 from lldm3d.methods.registry import IMAGE_CODEC, Method
 from lldm3d.pairs.folder import claim, pair_manifest, write_dataset_json
-from lldm3d.pairs.sources import TRAINING, real_labels
+from lldm3d.pairs.sources import RECONSTRUCTED, TRAINING, real_labels
 from lldm3d.pairs.writer import CaseWriter
 from lldm3d.processes import device
 from lldm3d.training.handlers import Meter, ProgressBar
@@ -51,7 +51,7 @@ def reconstruct_pairs(
             handler.attach(engine)
         engine.run(left)
     about = f"Real training scans, encoded and decoded by the image codec of {method.title}: no synthetic data."
-    write_dataset_json(target, dataset_dir, method, names, [label.patient for label in labels], about)
+    write_dataset_json(target, dataset_dir, about, names, [label.patient for label in labels], RECONSTRUCTED)
 
 
 def reconstructed_pair(codec: Codec, engine: Engine, case: Case) -> dict:

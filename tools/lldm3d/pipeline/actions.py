@@ -38,10 +38,10 @@ def number_of_pairs(work: Path, plan: Plan) -> int:
 
 
 def warp_training_labels(work: Path, job: Job, plan: Plan) -> None:
-    from lldm3d.pairs.sources import warped_labels
+    from lldm3d.pairs.warping import write_warped_pairs
 
     strength = plan.settings["methods"]["strength"]
-    warped_labels(work / "dataset", work / job.name, number_of_pairs(work, plan), job.values["seed"], strength)
+    write_warped_pairs(work / "dataset", work / job.name, number_of_pairs(work, plan), job.values["seed"], strength)
 
 
 def make_pairs(work: Path, job: Job, plan: Plan) -> None:
@@ -82,11 +82,13 @@ def draw(work: Path, job: Job, plan: Plan) -> None:
 def evaluate_pairs(work: Path, job: Job, plan: Plan) -> None:
     from lldm3d.evaluation.evaluate import evaluate
 
+    warped = work / f"labels/{TRAINING}" / Path(job.name).name
     evaluate(
         work / "dataset",
         work / job.values["pairs"],
         work / job.name,
         segmenter=work / plan.segmenter.path / "model.pt",
+        truth=warped if Path(job.name).parent.name == TRAINING else None,
         cache_dir=work / "evaluation" / "cache",  # real cases are looked at once for all
         overwrite=True,
         **plan.settings["evaluate"],

@@ -6,20 +6,21 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from lldm3d.errors import UserError
-from lldm3d.evaluation.metrics import HIGHER, LOWER, PAIRED, Compared, Metric, format_number, read_metrics
+from lldm3d.evaluation.metrics import HIGHER, LOWER, Compared, Metric, format_number, read_metrics
 from lldm3d.files import read_json
 from lldm3d.methods.registry import OURS, Method
 from lldm3d.study.tables import DASH, tex
 
+PAIRED_METRICS = (Metric.PAIRED_PSNR, Metric.PAIRED_SSIM, Metric.PAIRED_MS_SSIM)
 SHOWN = {  # what the table has of an evaluation, and against which cases
     **dict.fromkeys((Metric.FID, Metric.KID, Metric.PRECISION, Metric.RECALL), Compared.SYNTHETIC_TRAINING),
     **dict.fromkeys((Metric.PAIRWISE_SSIM, Metric.PAIRWISE_MS_SSIM), Compared.AMONG_SYNTHETIC),
     **dict.fromkeys((Metric.SHAPE_PRECISION, Metric.SHAPE_RECALL), Compared.SYNTHETIC_TRAINING),
     Metric.ALIGNMENT_DICE_RATIO: Compared.PAIRS_TEST,
     Metric.NEAR_COPIES_SHARE: Compared.SYNTHETIC_TRAINING,
-    **dict.fromkeys((Metric.PAIRED_PSNR, Metric.PAIRED_SSIM, Metric.PAIRED_MS_SSIM), Compared.SAME_LABEL),
+    **dict.fromkeys(PAIRED_METRICS, Compared.SAME_LABEL),
 }
-TEST = "test"  # the source of labels that no model has seen, for paired figures
+TEST = "test"  # the source of labels that no model has seen
 SOURCES = {
     "drawn": "Labels that a model drew, or images alone",
     "training": "Labels of the training cases, warped",
@@ -112,8 +113,6 @@ def training_results(work: Path, method: str, source: str, seed: int) -> list[Re
     for row in read_metrics(evaluation_dir(work, method, source, seed) / "metrics.json")["rows"]:
         if row["value"] is None or SHOWN.get(row["key"]) != row["compared"]:
             continue
-        if row["group"] == PAIRED and source != TEST:  # a model may have seen these labels
-            continue
         direction = row["direction"] if row["direction"] in (LOWER, HIGHER) else ""
         measure = Measure(row["key"], row["name"], row["unit"], direction, row["class"], row["variant"])
         interval = (row["interval_low"], row["interval_high"]) if row["interval_low"] is not None else None
@@ -175,6 +174,13 @@ def comparison_notes(results: Sequence[Result], minutes: float | None) -> list[s
         "real data. Dice ratio: what that network finds of the label in a synthetic image, over the same in real test "
         f"images. Shape: of the label maps. {DASH}: cannot be had, as the method makes no labels or takes none.",
     ]
+    seen = {result.source == TEST for result in results if result.measure.key in PAIRED_METRICS}
+    if len(seen) == 2:
+        notes.append(
+            "PSNR and SSIM are to the real image of the same label: for test labels they say how right an image is. "
+            "Where those for labels of training cases (of warped ones to the equally warped scan) are much higher, a "
+            "method repeats its patients."
+        )
     if len({result.method for result in results}) > 1:
         notes.append(f"A star marks a figure that {OURS} beats beyond these intervals, a circle one that beats {OURS}.")
     return notes
