@@ -8,10 +8,11 @@ from monai.bundle import ConfigParser
 
 from lldm3d.bundle import INFERENCE, bundle_path, defined, load_configs, run_bundle, undefined
 from lldm3d.data.dataset import load_schema
+from lldm3d.data.regimes import generator_saw
 from lldm3d.errors import UserError
 from lldm3d.methods.registry import OURS, Method, load_method
 from lldm3d.pairs.cases import drawn_name
-from lldm3d.pairs.folder import claim, pair_manifest, write_dataset_json
+from lldm3d.pairs.folder import claim, data_of_models, pair_manifest, write_dataset_json
 from lldm3d.pairs.sources import (
     DRAWN,
     TEST,
@@ -130,8 +131,8 @@ def source_labels(
             )
         return limited(labels_in(drawn), n, source)
     if source.kind == TRAINING:
-        number = n or len(real_labels(work / "dataset", TRAINING))
-        return warped_labels(work / "dataset", folder, number, seed, strength)
+        seen = data_of_models(models) or work / "dataset"  # not more labels than the models have seen
+        return warped_labels(seen, folder, n or len(real_labels(seen, TRAINING)), seed, strength)
     return limited(real_labels(work / "dataset", TEST) if source.kind == TEST else labels_in(source.folder), n, source)
 
 
@@ -171,7 +172,8 @@ def draw_pairs(
     names = [label.name for label in labels] if labels else [drawn_name(index) for index in range(first, first + n)]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(f"several labels are named {twice[0]!r}; a pair bears its label's name, so give each its own")
-    claim(target, pair_manifest(method, models, labels, names, seed, settings, overlays), overwrite)
+    saw = generator_saw(data_of_models(models) or dataset_dir)
+    claim(target, pair_manifest(method, models, labels, names, seed, settings, overlays, saw), overwrite)
     schema = load_schema(dataset_dir)
     data = {"output_dir": str(target), "method_dir": str(models), "dataset_dir": str(dataset_dir)}
     data |= {"class_names": list(schema.class_names), "roi_size": list(schema.roi_size)}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import yaml
@@ -36,8 +37,11 @@ def run(
     images: str | None = None,
     labels: str | None = None,
     label_map: str | dict | None = None,
+    unlabelled: str | None = None,
     methods: str | Sequence[str] | None = None,
     sources: str | Sequence[str] | None = None,
+    label_fraction: float | None = None,
+    labelled_only: bool | None = None,
     dry_run: bool = False,
     until: str | None = None,
     cores: int | None = None,
@@ -54,9 +58,12 @@ def run(
         images: a folder of NIfTI images, with
         labels: a folder of labels with the same names.
         label_map: YAML file of class names and their values in the data; default: the labels of dataset.json.
+        unlabelled: a folder of further images without labels, for what learns images alone.
         methods: to be compared at equal minutes of training, as lldm,cond_ldm,ddpm; default: lldm alone, for the steps
             of its profile.
         sources: of the labels that images are drawn for: drawn, training (warped), test, or folders; default: drawn.
+        label_fraction: of the training patients, whose labels the methods see, as in the regime 0.1R; default: 1.
+        labelled_only: the methods see no image of the other patients either; default: the images of all.
         dry_run: only list the stages that would run and, of a prepared data set, what they take on this machine.
         until: the last stage to run: a stage, a training, or one job as a dry run lists it.
         cores: CPU cores to use at once; default: all.
@@ -69,8 +76,15 @@ def run(
         ChildError: when a stage failed.
     """
     work, files = Path(workdir).resolve(), {"data": data, "images": images, "labels": labels, "label_map": label_map}
+    if unlabelled and not (data or images):
+        raise UserError(
+            f"--unlabelled {unlabelled}: needs labelled scans beside it; give --data, or --images and --labels"
+        )
+    files |= {"unlabelled": unlabelled}
     source = {key: absolute(name) for key, name in files.items() if name} or None
-    content = planned(work, profile, source, methods=as_list(methods), sources=as_list(sources))
+    limits = {"label_fraction": label_fraction, "labelled_only": labelled_only}
+    seen = {key: value for key, value in limits.items() if value is not None}
+    content = planned(work, profile, source, None, as_list(methods), as_list(sources), seen)
     require_own_data(work, content)
     plan = Plan.of(content)
     check_plan(plan)
@@ -156,10 +170,12 @@ def planned(
     grid: dict | None = None,
     methods: list[str] | None = None,
     sources: list[str] | None = None,
+    seen: dict | None = None,
 ) -> dict:
     """The content of `run.yaml`; what is None is taken from the last run.
 
-    `grid` replaces entries of the profile's section `segment`, and is remembered until another profile is given.
+    `grid` replaces entries of the profile's section `segment`, and is remembered until another profile is given; `seen`
+    those of its section `methods` that say what the methods see.
     """
     path = work / "run.yaml"
     before = read_plan(work) if path.is_file() else {"profile": "demo", "data": data}
@@ -172,9 +188,10 @@ def planned(
     for name in methods:
         load_method(name)
     sources = [text if parse_source(text).folder is None else str(Path(text).resolve()) for text in sources]
-    settings = load_profile(profile, grid)
+    seen = before.get("seen", {}) | (seen or {})
+    settings = load_profile(profile, grid, seen)
     named = profile if profile in BUILT_IN else str(Path(profile).resolve())
-    kept = {"profile": named, "data": before["data"], "given": before.get("given", False), "grid": grid}
+    kept = {"profile": named, "data": before["data"], "given": before.get("given", False), "grid": grid, "seen": seen}
     return {"format": FORMAT, **kept, "methods": methods, "sources": sources, "settings": settings}
 
 
@@ -197,11 +214,11 @@ def require_data(work: Path, plan: Plan) -> None:
     for split in ("validation", "test"):
         if not load_cases(work / "dataset", split):
             raise UserError(f"{work / 'dataset' / 'dataset.json'}: has no {split} cases; a study needs real ones")
-    for name in plan.pairs:
-        folder = work / pairs_of(plan, name, section["seeds"][0])
+    for name, seed in product(plan.pairs, section["seeds"]):
+        folder = work / pairs_of(plan, name, seed)
         for regime in section["regimes"]:
             found = folder if (folder / "dataset.json").is_file() else None
-            regime_cases(work / "dataset", found, regime, section["seeds"][0])
+            regime_cases(work / "dataset", found, regime, seed)
 
 
 def execute(work: Path, content: dict, selected: list[Job], dry_run: bool, **where) -> None:

@@ -19,7 +19,7 @@ from lldm3d.report import comparison, pictures, trainings
 from lldm3d.report.comparison import evaluation_dir, pairs_dir, source_title
 from lldm3d.report.summary import answers
 from lldm3d.study.figure import study_figure
-from lldm3d.study.scores import read_scores
+from lldm3d.study.scores import read_saw, read_scores
 from lldm3d.study.statistics import Line
 from lldm3d.study.statistics import lines as study_lines
 from lldm3d.study.tables import TRAINED, groups_of, study_notes
@@ -115,7 +115,7 @@ def gather(work: Path) -> dict:
         "commands": trainings.commands(work),
         "answers": answers(rows, lines),
         "study": study_tables(lines),
-        "study_notes": study_notes(lines, schema.spacing) if schema and lines else [],
+        "study_notes": study_notes(lines, schema.spacing, read_saw(work)) if schema and lines else [],
         "study_figure": pictures.embed_figure(study_figure(lines)) if lines else None,
         "comparison": comparison_tables(work, compared),
         "pictures": photos(schema, cases),

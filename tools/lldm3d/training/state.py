@@ -34,9 +34,7 @@ class EpochSampler(Sampler[int]):
             each batch, however many scans without a label there are.
     """
 
-    def __init__(
-        self, num_cases: int, num_samples: int, seed: int = 0, labelled: Sequence[bool] | None = None
-    ) -> None:
+    def __init__(self, num_cases: int, num_samples: int, seed: int = 0, labelled: Sequence[bool] | None = None) -> None:
         if num_cases < 1:
             raise ValueError(f"num_cases must be at least 1, got {num_cases}: the training split is empty")
         self.num_cases, self.num_samples, self.seed = num_cases, num_samples, seed
