@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from tests.data.raw import save, volumes, write_decathlon
 from tests.in_process import do_stages, write_profile, write_run
 
 from lldm3d.codec.latents import LatentDataset
@@ -16,7 +17,9 @@ from lldm3d.files import read_json
 from lldm3d.methods.registry import load_method
 from lldm3d.pairs.generate import source_labels
 from lldm3d.pairs.sources import LabelSource
+from lldm3d.pipeline.actions import number_of_pairs
 from lldm3d.pipeline.run import planned, run
+from lldm3d.pipeline.stage import read_plan
 from lldm3d.pipeline.stages import Plan, all_jobs, pairs_of
 
 from .conftest import plan_of
@@ -54,7 +57,7 @@ def test_trainings_and_warped_labels_open_no_label_of_another_patient(poisoned):
     assert warped == set(few)
     for name in TAKING:
         latents = poisoned / f"methods/{name}/seed_0/latents/encoded"
-        assert LatentDataset(str(latents), "training", ["image_mean", "label"]).labelled.sum() == len(few)
+        assert LatentDataset(str(latents), "training", ["image_mean", "label"]).labelled.mean() == 0.5
         assert np.load(latents / "training/image_mean.npy").any((1, 2, 3, 4)).all()  # the images of all
         assert (poisoned / f"methods/{name}/seed_0/{list(load_method(name).trainings)[-1]}/model.pt").is_file()
 
@@ -132,3 +135,22 @@ def test_pairs_of_another_work_directory_are_those_of_the_same_seed(tmp_path):
         (folder / f"seed_{seed}").mkdir(parents=True)
     assert pairs_of(plan, str(folder), 1) == str(folder / "seed_1")
     assert pairs_of(plan, str(folder / "seed_0"), 1) == str(folder / "seed_0")
+
+
+def test_a_run_brings_further_scans_without_labels_into_its_data_set(tmp_path):
+    data, further, work = write_decathlon(tmp_path / "raw"), tmp_path / "further", tmp_path / "work"
+    for number in range(5):
+        save(further / f"scan_{number}.nii.gz", volumes(seed=50 + number)[0])
+    source = {"data": str(data), "unlabelled": str(further)}
+    work.mkdir()
+    (work / "run.yaml").write_text(yaml.safe_dump(planned(work, "demo", source)))
+    do_stages(work, "prepare")
+    assert len(load_cases(work / "dataset", "training")) == 3 + 5
+    assert number_of_pairs(work, Plan.of(read_plan(work))) == 3  # as many as there are labelled cases
+    assert generator_saw(work / "dataset")["unlabelled_patients"] == 5
+    write_seen(work / "dataset", tmp_path / "alone", 1.0, True, 0)
+    assert generator_saw(tmp_path / "alone") == {
+        **{"label_fraction": 1.0, "labelled_only": True, "seed": 0, "labelled_patients": 3, "unlabelled_patients": 0}
+    }
+    with pytest.raises(UserError, match="this work directory was made from .*unlabelled"):
+        planned(work, None, {"data": str(data)})

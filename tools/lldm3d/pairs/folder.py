@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lldm3d import __version__
 from lldm3d.data.dataset import load_schema, moved
+from lldm3d.data.regimes import generator_saw
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, sha256, write_json
 from lldm3d.methods.registry import Method
@@ -24,12 +25,12 @@ def pair_manifest(
     seed: int,
     settings: dict,
     overlays: Sequence[str],
-    saw: dict,
 ) -> dict:
     """What the pairs depend on: method, settings, the hash of each model, and for each case its seed and label.
 
-    `saw` is what the models saw of the real patients, as `generator_saw` says it.
+    "saw" is what the models saw of the real patients; None where they do not say it.
     """
+    seen = data_of_models(models)
     paths = sorted(path for pattern in MODELS for path in models.glob(pattern))
     cases = [{"name": name, "seed": seed} for name in names]
     if labels:
@@ -43,7 +44,7 @@ def pair_manifest(
         "seed": seed,
         "settings": settings,
         "overlays": list(overlays),
-        "saw": saw,
+        "saw": generator_saw(seen) if seen else None,
         "checkpoints": {path.relative_to(models).as_posix(): sha256(path) for path in paths},
         "cases": cases,
     }

@@ -8,7 +8,6 @@ from monai.bundle import ConfigParser
 
 from lldm3d.bundle import INFERENCE, bundle_path, defined, load_configs, run_bundle, undefined
 from lldm3d.data.dataset import load_schema
-from lldm3d.data.regimes import generator_saw
 from lldm3d.errors import UserError
 from lldm3d.methods.registry import OURS, Method, load_method
 from lldm3d.pairs.cases import drawn_name
@@ -172,8 +171,7 @@ def draw_pairs(
     names = [label.name for label in labels] if labels else [drawn_name(index) for index in range(first, first + n)]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(f"several labels are named {twice[0]!r}; a pair bears its label's name, so give each its own")
-    saw = generator_saw(data_of_models(models) or dataset_dir)
-    claim(target, pair_manifest(method, models, labels, names, seed, settings, overlays, saw), overwrite)
+    claim(target, pair_manifest(method, models, labels, names, seed, settings, overlays), overwrite)
     schema = load_schema(dataset_dir)
     data = {"output_dir": str(target), "method_dir": str(models), "dataset_dir": str(dataset_dir)}
     data |= {"class_names": list(schema.class_names), "roi_size": list(schema.roi_size)}
