@@ -85,7 +85,7 @@ def test_the_notes_say_of_each_pairs_what_their_generator_saw(found):
     notes = study_markdown(found, SPACING, stages)
     assert "\n\nlldm: the generator saw the labels of all 504 training patients.\n" in notes
     few = "the generator saw the labels of 50 training patients (0.1R) and"
-    assert notes.count(f"tenth-lldm: {few} the images of 454 others without their labels.") == 1
+    assert notes.count(f"tenth-lldm: {few} the images of 454 others without labels.") == 1
     assert f"alone-lldm: {few} nothing of any others." in notes
     assert "other: the pairs do not say which real patients their generator saw." in notes
     assert notes.count("another site") == 1 and "\n\nlldm: in 0.1R+S the generator saw labels of patients" in notes

@@ -201,7 +201,7 @@ def write_seen(
     source, target = Path(dataset_dir).resolve(), Path(folder).resolve()
     content, cases = read_json(source / "dataset.json"), load_cases(source, "training")
     chosen = {case.name for case in some_patients(labelled_training(cases), label_fraction, seed)}
-    lists = {split: [moved(entry, source, target) for entry in content[split]] for split in SPLITS}
+    lists = {split: [moved(entry, source, target) for entry in content.get(split, [])] for split in SPLITS}
     for entry, case in zip(lists["training"], cases, strict=True):
         if case.name not in chosen:
             entry.pop("label", None)

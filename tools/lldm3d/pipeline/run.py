@@ -214,11 +214,10 @@ def require_data(work: Path, plan: Plan) -> None:
     for split in ("validation", "test"):
         if not load_cases(work / "dataset", split):
             raise UserError(f"{work / 'dataset' / 'dataset.json'}: has no {split} cases; a study needs real ones")
-    for name, seed in product(plan.pairs, section["seeds"]):
-        folder = work / pairs_of(plan, name, seed)
+    for folder in dict.fromkeys(work / pairs_of(plan, *pair) for pair in product(plan.pairs, section["seeds"])):
         for regime in section["regimes"]:
             found = folder if (folder / "dataset.json").is_file() else None
-            regime_cases(work / "dataset", found, regime, seed)
+            regime_cases(work / "dataset", found, regime, section["seeds"][0])
 
 
 def execute(work: Path, content: dict, selected: list[Job], dry_run: bool, **where) -> None:

@@ -76,7 +76,7 @@ def saw_text(limits: dict | None) -> str:
     if limits is None:
         return "the pairs do not say which real patients their generator saw"
     labelled, others, share = (limits[key] for key in ("labelled_patients", "unlabelled_patients", "label_fraction"))
-    images = f"the images of {others} others without their labels" if others else "nothing of any others"
+    images = f"the images of {others} others without labels" if others else "nothing of any others"
     if share < 1:
         return f"the generator saw the labels of {labelled} training patients ({share:g}R) and {images}"
     return f"the generator saw the labels of all {labelled} training patients" + (f" and {images}" if others else "")
