@@ -65,8 +65,7 @@ class Plan:
 
     @property
     def seeds(self) -> list[int]:
-        """Of the methods: where they see the labels of 0.1R alone those of the segmentations, each of which has its own
-        0.1R."""
+        """Of the methods; where they see few labels those of the segmentations, as each seed has a 0.1R of its own."""
         return self.settings["segment" if self.limits["label_fraction"] < 1 else "methods"]["seeds"]
 
     @property
