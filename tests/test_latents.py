@@ -11,7 +11,7 @@ from lldm3d.codec.codec import load_codec, save_codec
 from lldm3d.codec.latents import LatentDataset, encode, read_case
 from lldm3d.data.dataset import load_cases, load_schema
 from lldm3d.errors import UserError
-from lldm3d.files import read_json, sha256
+from lldm3d.files import read_json, sha256, write_json
 
 NAMES = ["background", "liver", "portal vein"]  # of tiny_dataset
 
@@ -98,6 +98,22 @@ def test_the_command_needs_no_label_codec(latents, tiny_dataset, codecs, tmp_pat
     assert read_json(tmp_path / "out/latents.json")["codecs"] == {"image": sha256(codecs[0])}
     item = LatentDataset(str(tmp_path / "out"), "test", ["image_mean", "label"])[0]
     assert torch.equal(item["image_mean"], LatentDataset(str(latents), "test")[0]["image_mean"])
+
+
+def test_cases_without_a_label_are_encoded_and_can_be_left_out(tiny_dataset, codecs, tmp_path):
+    dataset = tmp_path / "dataset"
+    shutil.copytree(tiny_dataset, dataset)
+    content = read_json(dataset / "dataset.json")
+    for entry in content["training"][:2]:
+        (dataset / entry.pop("label")).unlink()
+    write_json(dataset / "dataset.json", content)
+    encode(str(dataset), *codecs, str(tmp_path / "latents"), views=2)
+    data = LatentDataset(str(tmp_path / "latents"), "training")
+    assert [item["labelled"] for item in data] == data.labelled.tolist() == [False] * 4 + [True] * 4
+    assert data[1]["image_mean"].any() and not data[1]["label"].any() and data[4]["label"].any()
+    labelled = LatentDataset(str(tmp_path / "latents"), "training", labelled_only=True)
+    assert len(labelled) == 4 and torch.equal(labelled[0]["label"], data[4]["label"]) and "labelled" not in labelled[0]
+    assert [item["index"] for item in labelled] == [0, 1, 2, 3]
 
 
 def test_existing_latents_are_kept_without_overwrite(latents, tiny_dataset, codecs):

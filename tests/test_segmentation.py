@@ -1,6 +1,7 @@
 """A stage's data list and the table of its scores."""
 
 import csv
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -9,8 +10,9 @@ from monai.data import load_decathlon_datalist
 
 from lldm3d.data.dataset import build_task, load_cases, load_schema
 from lldm3d.errors import UserError
-from lldm3d.files import read_json
-from lldm3d.study.scores import data_list, write_case_metrics, write_data_lists
+from lldm3d.files import read_json, write_json
+from lldm3d.study.scores import data_list, read_saw, write_case_metrics, write_data_lists
+from lldm3d.study.stages import SegmentStage
 
 
 @pytest.fixture
@@ -64,3 +66,16 @@ def test_two_trainings_have_two_data_lists_that_are_validated_and_tested_alike(t
     assert first["validation"] == last["validation"] and first["test"] == last["test"]
     with pytest.raises(UserError, match="0.5S>R has two trainings, and so no single list; take S and R"):
         data_list(tiny_dataset, tiny_synthetic, "0.5S>R", 0)
+
+
+def test_what_the_generator_saw_is_kept_with_each_segmentation(tiny_dataset, tiny_synthetic, tmp_path):
+    saw = {"label_fraction": 0.5, "labelled_only": False, "seed": 0, "labelled_patients": 2, "unlabelled_patients": 2}
+    shutil.copytree(tiny_synthetic, tmp_path / "pairs")
+    write_json(tmp_path / "pairs/manifest.json", {"saw": saw})
+    arms = {"lldm": tmp_path / "pairs", "other": tiny_synthetic, "real": None}  # another program's have no manifest
+    stages = {name: SegmentStage("steps", "seg_unet", "multi", "0.5R+0.5S", name, 0) for name in arms}
+    stages["real"] = SegmentStage("steps", "seg_unet", "multi", "R", "real", 0)
+    for name, stage in stages.items():
+        write_data_lists(tiny_dataset, arms[name], stage.regime, 0, tmp_path / stage.path)
+        (tmp_path / stage.path / "metrics.csv").touch()
+    assert read_saw(tmp_path) == [(stages["lldm"], saw), (stages["other"], None)]

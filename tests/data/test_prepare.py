@@ -11,6 +11,8 @@ from lldm3d.data import case_preparation
 from lldm3d.data.checks import faults_of
 from lldm3d.data.dataset import SPLITS, load_cases, load_schema
 from lldm3d.data.prepare import prepare
+from lldm3d.data.regimes import regime_cases
+from lldm3d.data.scans import read_pair
 from lldm3d.data.sources import open_source
 from lldm3d.errors import UserError
 
@@ -381,3 +383,45 @@ def test_liver_mr_maps_vessels_out_of_49_classes(tmp_path, real_data):
     assert len(all_cases(tmp_path / "out")) == 10 and faults_of(open_source(tmp_path / "out")) == []
     prepare(tmp_path / "coarse", **files, label_map=label_map, spacing=(6, 6, 6), **crops)
     assert all((load(case.label) == 2).any() for case in all_cases(tmp_path / "coarse"))
+
+
+def test_further_scans_without_labels_become_training_cases(tmp_path, capsys):
+    data, further = write_decathlon(tmp_path / "raw"), tmp_path / "further"
+    for number, size in enumerate([(20, 18, 12), (40, 30, 20)]):
+        save(further / f"scan_{number}_0000.nii.gz", volumes(size, seed=50 + number)[0])
+    prepare(tmp_path / "with", data=data, unlabelled=further)
+    assert "2 of the training cases have no label" in capsys.readouterr().out
+    prepare(tmp_path / "without", data=data)
+    schema, cases = load_schema(tmp_path / "with"), load_cases(tmp_path / "with", "training")
+    assert schema == load_schema(tmp_path / "without")  # the grid is that of the labelled cases
+    assert [(case.name, case.patient) for case in cases if not case.label] == [("scan_0",) * 2, ("scan_1",) * 2]
+    scan = read_pair(cases[-1], schema)
+    assert scan.label is None and 0 <= scan.image.min() < scan.image.max() <= 1
+    for split in SPLITS:
+        before = [case.name for case in load_cases(tmp_path / "without", split)]
+        assert [case.name for case in load_cases(tmp_path / "with", split) if case.label] == before
+    assert all(case.label for case in regime_cases(tmp_path / "with", None, "R", 0)[0])
+
+
+@pytest.mark.parametrize(
+    ("seed", "name", "options", "message"),
+    [
+        (0, "new", {}, "is the same scan as"),  # that of case_0
+        (9, "{training}", {}, "is named as a labelled case; remove it from --unlabelled"),
+        (9, "{held_out}_later", {"patient_pattern": "^(case_.)"}, "patient {held_out} is in the validation or test"),
+    ],
+)
+def test_scans_of_patients_who_are_known_are_refused_among_those_without_labels(tmp_path, seed, name, options, message):
+    data = write_decathlon(tmp_path / "raw")
+    prepare(tmp_path / "dataset", data=data)
+    known = {"training": "training", "held_out": "test"}
+    known = {word: load_cases(tmp_path / "dataset", split)[0].name for word, split in known.items()}
+    save(tmp_path / "further" / f"{name.format(**known)}.nii.gz", volumes(seed=seed)[0])
+    with pytest.raises(UserError, match=message.format(**known)):
+        prepare(tmp_path / "again", data=data, unlabelled=tmp_path / "further", **options)
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_folder_without_scans_has_none_without_labels_either(tmp_path):
+    with pytest.raises(UserError, match="--unlabelled .*empty: holds no scans"):
+        prepare(tmp_path / "dataset", data=write_decathlon(tmp_path / "raw"), unlabelled=tmp_path / "empty")

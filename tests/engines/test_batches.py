@@ -64,6 +64,15 @@ def test_labels_are_dropped_in_training_alone(batch):
     assert kept.any()
 
 
+@pytest.mark.parametrize("condition", ["label", "label_latent"])
+@pytest.mark.parametrize("seed", [None, 0])
+def test_the_condition_of_a_case_without_a_label_is_zero(batch, condition, seed):
+    batch["labelled"] = torch.tensor([True, False, False, True])
+    prepare = DiffusionBatch(RectifiedFlow(), "image", num_classes=3, condition=condition, seed=seed)
+    condition = prepare(batch)[3]["condition"]
+    assert condition.flatten(1).any(1).tolist() == [True, False, False, True]
+
+
 def test_the_papers_condition_is_the_label_latent(batch):
     batch["label_sigma"] = torch.zeros_like(batch["label_sigma"])
     condition = DiffusionBatch(RectifiedFlow(), "image", num_classes=3, condition="label_latent")(batch)[3]["condition"]

@@ -11,7 +11,7 @@ from lldm3d.errors import Refused, UserError
 from lldm3d.evaluation.alignment import command_rows
 from lldm3d.evaluation.evaluate import evaluate, open_both
 from lldm3d.evaluation.metrics import Compared, Metric, find_row, near_copies_share, read_metrics
-from lldm3d.files import load_nifti, read_json, save_nifti, sha256
+from lldm3d.files import load_nifti, read_json, save_nifti, sha256, write_json
 
 from .test_medicalnet import published
 from .toys import quicken, write_dataset, write_segmenter
@@ -126,6 +126,23 @@ def test_data_with_more_copies_than_allowed_are_refused_after_all_is_written(wor
         evaluate(work / "dataset", work / "copied", work / "copied_gated", **options)
     assert near_copies_share(read_metrics(work / "copied_gated" / "metrics.json")) == (0.2, 5)
     evaluate(work / "dataset", work / "good", work / "good_gated", **options)
+
+
+def test_scans_without_labels_are_searched_for_copies_and_quality_is_judged_by_labelled_ones(work, good, no_figures):
+    real = write_dataset(work / "further", {**SEEDS, "training": [*SEEDS["training"], *NEW["training"]]})
+    content = read_json(real / "dataset.json")
+    for entry in content["training"][len(SEEDS["training"]) :]:
+        del entry["label"]
+    write_json(real / "dataset.json", content)
+    evaluate(real, work / "good", work / "further_evaluation", work / "stage", cache_dir=work / "cache")
+    metrics = read_metrics(work / "further_evaluation" / "metrics.json")
+    assert near_copies_share(metrics) == (1, 8)
+    for place in (
+        (Metric.FID,),
+        (Metric.PAIRWISE_SSIM,),
+        (Metric.VOLUME_DISTANCE, Compared.SYNTHETIC_TRAINING, "liver"),
+    ):
+        assert value(metrics, *place) == value(good, *place)
 
 
 @pytest.mark.parametrize("limit", [1, -0.1, "few"])

@@ -92,7 +92,7 @@ def test_a_missing_profile_names_the_built_in_ones():
     ("model", "place", "given"),
     [
         (PhantomSettings, "lldm3d.phantom.write:write_phantom", ()),
-        (PrepareSettings, "lldm3d.data.prepare:prepare", ("data", "images", "labels", "label_map")),
+        (PrepareSettings, "lldm3d.data.prepare:prepare", ("data", "images", "labels", "label_map", "unlabelled")),
         (
             EvaluateSettings,
             "lldm3d.evaluation.evaluate:evaluate",

@@ -39,6 +39,7 @@ def test_a_run_without_data_is_every_stage_of_one_method_in_order(tmp_path):
 def test_each_job_reads_only_what_earlier_ones_write(tmp_path):
     profile = write_profile(tmp_path / "two.yaml", methods={"seeds": [0, 1]}, segment={"regimes": ["R", "S", "S>0.1R"]})
     options = {"methods": ["lldm", "cond_ldm", "ddpm"], "sources": ["drawn", "training", "test"]}
+    options["seen"] = {"label_fraction": 0.5}
     plan, written = plan_of(tmp_path, profile, data=False, **options), set()
     for job in all_jobs(plan):
         assert set(job.reads) <= written, job.name

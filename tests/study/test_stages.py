@@ -52,6 +52,7 @@ def test_a_regime_without_synthetic_pairs_is_trained_once_whatever_the_pairs():
         *[("lldm", "lldm"), ("lldm/drawn", "lldm"), ("lldm/training", "lldm-training")],
         *[("other/folder", "folder"), ("/data/My pairs (2)/", "My_pairs_2_")],
         ("/elsewhere/pairs/ddpm/training/seed_1", "ddpm-training-seed_1"),
+        *[("/work/tenth/pairs/lldm/drawn", "tenth-lldm"), ("/work/tenth/pairs/lldm/training", "tenth-lldm-training")],
     ],
 )
 def test_pairs_have_a_short_name_in_paths(name, slug):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from lldm3d.study.figure import study_figure
-from lldm3d.study.stages import REAL, Arm
+from lldm3d.study.stages import REAL, Arm, SegmentStage
 from lldm3d.study.statistics import ArmResult, Gain, Line
 from lldm3d.study.tables import gain_table, study_latex, study_markdown
 
@@ -67,9 +67,41 @@ def test_how_long_networks_were_trained_is_said_and_stands_in_tables_of_its_own(
     assert "convergence" not in study_markdown(found[:2], SPACING)
 
 
-def test_the_caption_says_what_the_generator_saw_only_where_a_regime_is_scarce(found):
-    assert "another site" in study_markdown(found, SPACING)
-    assert "another site" not in study_markdown(found[1:], SPACING)
+ALL = {"label_fraction": 1.0, "labelled_only": False, "labelled_patients": 504, "unlabelled_patients": 0}
+FEW = {"label_fraction": 0.1, "labelled_only": False, "seed": 0, "labelled_patients": 50, "unlabelled_patients": 454}
+
+
+def saw(regime: str, pairs: str, limits: dict | None, seed: int = 0) -> tuple[SegmentStage, dict | None]:
+    return SegmentStage("steps", "seg_unet", "hcc", regime, pairs, seed), limits
+
+
+def test_the_notes_say_of_each_pairs_what_their_generator_saw(found):
+    stages = [
+        *(saw(regime, "lldm", ALL) for regime in ("0.1R+S", "R+S")),
+        *(saw("0.1R+S", "tenth-lldm", FEW | {"seed": seed}, seed) for seed in (0, 1)),
+        saw("S>0.1R", "alone-lldm", FEW | {"labelled_only": True, "unlabelled_patients": 0}),
+        saw("R+S", "other", None),
+    ]
+    notes = study_markdown(found, SPACING, saw=stages)
+    assert "\n\nlldm: the generator saw the labels of all 504 training patients.\n" in notes
+    few = "the generator saw the labels of 50 training patients (0.1R) and"
+    assert notes.count(f"tenth-lldm: {few} the images of 454 others without labels.") == 1
+    assert f"alone-lldm: {few} nothing of any others." in notes
+    assert "other: the pairs do not say which real patients their generator saw." in notes
+    assert notes.count("another site") == 1 and "\n\nlldm: in 0.1R+S the generator saw labels of patients" in notes
+    assert "tenth-lldm" in study_latex(found, SPACING, saw=stages)
+
+
+@pytest.mark.parametrize(
+    ("regime", "limits", "seed", "more"),
+    [
+        *[("0.1R+S", ALL, 0, True), ("S>0.1R", ALL, 0, True), ("R+S", ALL, 0, False), ("S", ALL, 0, False)],
+        *[("0.1R+S", FEW, 0, False), ("0.25R+S", FEW, 0, False), ("0.05R+S", FEW, 0, True)],
+        ("0.1R+S", FEW, 1, True),  # the tenth of another seed has other patients
+    ],
+)
+def test_a_generator_that_saw_other_labels_than_the_network_is_told_as_such(found, regime, limits, seed, more):
+    assert ("another site" in study_markdown(found, SPACING, saw=[saw(regime, "lldm", limits, seed)])) == more
 
 
 def test_a_table_for_programs_has_a_row_for_each_arm(found):

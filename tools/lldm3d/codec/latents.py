@@ -22,9 +22,10 @@ TENSORS = ("image_mean", "image_sigma", "label_mean", "label_sigma", "label")  #
 
 
 def read_case(case: Case, schema: Schema) -> dict[str, torch.Tensor]:
-    """Image and label of a prepared case, each [1, X, Y, Z] float32. Raises UserError as `read_pair` does."""
+    """Image and label, if it has one, of a prepared case, each [1, X, Y, Z] float32. Raises as `read_pair` does."""
     scan = read_pair(case, schema)
-    return {key: torch.from_numpy(np.float32(getattr(scan, key)))[None] for key in ("image", "label")}
+    volumes = {key: getattr(scan, key) for key in ("image", "label")}
+    return {key: torch.from_numpy(np.float32(volume))[None] for key, volume in volumes.items() if volume is not None}
 
 
 def augment(degrees: float, scale: float, shift: float) -> RandAffined:
@@ -32,18 +33,22 @@ def augment(degrees: float, scale: float, shift: float) -> RandAffined:
     ranges = {"rotate_range": degrees / 180 * torch.pi, "scale_range": scale, "translate_range": shift}
     ranges = {name: (reach,) * 3 for name, reach in ranges.items()}
     modes = {"mode": ("bilinear", "nearest"), "padding_mode": "reflection"}  # "border" draws streaks along the edges
-    return RandAffined(("image", "label"), prob=1.0, **ranges, **modes)
+    return RandAffined(("image", "label"), prob=1.0, **ranges, **modes, allow_missing_keys=True)
 
 
 @torch.no_grad()
 def encode_case(volumes: dict[str, torch.Tensor], codecs: dict[str, Codec]) -> dict[str, torch.Tensor]:
     """Mean and sigma of image and label, float32 [C, x, y, z], and the label itself, uint8 [1, X, Y, Z].
 
-    Codecs that lose nothing have no sigma.
+    Codecs that lose nothing have no sigma. A case without a label has the image's alone; "labelled" says which it is.
     """
     volumes = {key: convert_to_tensor(volume, track_meta=False) for key, volume in volumes.items()}
-    entry: dict[str, torch.Tensor] = {"label": volumes["label"].to(torch.uint8)}
+    entry: dict[str, torch.Tensor] = {"labelled": torch.tensor("label" in volumes)}
+    if "label" in volumes:
+        entry["label"] = volumes["label"].to(torch.uint8)
     for kind, codec in codecs.items():
+        if kind not in volumes:
+            continue
         mean, sigma = codec.encode(volumes[kind][None].to(codec.latent_mean.device))
         entry[f"{kind}_mean"] = mean[0].cpu()
         if not codec.lossless:
@@ -121,7 +126,10 @@ def encode(
 
 
 def write_split(folder: Path, entries: Iterator[dict[str, torch.Tensor]], count: int) -> None:
-    """Write `count` entries, one after another, into a file for each of their tensors: `<name>.npy` [count, ...]."""
+    """Write `count` entries, one after another, into a file for each of their tensors: `<name>.npy` [count, ...].
+
+    What an entry lacks is 0 there.
+    """
     files: dict[str, np.memmap] = {}
     for index, entry in enumerate(entries):
         for name, tensor in entry.items():
@@ -174,24 +182,34 @@ class LatentDataset(Dataset):
     """The cached latents of one split, mapped from their files: they fill no memory, and none is read before a step.
 
     An item has the tensors `keys` and its "index". Means and sigmas are [C, x, y, z], "label" is [1, X, Y, Z], and the
-    entries of a case lie side by side.
+    entries of a case lie side by side. Where some entries have no label, each item says in "labelled" whether it has
+    one; what it lacks is 0.
 
     Args:
         dataset_dir: folder made by `lldm3d encode`.
         split: "training", "validation" or "test".
         keys: what is read, of `TENSORS`; the label at full size is most of it. Codecs that lose nothing left no sigma.
+        labelled_only: leave out entries without a label.
 
     Raises:
         UserError: where the folder holds no such latents.
     """
 
-    def __init__(self, dataset_dir: str, split: str, keys: Sequence[str] = TENSORS) -> None:
+    def __init__(
+        self, dataset_dir: str, split: str, keys: Sequence[str] = TENSORS, labelled_only: bool = False
+    ) -> None:
         without = {f"{kind}_sigma" for kind in read_json(Path(dataset_dir) / "latents.json").get("lossless", [])}
         keys = [key for key in keys if key not in without]
         self.arrays = {key: mapped(Path(dataset_dir, split, f"{key}.npy")) for key in keys}
+        path, count = Path(dataset_dir, split, "labelled.npy"), min(len(array) for array in self.arrays.values())
+        labelled = np.load(path) if path.is_file() else np.ones(count, bool)  # before 0.9 all were
+        self.entries = np.flatnonzero(labelled) if labelled_only else np.arange(count)
+        self.labelled = labelled[self.entries]
 
     def __len__(self) -> int:
-        return min(len(array) for array in self.arrays.values())
+        return len(self.entries)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
-        return {**{key: torch.from_numpy(array[index]) for key, array in self.arrays.items()}, "index": index}
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | int | bool]:
+        item = {key: torch.from_numpy(array[self.entries[index]]) for key, array in self.arrays.items()}
+        known = {} if self.labelled.all() else {"labelled": bool(self.labelled[index])}
+        return {**item, **known, "index": index}

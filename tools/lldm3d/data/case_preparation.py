@@ -118,11 +118,13 @@ def write_prepared(numbered: tuple[int, Case], recipe: Recipe, folder: Path) -> 
     entries, kept = [], 0
     for name, center in zip(crop_names(case, recipe.crops), centers, strict=True):
         start = volumes.window(center, label.shape, recipe.roi_size)
-        files = {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
-        for key, volume in {"image": image, "label": label}.items():
-            part = volumes.crop_volume(volume, start, recipe.roi_size)
-            save_nifti(folder / files[key], part, volumes.move(affine, start))
-        kept += np.count_nonzero(part)
+        cropped = {"image": volumes.crop_volume(image, start, recipe.roi_size)}
+        if case.label:
+            cropped["label"] = volumes.crop_volume(label, start, recipe.roi_size)
+            kept += np.count_nonzero(cropped["label"])
+        files = {key: f"./{key}sTr/{name}.nii.gz" for key in cropped}
+        for key, volume in cropped.items():
+            save_nifti(folder / files[key], volume, volumes.move(affine, start))
         entries.append({**files, "patient": case.patient})
     after = class_volumes(label, recipe.spacing, len(recipe.label_map.classes))
     return entries, kept, np.count_nonzero(label), np.stack([before, after])
@@ -136,12 +138,13 @@ def class_volumes(label: np.ndarray, spacing: Sequence[float], classes: int) -> 
 def load_case(case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Read one case as image float32 in [0, 1], label uint8 (class indices), both [X, Y, Z], and affine (mm).
 
+    A case without a label gets an empty one: its crops then lie anywhere, or in the middle of the image.
     The image is scaled before it is cropped: so a tissue has the same value in all crops of a patient, a crop without
     bright tissue is not stretched to noise, and the 0 that is padded is the image's minimum. Last comes the volume of
     each class before resampling, in ml.
     """
     image, affine = load_volume(case.image, recipe.channel)
-    label, _ = load_volume(case.label)
+    label = load_volume(case.label)[0] if case.label else np.zeros(image.shape, np.uint8)
     spacing, names = spacing_of(affine), list(recipe.label_map.classes)
     priority = [names.index(name) + 1 for name in recipe.label_map.priority]
     thin = {names.index(name) + 1 for name in recipe.label_map.thin}

@@ -74,7 +74,7 @@ def read_record(case: Case, label_map: LabelMap, channel: int | None = None) -> 
     """Read one case and list its faults."""
     found = CaseRecord(faults=[])
     image = _load(case.image, found.faults, channel)
-    label = _load(case.label, found.faults)
+    label = _load(case.label, found.faults) if case.label else None
     if image:
         found.range = image[0].min(), image[0].max()
         faults = image_faults(case.image, image[0], found.range)
@@ -161,6 +161,23 @@ def twin_faults(cases: list[Case], records: list[CaseRecord]) -> list[str]:
                 "; keep one of them, or give both one patient (--patient_pattern, or `patient` in dataset.json)"
             )
     return faults
+
+
+def unlabelled_faults(cases: list[Case], held_out: set[str], names: set[str]) -> list[str]:
+    """Scans without labels that show a patient of the validation or test cases, or bear the name of a labelled case.
+
+    Args:
+        held_out: patients of the validation and test cases.
+        names: of the labelled cases.
+    """
+    reasons = {
+        case.image: f"its patient {case.patient} is in the validation or test cases, which nothing may learn from"
+        if case.patient in held_out
+        else "is named as a labelled case"
+        for case in cases
+        if case.patient in held_out or case.name in names
+    }
+    return [f"{image}: {reason}; remove it from --unlabelled" for image, reason in reasons.items()]
 
 
 def prepared_faults(dataset_dir: Path, cases: list[Case], records: list[CaseRecord]) -> list[str]:

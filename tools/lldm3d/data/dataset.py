@@ -80,7 +80,7 @@ class Case:
 
     name: str  # crops of one patient are cases of their own
     image: str
-    label: str | None  # None where a synthetic image was drawn without one
+    label: str | None  # None for a training scan that nobody labelled, and an image that was drawn without one
     patient: str
     split: str = "training"
     rescale: bool = False  # read with intensities brought to [0, 1]: a scan that was not prepared
@@ -160,6 +160,11 @@ def load_cases(dataset_dir: str | Path, split: str) -> list[Case]:
         patient = str(entry.get("patient", Path(entry["image"]).name))
         cases.append(Case(stem(paths["image"]), paths["image"], paths.get("label"), patient, split))
     return cases
+
+
+def moved(case: dict, folder: Path, target: Path) -> dict:
+    """The entry of a case in the dataset.json of `folder` as it is written in that of `target`."""
+    return case | {key: os.path.relpath(folder / case[key], target) for key in ("image", "label") if key in case}
 
 
 def read_description(file: Path) -> dict:

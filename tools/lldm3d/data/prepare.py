@@ -8,11 +8,19 @@ from pathlib import Path
 import numpy as np
 from monai.transforms import ScaleIntensity, ScaleIntensityRange, ScaleIntensityRangePercentiles
 
-from lldm3d.data.case_preparation import MULTIPLE, Recipe, choose_roi_size, choose_spacing, split_cases, write_cases
-from lldm3d.data.checks import CaseRecord, read_cases, twin_faults
-from lldm3d.data.dataset import SPLITS
+from lldm3d.data.case_preparation import (
+    MULTIPLE,
+    Recipe,
+    choose_roi_size,
+    choose_spacing,
+    crop_names,
+    split_cases,
+    write_cases,
+)
+from lldm3d.data.checks import CaseRecord, read_cases, twin_faults, unlabelled_faults
+from lldm3d.data.dataset import SPLITS, Case
 from lldm3d.data.label_map import LabelMap, load_label_map
-from lldm3d.data.sources import Source, open_source, stem
+from lldm3d.data.sources import Source, open_source, stem, unlabelled_cases
 from lldm3d.data.volumes import CENTERS
 from lldm3d.errors import UserError
 from lldm3d.files import output_folder, require_replaceable, write_json
@@ -72,6 +80,7 @@ def prepare(
     images: str | Path | None = None,
     labels: str | Path | None = None,
     label_map: str | Path | dict | None = None,
+    unlabelled: str | Path | None = None,
     roi_size: Sequence[int] | None = None,
     spacing: Sequence[float] | None = None,
     center: str = "foreground",
@@ -97,6 +106,7 @@ def prepare(
         images: a folder of NIfTI images (or one file), with
         labels: a folder of labels with the same names (or one file).
         label_map: YAML file or mapping of class names to values of the data; default: the labels of dataset.json.
+        unlabelled: a folder of further images without labels, which become training cases of what learns images alone.
         roi_size: voxels of each prepared volume, multiples of 16; default: what holds all cases, or the usual one.
         spacing: mm; default: that of the data, where cases differ the median of each axis.
         center: what each crop is centred on: foreground, image, or the name of a class.
@@ -117,31 +127,53 @@ def prepare(
         UserError: with all faults of the options or of the data.
     """
     output_dir = Path(output_dir)
-    inputs = [path for path in (data, images, labels) if path is not None]
+    inputs = [path for path in (data, images, labels, unlabelled) if path is not None]
     require_replaceable(output_dir, overwrite, inputs)
     require_options(roi_size, spacing, crops, intensity, percentiles, window, split, split_by, max_cases)
     source = open_source(data, images, labels, channel, patient_pattern)
-    inputs += [path for case in source.cases for path in (case.image, case.label)]
+    further = unlabelled_cases(unlabelled, patient_pattern) if unlabelled else []
+    inputs += [path for case in (*source.cases, *further) for path in (case.image, case.label) if path]
     require_replaceable(output_dir, overwrite, inputs)
     mapping = load_label_map(label_map, source.about, source.path)
     if center not in (allowed := [*CENTERS, *mapping.classes]):
         raise UserError(f"--center {center!r} is unknown; allowed are {', '.join(allowed)}")
     cases = source.cases[:max_cases]
     splits = split_cases(cases, crops, split, split_by, seed)
-    records = read_cases(cases, mapping, channel)
-    if faults := [*(fault for record in records for fault in record.faults), *twin_faults(cases, records)]:
-        more = f"\n... and {len(faults) - 20} more" if len(faults) > 20 else ""
-        raise UserError(f"{len(faults)} faults in the data, nothing was written:\n" + "\n".join(faults[:20]) + more)
+    held_out = {case.patient for case in cases if any(splits[name] != "training" for name in crop_names(case, crops))}
+    records = faultless_records(cases, further, held_out, mapping, channel)
+    splits |= {name: "training" for case in further for name in crop_names(case, crops)}
     print_values(records, mapping, intensity)
     spacing = choose_spacing(records, spacing)
     roi_size, scale = choose_roi_size(records, spacing, roi_size), scaler(intensity, percentiles, window)
     recipe = Recipe(roi_size, spacing, center, crops, scale, mapping, channel, seed)
     with output_folder(output_dir, overwrite, inputs) as folder:
-        entries, lost, volumes = write_cases(cases, recipe, folder)
+        entries, lost, volumes = write_cases([*cases, *further], recipe, folder)
         require_kept(volumes, mapping)
         about = describe(source, recipe) | {"intensity": intensity, "split_by": split_by, "seed": seed}
         write_json(folder / "dataset.json", about | listed(entries, splits))
-    print_result(output_dir, recipe, splits, split_by, lost)
+    print_result(output_dir, recipe, splits, split_by, lost, len(further) * (crops or 1))
+
+
+def faultless_records(
+    cases: list[Case], further: list[Case], held_out: set[str], label_map: LabelMap, channel: int | None
+) -> list[CaseRecord]:
+    """The records of the labelled cases, which decide on the grid.
+
+    Args:
+        further: cases without a label.
+        held_out: patients of the validation and test cases.
+
+    Raises:
+        UserError: with the faults of all cases.
+    """
+    records = read_cases([*cases, *further], label_map, channel)
+    faults = [fault for record in records for fault in record.faults]
+    faults += unlabelled_faults(further, held_out, {case.name for case in cases})
+    faults += twin_faults([*cases, *further], records)
+    if faults:
+        more = f"\n... and {len(faults) - 20} more" if len(faults) > 20 else ""
+        raise UserError(f"{len(faults)} faults in the data, nothing was written:\n" + "\n".join(faults[:20]) + more)
+    return records[: len(cases)]
 
 
 def scaler(intensity: str, percentiles: Sequence[float], window: Sequence[float] | None) -> Callable:
@@ -181,7 +213,7 @@ def modality(about: dict) -> dict[str, str]:
 
 def listed(entries: list[dict], splits: dict[str, str]) -> dict:
     """The entries of each split, and their numbers as the Decathlon has them."""
-    lists = {split: [entry for entry in entries if splits[stem(Path(entry["label"]))] == split] for split in SPLITS}
+    lists = {split: [entry for entry in entries if splits[stem(Path(entry["image"]))] == split] for split in SPLITS}
     return {"numTraining": len(lists["training"]), "numTest": len(lists["test"]), **lists}
 
 
@@ -226,12 +258,16 @@ def require_kept(volumes: np.ndarray, label_map: LabelMap) -> None:
         )
 
 
-def print_result(output_dir: Path, recipe: Recipe, splits: dict[str, str], split_by: str, lost: float) -> None:
+def print_result(
+    output_dir: Path, recipe: Recipe, splits: dict[str, str], split_by: str, lost: float, unlabelled: int
+) -> None:
     """Say what was written."""
     counts = Counter(splits.values())
     numbers = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
     size, spacing = "x".join(map(str, recipe.roi_size)), "x".join(f"{length:g}" for length in recipe.spacing)
     print(f"{output_dir}: {numbers} cases of {size} voxels, {spacing} mm, split by {split_by}")
+    if unlabelled:
+        print(f"{unlabelled} of the training cases have no label: only what learns images alone uses them")
     if split_by == "case":
         print("split by case: a patient may be in several splits, so test results do not hold for new patients")
     if lost > 0:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lldm3d.errors import UserError
+from lldm3d.files import read_json, write_json
 
 if TYPE_CHECKING:
     from lldm3d.data.dataset import Case
@@ -105,7 +106,7 @@ def regime_of_folder(folder: str) -> Regime:
 
 
 def regime_cases(real_dir: str | Path, pairs_dir: str | Path | None, regime: str, seed: int) -> list[list["Case"]]:
-    """The training cases of each phase of a regime.
+    """The training cases of each phase of a regime; of the real ones those that have a label.
 
     A share of the real patients is drawn by `seed`; smaller shares lie within larger ones, and are the same with and
     without synthetic pairs. The synthetic pairs are drawn by `seed` from all that there are, smaller ratios within
@@ -122,13 +123,18 @@ def regime_cases(real_dir: str | Path, pairs_dir: str | Path | None, regime: str
     """
     from lldm3d.data.dataset import load_cases
 
-    wanted, training = parse_regime(regime), load_cases(real_dir, "training")
+    wanted, training = parse_regime(regime), labelled_training(load_cases(real_dir, "training"))
     number, pairs = wanted.pairs(len(training)), []
     if number:
         pairs = in_random_order(synthetic_pairs(real_dir, pairs_dir, regime, number), seed)[:number]
     return [
         [*some_patients(training, phase.real, seed), *(pairs if phase.synthetic else [])] for phase in wanted.phases
     ]
+
+
+def labelled_training(cases: list["Case"]) -> list["Case"]:
+    """The cases that have a label."""
+    return [case for case in cases if case.label]
 
 
 def some_patients(cases: list["Case"], share: float, seed: int) -> list["Case"]:
@@ -161,9 +167,10 @@ def synthetic_pairs(real_dir: str | Path, pairs_dir: str | Path | None, regime: 
             f"{pairs_dir}/dataset.json: {without[0]} has no label; a segmentation needs pairs of image and label"
         )
     if len(pairs) < number:
+        cases = len(labelled_training(load_cases(real_dir, "training")))
         raise UserError(
             f"{pairs_dir}: holds {len(pairs)} pairs, but the regime {regime} takes {number} for the "
-            f"{len(load_cases(real_dir, 'training'))} real training cases; make more (methods#n in the "
+            f"{cases} real training cases; make more (methods#n in the "
             "profile of `lldm3d run`), or leave out the regime"
         )
     held_out = {case.patient for split in ("validation", "test") for case in load_cases(real_dir, split)}
@@ -173,3 +180,43 @@ def synthetic_pairs(real_dir: str | Path, pairs_dir: str | Path | None, regime: 
             "validation or test cases; make the pairs without these patients"
         )
     return pairs
+
+
+def write_seen(
+    dataset_dir: str | Path, folder: str | Path, label_fraction: float, labelled_only: bool, seed: int
+) -> None:
+    """Write to `folder`/dataset.json what of a data set a generator sees that may see few labels.
+
+    The labels are those of the patients whom the regime of this share takes with the same seed. Of all other training
+    patients only the images are listed, so that no training finds their labels. What is listed stays where it is.
+
+    Args:
+        dataset_dir: prepared data set.
+        label_fraction: of the patients with a label, as in 0.1R.
+        labelled_only: the others' images are not listed either.
+        seed: of the choice.
+    """
+    from lldm3d.data.dataset import SPLITS, load_cases, moved
+
+    source, target = Path(dataset_dir).resolve(), Path(folder).resolve()
+    content, cases = read_json(source / "dataset.json"), load_cases(source, "training")
+    chosen = {case.name for case in some_patients(labelled_training(cases), label_fraction, seed)}
+    lists = {split: [moved(entry, source, target) for entry in content.get(split, [])] for split in SPLITS}
+    for entry, case in zip(lists["training"], cases, strict=True):
+        if case.name not in chosen:
+            entry.pop("label", None)
+    if labelled_only:
+        lists["training"] = [entry for entry in lists["training"] if "label" in entry]
+    seen = {"label_fraction": label_fraction, "labelled_only": labelled_only, "seed": seed}
+    write_json(target / "dataset.json", content | lists | {"numTraining": len(lists["training"]), "seen": seen})
+
+
+def generator_saw(dataset_dir: str | Path) -> dict:
+    """What models saw that were trained on a data set, or on what `write_seen` left of it: for a manifest of pairs."""
+    from lldm3d.data.dataset import load_cases
+
+    cases = load_cases(dataset_dir, "training")
+    labelled = {case.patient for case in labelled_training(cases)}
+    limits = read_json(Path(dataset_dir) / "dataset.json").get("seen", {"label_fraction": 1.0, "labelled_only": False})
+    others = {case.patient for case in cases} - labelled
+    return limits | {"labelled_patients": len(labelled), "unlabelled_patients": len(others)}

@@ -119,6 +119,17 @@ def _pairs(images: Path, labels: Path) -> Source:
     return Source(images, [raw_case(left[name], right[name], name=name) for name in sorted(left)], {})
 
 
+def unlabelled_cases(folder: str | Path, patient_pattern: str | None = None) -> list[Case]:
+    """The scans of a folder, by name, as training cases without a label; their patients as in `open_source`.
+
+    Raises UserError where there are none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir() or not (found := scan_files(folder, "_0000")):
+        raise UserError(f"--unlabelled {folder}: holds no scans (.nii.gz or .nii); give a folder of images")
+    return [Case(name, str(path.absolute()), None, _patient(name, patient_pattern)) for name, path in found.items()]
+
+
 def scan_files(folder: Path, suffix: str = "", kept: Collection[str] = ()) -> dict[str, Path]:
     """The scans of a folder by name, in order, without hidden files.
 

@@ -53,15 +53,22 @@ class DiffusionBatch:
         return noisy, target, (), arguments
 
     def make_condition(self, batch: dict, generators: list[torch.Generator] | None) -> torch.Tensor:
-        """The condition [B, K or C, ...], zero where it is dropped."""
+        """The condition [B, K or C, ...], zero where it is dropped, and of cases that have no label ("labelled")."""
         if self.condition == "label":
             condition = one_hot(batch["label"], self.num_classes)
         else:
             condition = sample_latent(batch, "label", generators)
+        if "labelled" in batch:
+            condition = zero_unless(batch["labelled"], condition)
         if self.seed is None and self.label_dropout > 0:
             kept = torch.rand(len(condition), device=condition.device) >= self.label_dropout
-            condition = condition * kept.view(-1, *[1] * (condition.ndim - 1))
+            condition = zero_unless(kept, condition)
         return condition
+
+
+def zero_unless(kept: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    """The condition [B, C, ...], zero for the cases that are not `kept`, bool [B]."""
+    return condition * kept.view(-1, *[1] * (condition.ndim - 1))
 
 
 @dataclass(eq=False)

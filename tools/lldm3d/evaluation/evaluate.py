@@ -234,6 +234,7 @@ def compute_metrics(
     near = [space for space in spaces if space.neighbours]
     first = near[0] if near else None
     nearest = nearest_cases(ours, training, [validation, test], schema.roi_size, first)
+    training = training.in_domain()  # copies are looked for among all cases that a generator may have seen
     if ours.scores:
         alignment = alignment_rows(ours.scores, test.scores, schema, spaces[0].identity)
     else:

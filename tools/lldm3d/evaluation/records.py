@@ -55,6 +55,11 @@ class CaseRecords:
         """Of each case whose prediction was scored."""
         return [record.scores for record in self.records if record.scores is not None]
 
+    def in_domain(self) -> "CaseRecords":
+        """The cases with a label, if any has one: scans that were brought without labels may be of another kind."""
+        known = [pair for pair in zip(self.cases, self.records, strict=True) if pair[0].label]
+        return CaseRecords(*map(list, zip(*known, strict=True))) if known else self
+
     def labelled(self) -> list[tuple[Case, Record]]:
         """The cases whose label map is there, and not empty."""
         return [pair for pair in zip(self.cases, self.records, strict=True) if pair[1].label]

@@ -1,6 +1,5 @@
 """A folder of pairs: its manifest, its data set, and several folders joined as one (`lldm3d join`)."""
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +7,8 @@ from glob import glob
 from pathlib import Path
 
 from lldm3d import __version__
-from lldm3d.data.dataset import load_schema
+from lldm3d.data.dataset import load_schema, moved
+from lldm3d.data.regimes import generator_saw
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, sha256, write_json
 from lldm3d.methods.registry import Method
@@ -29,9 +29,12 @@ def pair_manifest(
 ) -> dict:
     """What the pairs depend on: method, settings, the hash of each model, and for each case its seed and label.
 
+    "saw" is what the models saw of the real patients; None where they do not say it.
+
     Args:
         files: patterns of the models in the folder `models`.
     """
+    seen = data_of_models(models)
     paths = sorted(path for pattern in files for path in models.glob(pattern))
     cases = [{"name": name, "seed": seed} for name in names]
     if labels:
@@ -45,9 +48,20 @@ def pair_manifest(
         "seed": seed,
         "settings": settings,
         "overlays": list(overlays),
+        "saw": generator_saw(seen) if seen else None,
         "checkpoints": {path.relative_to(models).as_posix(): sha256(path) for path in paths},
         "cases": cases,
     }
+
+
+def data_of_models(models: Path) -> Path | None:
+    """The data set that the trainings in W/methods/<method>/seed_<k> read; None where they do not say.
+
+    It is the work directory's, or what `write_seen` left of it.
+    """
+    files = sorted(models.glob("*/finished.json"))
+    read = [name for file in files for name in read_json(file)["inputs"] if Path(name).name == "dataset.json"]
+    return (models.parents[2] / read[0]).parent if read else None
 
 
 def claim(target: Path, content: dict, overwrite: bool) -> None:
@@ -160,8 +174,3 @@ def fitting_manifests(folders: list[Path], parts: str) -> list[dict]:
         if changed := [key for key in keys if found[0].get(key) != manifest.get(key)]:
             raise UserError(f"{folder}: was drawn with another {', '.join(sorted(changed))} than {folders[0]}")
     return found
-
-
-def moved(case: dict, folder: Path, target: Path) -> dict:
-    """The entry of a case of `folder` as it is seen from `target`."""
-    return case | {key: os.path.relpath(folder / case[key], target) for key in ("image", "label") if key in case}

@@ -11,7 +11,7 @@ from lldm3d.data.dataset import load_schema
 from lldm3d.errors import UserError
 from lldm3d.methods.registry import OURS, Method, load_method, method_names
 from lldm3d.pairs.cases import drawn_name
-from lldm3d.pairs.folder import claim, pair_manifest, write_dataset_json
+from lldm3d.pairs.folder import claim, data_of_models, pair_manifest, write_dataset_json
 from lldm3d.pairs.reconstruction import reconstruct_pairs
 from lldm3d.pairs.sources import (
     BOTH,
@@ -139,13 +139,13 @@ def source_labels(
                 f"`lldm3d run --workdir {work} --methods {OURS},{method.name}`, or give --source training"
             )
         return limited(labels_in(drawn), n, source)
+    seen = data_of_models(models) or work / "dataset"  # not more labels than the models have seen
     if source.kind == TRAINING:
-        number = n or len(real_labels(work / "dataset", TRAINING))
-        return write_warped_pairs(work / "dataset", folder, number, seed, strength)
+        return write_warped_pairs(seen, folder, n or len(real_labels(seen, TRAINING)), seed, strength)
     if source.kind == BOTH:
         raise UserError("pairs of the source both are joined, not drawn: add it to --sources of `lldm3d run`")
-    real = {TEST: TEST, UNWARPED: TRAINING}  # source and split
-    given = real_labels(work / "dataset", real[source.kind]) if source.kind in real else labels_in(source.folder)
+    real = {TEST: (work / "dataset", TEST), UNWARPED: (seen, TRAINING)}  # source, and data set and split
+    given = real_labels(*real[source.kind]) if source.kind in real else labels_in(source.folder)
     return limited(given, n, source)
 
 

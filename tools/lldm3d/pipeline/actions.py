@@ -6,7 +6,7 @@ from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError
 from lldm3d.locks import at_work
 from lldm3d.pairs.sources import BOTH, DRAWN, RECONSTRUCTED, TRAINING, parse_source
-from lldm3d.pipeline.stages import Job, Plan, method_folder, method_sources
+from lldm3d.pipeline.stages import Job, Plan, method_folder, method_sources, seen_by
 
 
 def make_phantom(work: Path, job: Job, plan: Plan) -> None:
@@ -22,14 +22,24 @@ def prepare_data(work: Path, job: Job, plan: Plan) -> None:
     prepare(output_dir=work / "dataset", overwrite=True, **source, **plan.settings["prepare"])
 
 
+def choose_seen(work: Path, job: Job, plan: Plan) -> None:
+    from lldm3d.data.regimes import write_seen
+
+    write_seen(work / "dataset", work / job.name, seed=job.values["seed"], **plan.limits)
+
+
 def number_of_pairs(work: Path, plan: Plan) -> int:
     """As many as the regimes take, and as the real training cases at least, unless the profile gives a number.
 
     Raises UserError where that is smaller than a regime takes.
     """
     from lldm3d.data.dataset import load_cases
+    from lldm3d.data.regimes import labelled_training
 
-    cases, regimes = len(load_cases(work / "dataset", "training")), plan.settings["segment"]["regimes"]
+    cases, regimes = (
+        len(labelled_training(load_cases(work / "dataset", "training"))),
+        plan.settings["segment"]["regimes"],
+    )
     needed = {regime: parse_regime(regime).pairs(cases) for regime in regimes}
     number = plan.settings["methods"].get("n", max([cases, *needed.values()]))
     if wanting := {regime: pairs for regime, pairs in needed.items() if pairs > number}:
@@ -40,8 +50,9 @@ def number_of_pairs(work: Path, plan: Plan) -> int:
 def warp_training_labels(work: Path, job: Job, plan: Plan) -> None:
     from lldm3d.pairs.warping import write_warped_pairs
 
-    strength = plan.settings["methods"]["strength"]
-    write_warped_pairs(work / "dataset", work / job.name, number_of_pairs(work, plan), job.values["seed"], strength)
+    strength, seed = plan.settings["methods"]["strength"], job.values["seed"]
+    seen = (work / seen_by(plan, seed)).parent
+    write_warped_pairs(seen, work / job.name, number_of_pairs(work, plan), seed, strength)
 
 
 def make_pairs(work: Path, job: Job, plan: Plan) -> None:
@@ -54,8 +65,8 @@ def make_pairs(work: Path, job: Job, plan: Plan) -> None:
         join_folders([(work / path).parent for path in job.reads], work / job.name, job.name)
     elif source == RECONSTRUCTED:
         with at_work(work, job.name):
-            models = work / method_folder(name, seed)
-            reconstruct_pairs(plan.loaded[name], models, work / "dataset", work / job.name, seed, overwrite=True)
+            models, seen = work / method_folder(name, seed), (work / seen_by(plan, seed)).parent
+            reconstruct_pairs(plan.loaded[name], models, seen, work / job.name, seed, overwrite=True)
     else:
         draw(work, job, plan)
 

@@ -70,6 +70,8 @@ class MethodsSettings(BaseModel):
     seeds: Annotated[list[Seed], Field(min_length=1)]
     n: Count | None = None  # pairs of each; as many as the regimes take and as training cases at least, unless given
     strength: Annotated[float, Field(ge=0)] = 1.0  # of the warp of training labels
+    label_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the training patients, whose labels they see
+    labelled_only: bool = False  # they see nothing of the other patients; else their images
 
 
 class SegmentSettings(Section):
@@ -120,14 +122,15 @@ class Profile(Section):
     cluster: dict[str, object]  # retries, all, and stages: see `cluster_faults`
 
 
-def load_profile(profile: str, grid: dict | None = None) -> dict:
+def load_profile(profile: str, grid: dict | None = None, seen: dict | None = None) -> dict:
     """Read a built-in profile, or a YAML file that may say `base: small` and then only what differs.
 
-    `grid` replaces entries of its section `segment`.
+    `grid` replaces entries of its section `segment`, `seen` of its section `methods`.
     Raises UserError that lists every fault of the file at once.
     """
     content = merged(profile)
-    content = lay_over(content, {"segment": grid}) if grid else content
+    above = {"segment": grid, "methods": seen}
+    content = lay_over(content, {key: value for key, value in above.items() if value})
     try:
         settings = Profile.model_validate(content).model_dump(mode="json", exclude_none=True)
     except ValidationError as error:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from lldm3d.children import source_environment, tail, tied_to_me
@@ -45,9 +46,12 @@ def run(
     images: str | None = None,
     labels: str | None = None,
     label_map: str | dict | None = None,
+    unlabelled: str | None = None,
     methods: str | Sequence[str] | None = None,
     sources: str | Sequence[str] | None = None,
     ladder: bool = False,
+    label_fraction: float | None = None,
+    labelled_only: bool | None = None,
     dry_run: bool = False,
     until: str | None = None,
     cores: int | None = None,
@@ -64,11 +68,14 @@ def run(
         images: a folder of NIfTI images, with
         labels: a folder of labels with the same names.
         label_map: YAML file of class names and their values in the data; default: the labels of dataset.json.
+        unlabelled: a folder of further images without labels, for what learns images alone.
         methods: to be compared at equal minutes of training, as lldm,cond_ldm,ddpm; default: the profile's one, for the
             steps that it says.
         sources: of the labels that images are drawn for: drawn, training (warped), unwarped, test, or folders; further
             reconstructed (training pairs through the image codec), both (training and drawn); default: the profile's.
         ladder: with a study of where Dice is lost, as `lldm3d study --ladder`, and all sources that it needs.
+        label_fraction: of the training patients, whose labels the methods see, as in the regime 0.1R; default: 1.
+        labelled_only: the methods see no image of the other patients either; default: the images of all.
         dry_run: only list the stages that would run and, of a prepared data set, what they take on this machine.
         until: the last stage to run: a stage, a training, or one job as a dry run lists it.
         cores: CPU cores to use at once; default: all.
@@ -81,8 +88,15 @@ def run(
         ChildError: when a stage failed.
     """
     work, files = Path(workdir).resolve(), {"data": data, "images": images, "labels": labels, "label_map": label_map}
+    if unlabelled and not (data or images):
+        raise UserError(
+            f"--unlabelled {unlabelled}: needs labelled scans beside it; give --data, or --images and --labels"
+        )
+    files |= {"unlabelled": unlabelled}
     source = {key: absolute(name) for key, name in files.items() if name} or None
-    content = planned(work, profile, source, methods=as_list(methods), sources=as_list(sources), ladder=ladder)
+    limits = {"label_fraction": label_fraction, "labelled_only": labelled_only}
+    seen = {key: value for key, value in limits.items() if value is not None}
+    content = planned(work, profile, source, None, as_list(methods), as_list(sources), ladder, seen)
     require_own_data(work, content)
     plan = Plan.of(content)
     check_plan(plan)
@@ -186,11 +200,13 @@ def planned(
     methods: list[str] | None = None,
     sources: list[str] | None = None,
     ladder: bool = False,
+    seen: dict | None = None,
 ) -> dict:
     """The content of `run.yaml`; what is None is taken from the last run.
 
     `grid` replaces entries of the profile's section `segment`, and is remembered until another profile is given; with
-    `ladder` it need not say the axes of the ladder.
+    `ladder` it need not say the axes of the ladder. `seen` replaces those of its section `methods` that say what the
+    methods see.
     """
     path = work / "run.yaml"
     before = read_plan(work) if path.is_file() else {"profile": "demo", "data": data}
@@ -204,11 +220,12 @@ def planned(
     for name in methods:
         load_method(name)
     grid = kept | (ladder_axes(methods) if ladder else {}) | (grid or {})
-    settings = load_profile(profile, grid)
     sources = sources_with(sources, grid.get("pairs", []), methods)
     sources = [text if parse_source(text).folder is None else str(Path(text).resolve()) for text in sources]
+    seen = before.get("seen", {}) | (seen or {})
+    settings = load_profile(profile, grid, seen)
     named = profile if profile in BUILT_IN else str(Path(profile).resolve())
-    kept = {"profile": named, "data": before["data"], "given": before.get("given", False), "grid": grid}
+    kept = {"profile": named, "data": before["data"], "given": before.get("given", False), "grid": grid, "seen": seen}
     return {"format": FORMAT, **kept, "methods": methods, "sources": sources, "settings": settings}
 
 
@@ -236,10 +253,8 @@ def require_data(work: Path, plan: Plan, making: set[str]) -> None:
         if not load_cases(work / "dataset", split):
             raise UserError(f"{work / 'dataset' / 'dataset.json'}: has no {split} cases; a study needs real ones")
     check_pairs(plan)
-    for name in plan.pairs:
-        if (place := pairs_of(plan, name, section["seeds"][0])) in making:
-            continue
-        folder = work / place
+    places = dict.fromkeys(pairs_of(plan, *pair) for pair in product(plan.pairs, section["seeds"]))
+    for folder in [work / place for place in places if place not in making]:
         for regime in section["regimes"]:
             found = folder if (folder / "dataset.json").is_file() else None
             regime_cases(work / "dataset", found, regime, section["seeds"][0])

@@ -74,7 +74,19 @@ class Plan:
 
     @property
     def seeds(self) -> list[int]:
-        return self.settings["methods"]["seeds"]
+        """Of the methods; where they see few labels those of the segmentations, as each seed has a 0.1R of its own."""
+        return self.settings["segment" if self.limits["label_fraction"] < 1 else "methods"]["seeds"]
+
+    @property
+    def limits(self) -> dict:
+        """What the methods see of the training cases: the share of labels, and whether nothing else."""
+        everything = {"label_fraction": 1.0, "labelled_only": False}  # a run.yaml before 0.9 does not say so
+        return {key: self.settings["methods"].get(key, value) for key, value in everything.items()}
+
+    @property
+    def restricted(self) -> bool:
+        """Whether the methods see less than all training cases."""
+        return self.limits["label_fraction"] < 1 or self.limits["labelled_only"]
 
     @property
     def minutes(self) -> float | None:
@@ -112,6 +124,11 @@ def method_folder(method: str, seed: int) -> str:
     return f"methods/{method}/seed_{seed}"
 
 
+def seen_by(plan: Plan, seed: int) -> str:
+    """The dataset.json of what the methods see that are trained with a seed: all of it, unless they are restricted."""
+    return f"seen/seed_{seed}/dataset.json" if plan.restricted else DATASET
+
+
 def pairs_folder(method: str, source: str, seed: int) -> str:
     """Where a method's pairs lie that were drawn for a source of labels by the models of a seed."""
     return f"pairs/{method}/{source}/seed_{seed}"
@@ -120,11 +137,13 @@ def pairs_folder(method: str, source: str, seed: int) -> str:
 def pairs_of(plan: Plan, name: str, seed: int) -> str:
     """The folder of the pairs `name` (a method, `<method>/<source>`, or a path) for a segmentation of some seed.
 
-    It is that of the same seed where the methods are trained with it, else of their first one.
+    It is that of the same seed where the methods are trained with it, else of their first one. A path may be that of
+    the folders seed_<k> of another work directory.
     """
     method, _, source = name.partition("/")
     if method not in method_names():
-        return str(Path(name).resolve())
+        folder = Path(name).resolve()
+        return str(own if (own := folder / f"seed_{seed}").is_dir() else folder)
     return pairs_folder(method, source or DRAWN, seed if seed in plan.seeds else plan.seeds[0])
 
 
@@ -153,6 +172,15 @@ def prepare_jobs(plan: Plan) -> list[Job]:
     return [Job("prepare", "prepare", reads, (DATASET,), digest(plan.settings["prepare"], plan.data))]
 
 
+def seen_jobs(plan: Plan) -> list[Job]:
+    """What restricted methods see of the data, for each seed."""
+    settings, found = digest(plan.limits), []
+    for seed in plan.seeds if plan.restricted else []:
+        writes = (seen_by(plan, seed),)
+        found.append(Job("seen", f"seen/seed_{seed}", (DATASET,), writes, settings, values={"seed": seed}))
+    return found
+
+
 def train_jobs(plan: Plan) -> list[Job]:
     """Each training of each method and seed."""
     found = []
@@ -162,7 +190,7 @@ def train_jobs(plan: Plan) -> list[Job]:
             section = plan.section(name, training)
             kept = {key: value for key, value in section.items() if key not in NO_DIGEST}
             settings = digest(kept, plan.minutes * entry.share if plan.minutes and entry.share else None)
-            reads = (DATASET, *(f"{folder}/{other}/{FINISHED}" for other in method.inputs(training)))
+            reads = (seen_by(plan, seed), *(f"{folder}/{other}/{FINISHED}" for other in method.inputs(training)))
             alone = plan.in_turn and training == list(method.trainings)[-1]
             values = {"method": name, "seed": seed, "training": training}
             where, processes = f"{folder}/{training}", section.get("processes", 1)
@@ -177,7 +205,8 @@ def labels_jobs(plan: Plan) -> list[Job]:
     settings = digest(section["strength"], section.get("n"), regimes_with_pairs(plan))
     for seed in plan.seeds if wanted else []:
         folder = f"labels/{TRAINING}/seed_{seed}"
-        found.append(Job("labels", folder, (DATASET,), (f"{folder}/labels.json",), settings, values={"seed": seed}))
+        reads, writes = (seen_by(plan, seed),), (f"{folder}/labels.json",)
+        found.append(Job("labels", folder, reads, writes, settings, values={"seed": seed}))
     return found
 
 
@@ -278,6 +307,7 @@ class Stage:
 STAGES = (
     Stage("phantom", "draws simulated liver MR", phantom_jobs, "actions:make_phantom"),
     Stage("prepare", "brings the scans to one grid and splits them", prepare_jobs, "actions:prepare_data"),
+    Stage("seen", "chooses the patients whose labels the methods see", seen_jobs, "actions:choose_seen"),
     Stage("train", "trains a step of a method", train_jobs, "training:train_method"),
     Stage("labels", "warps labels of training cases", labels_jobs, "actions:warp_training_labels"),
     Stage("pairs", "draws pairs of image and label", pairs_jobs, "actions:make_pairs"),

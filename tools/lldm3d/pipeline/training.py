@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lldm3d.bundle import bundle_path, defined, load_configs, run_bundle
-from lldm3d.data.dataset import Schema, load_schema
+from lldm3d.data.dataset import load_schema
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint, read_json, write_json
 from lldm3d.locks import at_work
 from lldm3d.methods.registry import Method
 from lldm3d.pipeline.checks import check_gates, finish, same_beginning
 from lldm3d.pipeline.profile import overlays_of, overrides_of
-from lldm3d.pipeline.stages import Job, Plan, digest
+from lldm3d.pipeline.stages import Job, Plan, digest, seen_by
 
 PILOT_STEPS = 8  # of each of a pilot's two epochs; the first one is not measured
 CHECKPOINTS = ("model.pt", "codec.pt")
@@ -27,7 +27,7 @@ def train_method(work: Path, job: Job, plan: Plan) -> None:
     configs = [*entry.configs, *overlays_of(section)]
     if not plan.minutes:  # at equal minutes a poor model is a result
         check_gates(folder.parent, {other: plan.section(name, other) for other in method.inputs(training)})
-    data = defined(bundle, configs, data_ids(work, folder.parent, load_schema(work / "dataset"), section))
+    data = defined(bundle, configs, data_ids(work, work / seen_by(plan, seed), folder.parent, section))
     data |= {"output_dir": str(folder)}
     settings = {
         **entry.settings,
@@ -51,11 +51,11 @@ def train_method(work: Path, job: Job, plan: Plan) -> None:
     finish(work, job)
 
 
-def data_ids(work: Path, method_dir: Path, schema: Schema, section: dict) -> dict:
-    """What data and folders say: ids that a training's config may define."""
-    cache = str(work / "cache")
+def data_ids(work: Path, dataset: Path, method_dir: Path, section: dict) -> dict:
+    """What data and folders say: ids that a training's config may define; `dataset` is the dataset.json to learn."""
+    cache, schema = str(work / "cache"), load_schema(dataset.parent)
     return {
-        "dataset_dir": str(work / "dataset"),
+        "dataset_dir": str(dataset.parent),
         "method_dir": str(method_dir),
         "class_names": list(schema.class_names),
         "tubular": list(schema.tubular),

@@ -20,7 +20,7 @@ from lldm3d.report.comparison import evaluation_dir, pairs_dir, source_title
 from lldm3d.report.summary import answers
 from lldm3d.study.figure import study_figure
 from lldm3d.study.ladder import NOTES, Ladder, ladder_figure, ladder_tables, ladders
-from lldm3d.study.scores import read_ends, read_scores
+from lldm3d.study.scores import read_ends, read_saw, read_scores
 from lldm3d.study.statistics import Line
 from lldm3d.study.statistics import lines as study_lines
 from lldm3d.study.tables import TRAINED, groups_of, study_notes
@@ -130,7 +130,7 @@ def gather(work: Path) -> dict:
         "commands": trainings.commands(work),
         "answers": answers(rows, lines),
         "study": study_tables(lines),
-        "study_notes": study_notes(lines, schema.spacing, ends) if schema and lines else [],
+        "study_notes": study_notes(lines, schema.spacing, ends, read_saw(work)) if schema and lines else [],
         "study_figure": pictures.embed_figure(study_figure(lines)) if lines else None,
         "ladder": {"notes": NOTES, "tables": ladder_tables(rungs, ends)},
         "ladder_figure": pictures.embed_figure(ladder_figure(rungs)) if rungs else None,

@@ -12,7 +12,7 @@ from lldm3d.data.regimes import regime_cases
 from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import write_csv
 from lldm3d.files import load_checkpoint, load_nifti, read_json, write_json
-from lldm3d.study.stages import LAYOUT, SegmentStage
+from lldm3d.study.stages import LAYOUT, REAL, SegmentStage
 
 HEADER = ["case", "patient", "class", *METRICS]
 ENDS = ["until", "network", "task", "regime", "pairs", "seed", "capped"]
@@ -22,8 +22,14 @@ SCORES = ["until", "network", "task", "regime", "pairs", "seed", "case", "patien
 def write_data_lists(
     real_dir: str | Path, pairs_dir: str | Path | None, regime: str, seed: int, folder: str | Path
 ) -> None:
-    """Write the cases of the last (or only) training to `folder`/dataset.json, of one before to `folder`/first/."""
+    """Write the cases of the last (or only) training to `folder`/dataset.json, of one before to `folder`/first/.
+
+    The former also keeps what the generator of the pairs saw, which may be drawn anew later.
+    """
     *before, last = data_lists(real_dir, pairs_dir, regime, seed)
+    manifest = Path(pairs_dir) / "manifest.json" if pairs_dir else None
+    if manifest and manifest.is_file():
+        last["generator_saw"] = read_json(manifest).get("saw")
     for content in before:
         write_json(Path(folder) / "first" / "dataset.json", content)
     write_json(Path(folder) / "dataset.json", last)
@@ -119,3 +125,11 @@ def read_ends(work: Path) -> pd.DataFrame:
             ended = load_checkpoint(state, made_by=path.parent.name, mmap=True)
             found.append({**vars(SegmentStage.parse(path.parent)), "capped": not ended.get("stopped")})
     return pd.DataFrame(found, columns=ENDS)
+
+
+def read_saw(work: Path) -> list[tuple[SegmentStage, dict | None]]:
+    """Each tested segmentation with synthetic pairs, and what their generator saw; None where no manifest says it."""
+    tables = sorted((work / "segment").glob(f"{'*/' * LAYOUT.count('/')}metrics.csv"))
+    stages = {path.with_name("dataset.json"): SegmentStage.parse(path.parent) for path in tables}
+    with_pairs = {path: stage for path, stage in stages.items() if stage.pairs != REAL}
+    return [(stage, read_json(path).get("generator_saw")) for path, stage in with_pairs.items() if path.is_file()]

@@ -102,6 +102,8 @@ def pairs_slug(name: str, methods: Collection[str]) -> str:
     if method in methods:
         return method if source in ("", DRAWN) else f"{method}-{slug(source)}"
     parts = Path(name).resolve().parts
+    if parts[-3:-2] == ("pairs",):  # <workdir>/pairs/<method>/<source>, the pairs of all seeds
+        return slug("-".join([*parts[-4:-3], parts[-2], *([] if parts[-1] == DRAWN else parts[-1:])]))
     # pairs/<method>/<source>/seed_<k> of another work directory
     return slug("-".join(parts[-3:] if re.fullmatch(r"seed_\d+", parts[-1]) else parts[-1:]))
 

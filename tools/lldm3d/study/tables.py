@@ -14,8 +14,8 @@ from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import write_csv
 from lldm3d.files import atomic_write
 from lldm3d.study.figure import study_figure
-from lldm3d.study.scores import SCORES, read_ends, read_scores
-from lldm3d.study.stages import CAP, REAL, Arm
+from lldm3d.study.scores import SCORES, read_ends, read_saw, read_scores
+from lldm3d.study.stages import CAP, REAL, Arm, SegmentStage
 from lldm3d.study.statistics import LEVEL, Line, lines
 
 DASH = "–"
@@ -23,11 +23,17 @@ STARS = {"better": "*", "worse": "* (harm)", "unclear": ""}
 TRAINED = {"steps": "trained for equal steps", "convergence": "trained to convergence"}
 
 
-def study_notes(found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFrame | None = None) -> list[str]:
+Saw = Sequence[tuple[SegmentStage, dict | None]]  # as `read_saw` gives it
+
+
+def study_notes(
+    found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFrame | None = None, saw: Saw = ()
+) -> list[str]:
     """What a reader must know to read the tables, one sentence or two each.
 
     Args:
         ends: of the trainings to convergence, as `read_ends` gives them.
+        saw: what the generators of the pairs saw, as `read_saw` gives it.
     """
     regimes = [parse_regime(arm.regime) for arm in {arm for line in found for arm in line.cells}]
     untils, two = {line.until for line in found}, any(len(regime.phases) > 1 for regime in regimes)
@@ -54,12 +60,21 @@ def study_notes(found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFr
         f"Surface Dice has a tolerance of {tolerance_of(spacing):g} mm. HD95 leaves out patients in whom nothing of "
         "the class was found.",
     ]
-    if any(0 < regime.real < 1 and regime.synthetic for regime in regimes):
-        notes.append(
-            "The synthetic pairs come from models that saw all real training patients, also where a network learns "
-            "from a share of them (0.1R+S): that asks what another site's synthetic data is worth to a site with few "
-            "patients, not what models trained on few patients could give."
-        )
+    return [*notes, *saw_notes(saw)]
+
+
+def saw_notes(saw: Saw) -> list[str]:
+    """Of each pairs what their generator saw of the real patients, and where that is more than the network sees."""
+    notes = []
+    for pairs in sorted({stage.pairs for stage, _ in saw}):
+        own = [(stage, limits) for stage, limits in saw if stage.pairs == pairs]
+        notes += [f"{pairs}: {text}." for text in sorted({saw_text(limits) for _, limits in own})]
+        if more := sorted({stage.regime for stage, limits in own if saw_more(stage, limits)}):
+            notes.append(
+                f"{pairs}: in {', '.join(more)} the generator saw labels of patients whom the network does not see. "
+                "That asks what another site's synthetic data is worth to a site with few patients, not what models "
+                "trained on few patients could give."
+            )
     return notes
 
 
@@ -73,6 +88,25 @@ def cap_note(ends: pd.DataFrame | None) -> str:
     return f"{capped} instead of by patience{': ' if named else ''}{', '.join(named)}."
 
 
+def saw_text(limits: dict | None) -> str:
+    """What the manifest of pairs says of their generator, in words."""
+    if limits is None:
+        return "the pairs do not say which real patients their generator saw"
+    labelled, others, share = (limits[key] for key in ("labelled_patients", "unlabelled_patients", "label_fraction"))
+    images = f"the images of {others} others without labels" if others else "nothing of any others"
+    if share < 1:
+        return f"the generator saw the labels of {labelled} training patients ({share:g}R) and {images}"
+    return f"the generator saw the labels of all {labelled} training patients" + (f" and {images}" if others else "")
+
+
+def saw_more(stage: SegmentStage, limits: dict | None) -> bool:
+    """Whether in a scarce regime the generator saw labels of other patients than the network, as far as it is known."""
+    share = parse_regime(stage.regime).real
+    if limits is None or not 0 < share < 1:
+        return False
+    return limits["label_fraction"] > share or limits["seed"] != stage.seed  # smaller shares lie within larger ones
+
+
 def groups_of(found: Sequence[Line]) -> list[tuple[str, list[Line]]]:
     """The title and the lines of each table: one for each metric and length of training."""
     tables = []
@@ -83,9 +117,11 @@ def groups_of(found: Sequence[Line]) -> list[tuple[str, list[Line]]]:
     return tables
 
 
-def study_markdown(found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFrame | None = None) -> str:
-    """Rows are tasks and classes, columns networks and arms."""
-    parts = ["# Study: real (R) and synthetic (S) training data", *study_notes(found, spacing, ends)]
+def study_markdown(
+    found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFrame | None = None, saw: Saw = ()
+) -> str:
+    """Rows are tasks and classes, columns networks and arms; arguments as those of `study_notes`."""
+    parts = ["# Study: real (R) and synthetic (S) training data", *study_notes(found, spacing, ends, saw)]
     for title, group in groups_of(found):
         rows, columns = rows_and_columns(group)
         head = ["task", "class", *(f"{network} {arm}" for network, arm in columns)]
@@ -142,9 +178,11 @@ def tex(text: str) -> str:
     return text.translate(TEX)
 
 
-def study_latex(found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFrame | None = None) -> str:
+def study_latex(
+    found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFrame | None = None, saw: Saw = ()
+) -> str:
     """The same as `table` environments for a preamble with `booktabs`; the gain stands below its value."""
-    tables, notes = [], " ".join(study_notes(found, spacing, ends))
+    tables, notes = [], " ".join(study_notes(found, spacing, ends, saw))
     for title, group in groups_of(found):
         tables.append(latex_table(f"{title}. {notes}", group))
         notes = "Otherwise as in the table before."
@@ -190,13 +228,13 @@ def write_study(work: Path) -> None:
     scores, folder = read_scores(work), work / "study"
     if scores.empty:
         raise UserError(f"{work}/segment: no segmentation was tested yet; train them with `lldm3d study`")
-    found, spacing, ends = lines(scores), load_schema(work / "dataset").spacing, read_ends(work)
+    found, told = lines(scores), (load_schema(work / "dataset").spacing, read_ends(work), read_saw(work))
     units = scores["metric"].map(lambda metric: METRICS[metric].unit)
     write_csv(folder / "study.csv", [*SCORES, "unit"], scores.assign(unit=units))
     write_csv(folder / "gains.csv", None, gain_table(found))
     for name, text in (("table.md", study_markdown), ("table.tex", study_latex)):
         with atomic_write(folder / name) as temporary:
-            temporary.write_text(text(found, spacing, ends))
+            temporary.write_text(text(found, *told))
     plots.save(study_figure(found), folder / "figure.png")
 
 

@@ -1,7 +1,7 @@
 """The full state of a training: the order of its cases, the average of its weights, what a resume needs."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +30,17 @@ class EpochSampler(Sampler[int]):
         num_cases: number of cases in the data set.
         num_samples: cases drawn by this rank in one epoch (iterations × batch size).
         seed: seed of the order, the same on every rank.
+        labelled: whether each case has a label. Where fewer than half have one, every second case drawn has: half of
+            each batch, however many scans without a label there are.
     """
 
-    def __init__(self, num_cases: int, num_samples: int, seed: int = 0) -> None:
+    def __init__(self, num_cases: int, num_samples: int, seed: int = 0, labelled: Sequence[bool] | None = None) -> None:
         if num_cases < 1:
             raise ValueError(f"num_cases must be at least 1, got {num_cases}: the training split is empty")
         self.num_cases, self.num_samples, self.seed = num_cases, num_samples, seed
+        known = torch.ones(num_cases, dtype=torch.bool) if labelled is None else torch.as_tensor(labelled)
+        scarce = 0 < known.sum() < num_cases / 2
+        self.groups = [known.nonzero()[:, 0], (~known).nonzero()[:, 0]] if scarce else [torch.arange(num_cases)]
         self.epoch = 1
         distributed = dist.is_available() and dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
@@ -45,10 +50,15 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        total = self.num_samples * self.world
-        rounds = -(-total // self.num_cases)
-        order = torch.cat([torch.randperm(self.num_cases, generator=generator) for _ in range(rounds)])[:total]
-        return iter(order[self.rank :: self.world].tolist())
+        orders = [self.shuffled(group, generator) for group in self.groups]  # taken in turn
+        return iter(torch.stack(orders, dim=1).flatten()[: self.num_samples].tolist())
+
+    def shuffled(self, cases: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """This rank's share of some cases [N], in an order in which each comes again only after all others."""
+        total = -(-self.num_samples // len(self.groups)) * self.world
+        rounds = -(-total // len(cases))
+        order = torch.cat([torch.randperm(len(cases), generator=generator) for _ in range(rounds)])[:total]
+        return cases[order[self.rank :: self.world]]
 
 
 FIRST = 0.2  # momentum of the first step
