@@ -11,7 +11,7 @@ def pairs(number):
     image, label = torch.rand(number, 1, 6, 5, 4), torch.randint(0, 3, (number, 1, 6, 5, 4), dtype=torch.uint8)
     affine = torch.eye(4, dtype=torch.float64).repeat(number, 1, 1)
     names = [f"case_{index}" for index in range(number)]
-    return {"name": names, "image": image, "label": label, "affine": affine, "source_affine": affine}
+    return {"name": names, "image": image, "label": label, "affine": affine}
 
 
 def run(output_dir, batches):

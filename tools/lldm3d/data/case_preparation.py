@@ -1,5 +1,6 @@
 """Size, spacing and split of a data set, and the writing of its cases."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,7 @@ import numpy as np
 
 from lldm3d.data import volumes
 from lldm3d.data.checks import CaseRecord
-from lldm3d.data.dataset import SPLITS, Case
+from lldm3d.data.dataset import SPLITS, Case, axes_of
 from lldm3d.data.label_map import LabelMap
 from lldm3d.data.volumes import load_volume, resample, resample_label, resampled_affine, resampled_size, spacing_of
 from lldm3d.errors import UserError
@@ -18,6 +19,23 @@ from lldm3d.processes import in_processes
 
 MULTIPLE = 16  # autoencoder and diffusion networks halve a volume up to four times
 HELD = 0.95  # share of the cases whose labelled voxels a size must hold along an axis
+
+
+def choose_orientation(records: list[CaseRecord], orientation: str | None) -> str:
+    """The given orientation, else ras; stored, said in a line, where the slices of some stacks lie across another axis.
+
+    Turned to the nearest RAS, oblique stacks would mix thick and thin axes: some would be resampled in their planes to
+    the distance of their slices. nnU-Net keeps the stored axes always.
+    """
+    counts = Counter("xyz"[axis] for record in records if (axis := volumes.thick_axis(record.spacing)) is not None)
+    if orientation is None and len(counts) > 1:
+        found = ", ".join(f"{axis} in {number}" for axis, number in sorted(counts.items()))
+        print(
+            f"orientation: in RAS the slices lie across {found} cases; all keep the axes in which they are stored, "
+            "the one across the slices last (--orientation ras turns them all the same)"
+        )
+        return "stored"
+    return orientation or "ras"
 
 
 def choose_spacing(records: list[CaseRecord], spacing: Sequence[float] | None) -> tuple[float, float, float]:
@@ -90,6 +108,7 @@ class Recipe:
     label_map: LabelMap
     channel: int | None
     seed: int
+    orientation: str = "ras"
 
 
 def write_cases(cases: list[Case], recipe: Recipe, folder: Path) -> tuple[list[dict], float, np.ndarray]:
@@ -140,8 +159,8 @@ def load_case(case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np.nd
     bright tissue is not stretched to noise, and the 0 that is padded is the image's minimum. Last comes the volume of
     each class before resampling, in ml.
     """
-    image, affine = load_volume(case.image, recipe.channel)
-    label, _ = load_volume(case.label)
+    image, affine = load_volume(case.image, recipe.channel, axes_of(recipe.orientation))
+    label, _ = load_volume(case.label, axes=affine)
     spacing, names = spacing_of(affine), list(recipe.label_map.classes)
     priority = [names.index(name) + 1 for name in recipe.label_map.priority]
     thin = {names.index(name) + 1 for name in recipe.label_map.thin}

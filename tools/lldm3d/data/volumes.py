@@ -1,4 +1,4 @@
-"""Volumes in RAS orientation: reading, cropping, and resampling to another spacing."""
+"""Volumes along the axes of a data set: reading, cropping, and resampling to another spacing."""
 
 from itertools import product
 from pathlib import Path
@@ -54,10 +54,53 @@ def move(affine: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 SAME = 1e-3  # spacings that differ by less than this part are equal
+RAS = np.eye(4)  # an affine with these axes
+THICK = 1.5  # times the spacing of the other two: across the slices of a stack
 
 
-def load_volume(path: str | Path, channel: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Read a NIfTI file as (array [X, Y, Z], affine [4, 4] in mm), both turned to the nearest RAS orientation.
+def thick_axis(spacing: tuple[float, ...]) -> int | None:
+    """The axis across the slices of a stack, of `spacing` in mm; None where there is no such axis."""
+    *_, second, first = np.argsort(spacing, kind="stable")
+    return int(first) if spacing[first] >= THICK * spacing[second] else None
+
+
+def turn(affine: np.ndarray, axes: np.ndarray | None) -> np.ndarray:
+    """How to turn a volume of `affine` [4, 4]: for each of its axes the new place and direction, as nibabel has it.
+
+    Args:
+        axes: an affine [4, 4] to whose axes those of the volume are brought nearest; None: they stay as they are
+            stored, but the thick one comes last.
+    """
+    if axes is None:
+        thick = thick_axis(spacing_of(affine))
+        places = np.argsort([*(axis for axis in range(3) if axis != thick), *([] if thick is None else [thick])])
+        return np.stack([places, np.ones(3)], axis=1)
+    own, wanted = (item[:3, :3] / spacing_of(item) for item in (affine, axes))
+    # Directions count to three digits: between two that are equally near, rounding in the headers would turn one scan
+    # otherwise than the next.
+    return nib.io_orientation(nib.affines.from_matvec(np.round(np.linalg.solve(wanted, own), 3)))
+
+
+def lies_along(path: str | Path, axes: np.ndarray | None) -> bool:
+    """Whether `load_volume` has nothing to turn in the file."""
+    return np.array_equal(turn(nib.load(path).affine, axes), nib.io_orientation(RAS))
+
+
+def turned_grid(path: str | Path, axes: np.ndarray | None) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape and affine [4, 4] that `load_volume` gives, read from the header alone. Raises UserError as it does."""
+    try:
+        image = nib.load(path)
+        to = turn(image.affine, axes)
+    except Exception as error:  # nibabel, gzip and the file system each raise their own kinds
+        raise UserError(f"{path}: cannot be read as NIfTI ({error})") from None
+    shape = tuple(int(size) for size in np.array(image.shape[:3])[np.argsort(to[:, 0])])
+    return shape, image.affine @ nib.orientations.inv_ornt_aff(to, image.shape[:3])
+
+
+def load_volume(
+    path: str | Path, channel: int | None = None, axes: np.ndarray | None = RAS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read a NIfTI file as (array [X, Y, Z], affine [4, 4] in mm), both turned as `turn` says: by default to RAS.
 
     `channel` chooses from a 4D file. Raises UserError where the file is missing, unreadable or not 3D.
     """
@@ -67,10 +110,7 @@ def load_volume(path: str | Path, channel: int | None = None) -> tuple[np.ndarra
         if len(image.shape) == 4 and channel is not None and 0 <= channel < image.shape[3]:
             image = image.slicer[..., channel]
         if len(image.shape) == 3 and not fault:
-            # Directions count to three digits: between two that are equally near, rounding in the headers would turn
-            # the label of a scan otherwise than its image.
-            directions = np.round(image.affine[:3, :3] / spacing_of(image.affine), 3)
-            image = image.as_reoriented(nib.io_orientation(nib.affines.from_matvec(directions)))
+            image = image.as_reoriented(turn(image.affine, axes))
         array = np.asanyarray(image.dataobj)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None

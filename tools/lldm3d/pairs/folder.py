@@ -54,7 +54,7 @@ def claim(target: Path, content: dict, overwrite: bool) -> None:
         changed = sorted(key for key in content if key != "cases" and before.get(key) != content[key])
         if any(drawn.get(case["name"], case) != case for case in content["cases"]):  # more of them are no others
             changed.append("labels")
-        if changed and not overwrite:
+        if changed and not overwrite and any(target.glob("*Tr/*.nii.gz")):  # else that call was refused or killed
             raise UserError(
                 f"{target}: holds pairs that were generated with another {', '.join(changed)}; "
                 "choose another --output_dir or pass --overwrite"

@@ -7,11 +7,13 @@ from pathlib import Path
 from monai.bundle import ConfigParser
 
 from lldm3d.bundle import INFERENCE, bundle_path, defined, load_configs, run_bundle, undefined
-from lldm3d.data.dataset import load_schema
+from lldm3d.data.dataset import Schema, load_schema
 from lldm3d.errors import UserError
+from lldm3d.files import read_json
 from lldm3d.methods.registry import OURS, Method, load_method
 from lldm3d.pairs.cases import drawn_name
 from lldm3d.pairs.folder import claim, pair_manifest, write_dataset_json
+from lldm3d.pairs.own_labels import CLASSES, in_classes, own_labels
 from lldm3d.pairs.sources import (
     DRAWN,
     TEST,
@@ -31,6 +33,7 @@ def generate(
     method: str = OURS,
     source: str = DRAWN,
     label: str | None = None,
+    label_values: str | None = None,
     n: int | None = None,
     seed: int = 0,
     model_seed: int | None = None,
@@ -48,7 +51,10 @@ def generate(
         output_dir: folder for the pairs: imagesTr, labelsTr, dataset.json and manifest.json.
         method: which draws, such as lldm or cond_ldm.
         source: of the labels: drawn, training (real ones, smoothly warped), test (held-out real ones), or a folder.
-        label: instead, a NIfTI label map of your own, or several, separated by commas.
+        label: instead, a NIfTI label map of your own, or several, separated by commas. Their pairs have the axes of
+            the data set, at the place of the label.
+        label_values: what the values of your own labels are: classes (of the prepared data set) or source (of the raw
+            data); default: what they allow.
         n: number of pairs; default: one drawn label, or as many as the source has labels.
         seed: of all cases; case i is the same whatever n, the batch size or a restart.
         model_seed: of the training whose models draw; default: the first one that is there.
@@ -71,8 +77,11 @@ def generate(
     models = trained_folder(work, found, model_seed)
     if label:
         labels = [item for path in label.split(",") for item in labels_of_file(path)]
+        labels = own_labels(labels, load_schema(work / "dataset"), label_values)
     else:
-        labels = source_labels(work, found, models, parse_source(source), n, target / "labels", seed, strength)
+        labels = source_labels(
+            work, found, models, parse_source(source), n, target / "labels", seed, strength, label_values
+        )
     if labels is not None and not found.takes_labels:
         raise UserError(f"{found.name} draws images without labels; leave out --label and --source (got {source!r})")
     draw_pairs(found, models, work / "dataset", target, labels, n or 1, first, seed, settings, overlays, processes,
@@ -111,6 +120,7 @@ def source_labels(
     folder: Path | None = None,
     seed: int = 0,
     strength: float = 1.0,
+    label_values: str | None = None,
 ) -> list[LabelFile] | None:
     """The labels of a source; None where the method draws them itself, or images without any.
 
@@ -118,6 +128,7 @@ def source_labels(
         models: folder of the method's trainings; drawn labels are those of 3D-LLDM trained with the same seed.
         n: how many; None: all that there are, of training labels as many as there are cases.
         folder: receives warped labels of training cases.
+        label_values: of a folder's labels, see `generate`.
     """
     if source.kind == DRAWN:
         if method.draws_labels or not method.takes_labels:
@@ -132,7 +143,18 @@ def source_labels(
     if source.kind == TRAINING:
         number = n or len(real_labels(work / "dataset", TRAINING))
         return warped_labels(work / "dataset", folder, number, seed, strength)
-    return limited(real_labels(work / "dataset", TEST) if source.kind == TEST else labels_in(source.folder), n, source)
+    if source.kind == TEST:
+        return limited(real_labels(work / "dataset", TEST), n, source)
+    schema = load_schema(work / "dataset")
+    if has_classes_of(schema, source.folder):
+        label_values = label_values or CLASSES
+    return own_labels(limited(labels_in(source.folder), n, source), schema, label_values)
+
+
+def has_classes_of(schema: Schema, folder: str) -> bool:
+    """Whether a folder of labels says that its values are the classes of the data set, as our own pairs do."""
+    path = Path(folder) / "dataset.json"
+    return path.is_file() and read_json(path).get("labels") == {str(k): v for k, v in enumerate(schema.class_names)}
 
 
 def limited(labels: list[LabelFile], n: int | None, source: LabelSource) -> list[LabelFile]:
@@ -175,7 +197,8 @@ def draw_pairs(
     schema = load_schema(dataset_dir)
     data = {"output_dir": str(target), "method_dir": str(models), "dataset_dir": str(dataset_dir)}
     data |= {"class_names": list(schema.class_names), "roi_size": list(schema.roi_size)}
-    data |= {"label_paths": [label.path for label in labels or ()]}
+    data |= {"label_paths": [in_classes(label, schema, target / "labels") for label in labels or ()]}
+    data |= {"orientation": schema.orientation}
     given = {"seed": seed, "num_cases": len(names), "first": first}
     if labels:
         given["batch_size"] = settings.get("batch_size", 1)

@@ -12,8 +12,10 @@ from pathlib import Path
 import yaml
 
 from lldm3d.children import source_environment, tail, tied_to_me
-from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.data.dataset import SPLITS, load_cases, load_schema
 from lldm3d.data.regimes import regime_cases
+from lldm3d.data.scans import check_headers
+from lldm3d.data.volumes import lies_along
 from lldm3d.errors import ChildError, UserError
 from lldm3d.files import atomic_write, read_json
 from lldm3d.locks import locked, visible_gpus
@@ -192,6 +194,10 @@ def require_own_data(work: Path, content: dict) -> None:
 def require_data(work: Path, plan: Plan) -> None:
     """Raises UserError where the grid's tasks or regimes cannot be had from the data, or nothing is held out."""
     schema, section = load_schema(work / "dataset"), plan.settings["segment"]
+    for case in (case for split in SPLITS for case in load_cases(work / "dataset", split) if plan.given):
+        if not lies_along(case.image, schema.axes):  # segmentations read real cases as they are stored
+            raise UserError(f"{case.image}: is not stored in RAS orientation; bring all there with `lldm3d prepare`")
+        check_headers(case, schema)
     for task in section["tasks"]:
         schema.task(task)
     for split in ("validation", "test"):
