@@ -1,6 +1,5 @@
 """Reading a prepared data set (Decathlon layout, see docs/how-to/data.md), and its tasks: the classes told apart."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -203,8 +202,8 @@ def _class_names(labels: dict[str, str]) -> tuple[str, ...]:
 def add_tasks(dataset_dir: str | Path, tasks: str | Path) -> None:
     """Add tasks to a prepared data set: which of its classes a segmentation takes as one.
 
-    dataset.json keeps its time, since its cases stay as they are: nothing that was made from them is made again. A task
-    that is there cannot become another one, as trained networks bear its name.
+    Nothing that was made from its cases is made again. A task that is there cannot become another one, as trained
+    networks bear its name.
 
     Args:
         dataset_dir: prepared data set.
@@ -224,7 +223,5 @@ def add_tasks(dataset_dir: str | Path, tasks: str | Path) -> None:
     added = checked_tasks(content, schema.class_names, tasks)
     if changed := [name for name in added if name in schema.tasks and added[name] != schema.tasks[name]]:
         raise UserError(f"{path}: has other tasks of the names {changed}; choose new names")
-    time = path.stat().st_mtime_ns
     write_json(path, read_json(path) | {"tasks": schema.tasks | added})
-    os.utime(path, ns=(time, time))
     print(f"{path}: the tasks are {', '.join((ALL, *(schema.tasks | added)))}")

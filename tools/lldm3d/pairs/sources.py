@@ -27,9 +27,7 @@ class LabelFile:
     path: str
     name: str  # of the pair
     patient: str  # whose label it is or was; the name itself where it is nobody's
-    table: tuple[tuple[int, int], ...] | None = (
-        None  # class of each value that is another one; None: values are classes
-    )
+    table: tuple[tuple[int, int], ...] | None = None  # its values and their classes; None: they are the same
 
 
 @dataclass(frozen=True)
