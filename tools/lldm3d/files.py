@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.volumeutils import apply_read_scaling
 
-from lldm3d.errors import UserError
+from lldm3d.errors import UserError, unwritable
 
 PARTIAL = ".partial-"  # how names of files begin that are not finished
 PROBED = 2**18  # bytes: packing them takes 3 ms
@@ -25,17 +25,23 @@ PROBED = 2**18  # bytes: packing them takes 3 ms
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` (same suffixes) and rename it to `path` when the block ends well."""
+    """Yield a temporary path beside `path` (same suffixes) and rename it to `path` when the block ends well.
+
+    Raises UserError where it cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{PARTIAL}{uuid.uuid4().hex}{''.join(path.suffixes[-2:])}")
-    # not mkstemp, whose files are private: their mode would need the umask, which only a change of it tells
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # not mkstemp, whose files are private: their mode would need the umask, which only a change of it tells
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, content: object) -> None:
@@ -114,7 +120,10 @@ def save_checkpoint(path: str | Path, content: dict) -> None:
     import torch  # takes seconds, and most of what reads files needs none
 
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        torch.save(content, file)  # given a path, torch writes the temporary name into the file, and its hash changes
+        try:
+            torch.save(content, file)  # given a path, torch writes the temporary name into the file: its hash changes
+        except RuntimeError as error:  # of its zip, where the file takes no more
+            raise OSError(str(error).partition("\n")[0]) from error
 
 
 def load_checkpoint(path: str | Path, made_by: str) -> dict:
@@ -146,8 +155,11 @@ def output_folder(path: str | Path, overwrite: bool, inputs: Iterable[str | Path
     """
     path, inputs = Path(path).resolve(), list(inputs)
     require_replaceable(path, overwrite, inputs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    outer = Path(tempfile.mkdtemp(dir=path.parent, prefix=PARTIAL))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        outer = Path(tempfile.mkdtemp(dir=path.parent, prefix=PARTIAL))
+    except OSError as error:
+        raise unwritable(path, error) from None
     try:
         temporary = outer / "new"  # inside, since mkdtemp makes folders private to the user
         temporary.mkdir()
@@ -157,6 +169,8 @@ def output_folder(path: str | Path, overwrite: bool, inputs: Iterable[str | Path
         if path.exists():
             path.rename(outer / "old")
         temporary.rename(path)
+    except OSError as error:  # of what others write there
+        raise unwritable(path, error) from error
     finally:
         shutil.rmtree(outer)
 

@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lldm3d.files import atomic_write
+
 matplotlib.use("Agg")
 
 # Okabe and Ito's colours, told apart by the colour-blind and visible on grey
@@ -101,5 +103,5 @@ def dark(rows: int, columns: int, width: float, height: float, **ratios) -> tupl
 
 def save(figure: Figure, path: str | Path, dpi: int = 110) -> None:
     """Write a figure as PNG."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi, facecolor=figure.get_facecolor())
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, facecolor=figure.get_facecolor())

@@ -40,9 +40,13 @@ def stage(workdir: str, name: str) -> None:
     try:
         if not is_done(work, job):  # one before it was done again, and wrote the same
             do(work, job, plan)
-    except (UserError, ChildError) as error:
-        write_json(failure, {"stage": name, "user": isinstance(error, UserError), "message": str(error)})
-        sys.exit(1)  # the workflow's end shows the message
+    except (UserError, ChildError, OSError) as error:
+        message = {"stage": name, "user": not isinstance(error, ChildError), "message": str(error)}
+        try:
+            write_json(failure, message)  # the workflow's end shows it
+        except UserError:  # of a full disk
+            print(f"lldm3d: the stage {name} stopped: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def read_plan(work: Path) -> dict:
