@@ -133,6 +133,8 @@ def main() -> None:
         names = sorted(name for name in expected | found if expected.get(name) != found.get(name))
         runs.append({"kills": len(kills) - first, "status": status, "different": names})
         first = len(kills)
+        if status:
+            break
         begin()
     counts = Counter(f"{item['signal']} to {item['target']}" for item in kills)
     content = {

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from monai.transforms import Compose, ToTensord
 from tests.data.raw import write_decathlon
 from tests.in_process import do_stages, write_run
 
@@ -85,7 +86,7 @@ def test_a_data_set_that_cannot_be_replaced_stays(tmp_path):
 
 def test_a_cache_without_room_is_named(tmp_path):
     with little_room(), pytest.raises(UserError, match="cache/.*: cannot be written"):
-        MappedDataset([{"image": "a"}], lambda case: {"image": torch.zeros(1000)}, tmp_path / "cache")
+        MappedDataset([{"image": NOISE}], Compose([ToTensord("image")]), tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*.pt"))
 
 

@@ -439,3 +439,20 @@ def test_liver_mr_maps_vessels_out_of_49_classes(tmp_path, real_data):
     assert len(all_cases(tmp_path / "out")) == 10 and faults_of(open_source(tmp_path / "out")) == []
     prepare(tmp_path / "coarse", **files, label_map=label_map, spacing=(6, 6, 6), **crops)
     assert all((load(case.label) == 2).any() for case in all_cases(tmp_path / "coarse"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "--seed -1: a whole number from 0"),
+        ({"seed": "a"}, "--seed 'a'"),
+        ({"percentiles": (1, 99)}, "--percentiles belong to --intensity percentile"),
+        ({"spacing": (float("inf"), 1, 1)}, "--spacing"),
+        ({"spacing": (1e-6, 1, 1)}, r"makes a scan of \(20000000, 18, 12\) voxels; give one near"),
+        ({"roi_size": (16000, 16000, 16000)}, "--roi_size .* has more than"),
+    ],
+)
+def test_options_that_would_fail_late_are_refused(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        prepare(tmp_path / "out", data=write_decathlon(tmp_path / "raw", 3), **options)
+    assert not (tmp_path / "out").exists()

@@ -81,15 +81,17 @@ def open_nifti(path: str | Path) -> nib.Nifti1Image:
 
     nibabel's Python gzip takes 2.5 times as long, and its `from_bytes` copies the voxels twice. What is not one whole
     gzip of a NIfTI-1 file (several in a row, more than 4 GiB, NIfTI-2, broken ones) is left to nibabel. Header
-    extensions are not read.
+    extensions are not read, and what a header says of the voxels' size is not corrected: nibabel takes 0 mm for 1.
     """
-    content = b""
+    content = Path(path).read_bytes() if str(path).endswith(".nii") else b""
     if str(path).endswith(".nii.gz"):
         with suppress(deflate.DeflateError, ValueError, MemoryError):
             content = deflate.gzip_decompress(Path(path).read_bytes())
     if content[344:348] != b"n+1\0":
         return _load_checked(path)
-    header = nib.Nifti1Header(bytes(content[: nib.Nifti1Header.sizeof_hdr]))
+    header = nib.Nifti1Header(bytes(content[: nib.Nifti1Header.sizeof_hdr]), check=False)
+    if header["pixdim"][0] not in (-1, 1):
+        header["pixdim"][0] = 1  # as the standard says
     shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
     if len(content) < offset + math.prod(shape) * dtype.itemsize:
         return _load_checked(path)

@@ -1,5 +1,6 @@
 """Size, spacing and split of a data set, and the writing of its cases."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from lldm3d.files import save_nifti
 from lldm3d.processes import in_processes
 
 MULTIPLE = 16  # autoencoder and diffusion networks halve a volume up to four times
+MOST_VOXELS = 2**31  # of a scan, 8 GB of float32
 HELD = 0.95  # share of the cases whose labelled voxels a size must hold along an axis
 
 
@@ -41,7 +43,14 @@ def choose_orientation(records: list[CaseRecord], orientation: str | None) -> st
 def choose_spacing(records: list[CaseRecord], spacing: Sequence[float] | None) -> tuple[float, float, float]:
     """The given spacing (mm), else that of the data; where cases differ the median of each axis, said in a line."""
     if spacing is not None:
-        return tuple(float(length) for length in spacing)
+        spacing = tuple(float(length) for length in spacing)
+        largest = max((resampled_size(record.size, record.spacing, spacing) for record in records), key=np.prod)
+        if math.prod(largest) > MOST_VOXELS:
+            raise UserError(
+                f"--spacing {spacing} (mm) makes a scan of {largest} voxels; give one near that of the data, "
+                f"{tuple(round(length, 4) for length in records[0].spacing)}"
+            )
+        return spacing
     found = np.array([record.spacing for record in records])
     median = tuple(float(f"{length:.6g}") for length in np.median(found, axis=0))
     if not np.allclose(found, median, rtol=volumes.SAME):
@@ -59,6 +68,8 @@ def choose_roi_size(
     would not fit. Holding every scan whole instead would fill most of a small one with zeros: networks then learn
     where the scan ends, at a multiple of the cost (hippocampus MR: 58 % zeros at 48x64x48, 3 % at 32x48x32).
     """
+    if roi_size is not None and math.prod(roi_size) > MOST_VOXELS:
+        raise UserError(f"--roi_size {tuple(roi_size)} has more than {MOST_VOXELS} voxels; give a smaller one")
     if roi_size is not None:
         return tuple(int(size) for size in roi_size)
     scans = [resampled_size(record.size, record.spacing, spacing) for record in records]

@@ -8,10 +8,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from lldm3d.data.dataset import Case, load_schema
+from lldm3d.data.dataset import Case, load_schema, stem
 from lldm3d.data.label_map import MAX_VALUE, LabelMap, load_label_map
 from lldm3d.data.sources import Source, open_source
-from lldm3d.data.volumes import RAS, bounding_box, corners_apart, load_volume, spacing_of, turn
+from lldm3d.data.volumes import RAS, bounding_box, corners_apart, header_note, load_volume, spacing_of, turn
 from lldm3d.errors import UserError
 from lldm3d.processes import in_processes
 
@@ -27,6 +27,7 @@ class CaseRecord:
     labelled: tuple[int, ...] = (0, 0, 0)
     range: tuple[float, float] = (0.0, 1.0)  # of the image
     digest: str = ""  # of the image's voxels
+    notes: tuple[str, ...] = ()  # what its headers leave open
     stored: tuple[int, ...] = (0, 1, 2)  # of each axis as it is stored, the thick one last, the axis in RAS
 
     def as_stored(self) -> "CaseRecord":
@@ -73,8 +74,11 @@ def faults_of(source: Source, label_map: str | Path | dict | None = None, channe
 
 
 def read_cases(cases: list[Case], label_map: LabelMap, channel: int | None = None) -> list[CaseRecord]:
-    """Read and check every case."""
-    return list(in_processes(partial(read_record, label_map=label_map, channel=channel), cases, "checking"))
+    """Read and check every case; what headers leave open is printed."""
+    records = list(in_processes(partial(read_record, label_map=label_map, channel=channel), cases, "checking"))
+    if notes := [note for record in records for note in record.notes]:
+        print(notes[0] + (f" (and {len(notes) - 1} more files of the kind)" if notes[1:] else ""))
+    return records
 
 
 def read_record(case: Case, label_map: LabelMap, channel: int | None = None) -> CaseRecord:
@@ -82,6 +86,8 @@ def read_record(case: Case, label_map: LabelMap, channel: int | None = None) -> 
     found = CaseRecord(faults=[])
     image = _load(case.image, found.faults, channel)
     label = _load(case.label, found.faults, axes=image[1] if image else RAS)
+    if image and channel and len(shape := nib.load(case.image).shape) < 4 and not numbered(case.image, channel):
+        found.faults.append(f"{case.image}: has one channel, {shape} voxels; leave out --channel {channel}")
     if image:
         found.range = image[0].min(), image[0].max()
         faults = image_faults(case.image, image[0], found.range)
@@ -98,7 +104,13 @@ def read_record(case: Case, label_map: LabelMap, channel: int | None = None) -> 
             found.labelled = tuple((high - low).tolist())
     if image and label:
         found.faults += pair_faults(case, image, label)
+        found.notes = tuple(f"{path}: {note}" for path in (case.image, case.label) if (note := header_note(path)))
     return found
+
+
+def numbered(path: str, channel: int) -> bool:
+    """Whether a file is that of a channel, as nnU-Net names it."""
+    return stem(path).endswith(f"_{channel:04d}")
 
 
 def _load(

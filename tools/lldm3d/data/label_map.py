@@ -81,9 +81,9 @@ def _from_dataset_json(about: dict, where: str | Path) -> LabelMap:
     labels = about.get("labels")
     if not isinstance(labels, dict) or not labels:
         raise UserError(f"{where}: no class names found; give --label_map, a YAML file with lines `liver: 5`")
-    decathlon = all(str(key).isdigit() for key in labels)
+    decathlon = all(str(key).isdecimal() for key in labels)
     classes = {str(name): int(value) for value, name in labels.items()} if decathlon else dict(labels)
-    classes = {name: int(value) if str(value).isdigit() else value for name, value in classes.items()}
+    classes = {name: int(value) if str(value).isdecimal() else value for name, value in classes.items()}
     regions = [name for name, value in classes.items() if isinstance(value, list) or name == "ignore"]
     if regions or len(classes) != len(labels):
         raise UserError(
@@ -101,6 +101,8 @@ def _checked(classes: dict, content: dict, where: str, background: frozenset[int
     if not isinstance(classes, dict) or not classes:
         raise UserError(f"{where}: classes must be `class name: value` lines, got {classes!r}")
     classes = {str(name): _values(name, value, where) for name, value in classes.items() if name != "background"}
+    if unnamed := [group for name, group in classes.items() if not name.strip()]:
+        raise UserError(f"{where}: the class of the value {unnamed[0][0]} has no name; give it one")
     values = [value for group in classes.values() for value in group]
     if twice := sorted({value for value in values if values.count(value) > 1}):
         raise UserError(f"{where}: the values {twice} belong to more than one class; give each value to one class")

@@ -30,6 +30,7 @@ HOUNSFIELD = -500  # the least value of a CT scan is that of air, -1000 or less
 REPORTED_CHANGE = 0.05  # of a class's volume by resampling
 SPLIT_UNITS = ("patient", "case")
 ORIENTATIONS = ("ras", "stored")
+PERCENTILES = (0.5, 99.5)
 
 
 def require_options(
@@ -43,12 +44,13 @@ def require_options(
     split_by: str,
     max_cases: int | None,
     orientation: str | None,
+    seed: int,
 ) -> None:
     """Raise one UserError that lists every option with a value that is not allowed."""
     checks = (
         (roi_size is None or _numbers(roi_size, 3, lambda size: size > 0 and size % MULTIPLE == 0),
          f"--roi_size {roi_size!r}: three multiples of {MULTIPLE} (voxels) are needed, such as 160,160,64"),
-        (spacing is None or _numbers(spacing, 3, lambda length: length > 0),
+        (spacing is None or _numbers(spacing, 3, lambda length: 0 < length < math.inf),
          f"--spacing {spacing!r}: three lengths above 0 (mm) are needed, such as 1.5,1.5,3"),
         (crops is None or _count(crops), f"--crops {crops!r}: a number from 1 is needed"),
         (crops is None or roi_size is not None, "--crops needs the size of the crops: give --roi_size"),
@@ -61,6 +63,9 @@ def require_options(
         (_numbers(split, 3, lambda part: part > 0) and abs(sum(split) - 1) < 1e-6,
          f"--split {split!r}: three parts above 0 with the sum 1 are needed, such as 0.7,0.1,0.2"),
         (split_by in SPLIT_UNITS, f"--split_by {split_by!r}: allowed are {', '.join(SPLIT_UNITS)}"),
+        (intensity == "percentile" or tuple(percentiles) == PERCENTILES,
+         "--percentiles belong to --intensity percentile"),
+        (type(seed) is int and seed >= 0, f"--seed {seed!r}: a whole number from 0 is needed"),
         (orientation in (None, *ORIENTATIONS), f"--orientation {orientation!r}: allowed are {', '.join(ORIENTATIONS)}"),
         (max_cases is None or _count(max_cases), f"--max_cases {max_cases!r}: a number from 1 is needed"),
     )  # fmt: skip
@@ -88,7 +93,7 @@ def prepare(
     center: str = "foreground",
     crops: int | None = None,
     intensity: str = "min_max",
-    percentiles: Sequence[float] = (0.5, 99.5),
+    percentiles: Sequence[float] = PERCENTILES,
     window: Sequence[float] | None = None,
     split: Sequence[float] = (0.7, 0.1, 0.2),
     split_by: str = "patient",
@@ -133,7 +138,9 @@ def prepare(
     output_dir = Path(output_dir)
     inputs = [path for path in (data, images, labels) if path is not None]
     require_replaceable(output_dir, overwrite, inputs)
-    require_options(roi_size, spacing, crops, intensity, percentiles, window, split, split_by, max_cases, orientation)
+    require_options(
+        roi_size, spacing, crops, intensity, percentiles, window, split, split_by, max_cases, orientation, seed
+    )
     source = open_source(data, images, labels, channel, patient_pattern)
     inputs += [path for case in source.cases for path in (case.image, case.label)]
     require_replaceable(output_dir, overwrite, inputs)

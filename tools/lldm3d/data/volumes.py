@@ -133,6 +133,8 @@ def header_fault(image: nib.Nifti1Image) -> str | None:
     header, spacing = image.header, np.array(spacing_of(image.affine))
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-12:
         return f"its affine {np.round(image.affine[:3], 3).tolist()} says nothing about where the voxels lie"
+    if (angle := skew(image.affine)) > SKEW:
+        return f"its axes are not at right angles, by {angle:.1f} degrees (a tilted gantry?); resample it first"
     pixdim = np.array(header.get_zooms()[:3], float)
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
     if sform and not np.allclose(spacing[: len(pixdim)], pixdim, rtol=0.01):
@@ -141,6 +143,30 @@ def header_fault(image: nib.Nifti1Image) -> str | None:
         apart = corners_apart((*image.shape, 1, 1)[:3], image.affine, header.get_qform())
         if apart > pixdim.max():
             return f"its sform and its qform, both of code {sform}, lie {apart:.2f} mm apart"
+    return None
+
+
+SKEW = 1.0  # degrees; rounding in headers makes hundredths
+
+
+def skew(affine: np.ndarray) -> float:
+    """By how many degrees two axes are not at right angles, at most."""
+    axes = affine[:3, :3] / spacing_of(affine)
+    cosines = (axes.T @ axes)[np.triu_indices(3, 1)]
+    return float(np.degrees(np.arcsin(np.abs(cosines).max().clip(0, 1))))
+
+
+def header_note(path: str | Path) -> str | None:
+    """What a header that is not wrong leaves open about where the voxels lie."""
+    header = nib.load(path).header
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    if not sform and not qform:
+        return "says nothing of its orientation (sform and qform have the code 0), which is guessed"
+    shape = (*header.get_data_shape(), 1, 1)[:3]
+    if sform and qform and sform != qform:
+        apart = corners_apart(shape, header.get_sform(), header.get_qform())
+        if apart > max(header.get_zooms()[:3]):
+            return f"has a sform and a qform that lie {apart:.1f} mm apart; the sform is taken"
     return None
 
 
