@@ -172,9 +172,9 @@ def both(header):
 @pytest.mark.parametrize(
     ("spoil", "fault", "note"),
     [
-        (zero_spacing, "its pixdim of [0.0, 0.0, 0.0]", ""),
-        (lambda header: (zero_spacing(header), no_code(header)), "says nothing about where the voxels lie", ""),
-        (negative, "its pixdim of [1.0, -1.0, 1.0]", ""),
+        (zero_spacing, "the size of its voxels is [0.0, 0.0, 0.0] mm", ""),
+        (lambda header: (zero_spacing(header), no_code(header)), "the size of its voxels is [0.0, 0.0, 0.0] mm", ""),
+        (negative, "the size of its voxels is [1.0, -1.0, 1.0] mm", ""),
         (tilted, "not at right angles, by 21.8 degrees", ""),
         (no_code, None, "says nothing of its orientation"),
         (both, None, "a sform and a qform that lie 30.0 mm apart; the sform is taken"),

@@ -53,11 +53,20 @@ def write_json(path: str | Path, content: object) -> None:
 def read_json(path: str | Path) -> dict:
     """Read a JSON file, with or without a byte order mark. Raises UserError where it is missing or broken."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=without_doubles)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of an existing JSON file") from None
     except ValueError as error:
         raise UserError(f"{path}: is not valid JSON ({error})") from None
+
+
+def without_doubles(pairs: list[tuple]) -> dict:
+    """A mapping of a file. Raises ValueError where a name stands twice, of which the last would win unsaid."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return found
 
 
 def save_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None:
@@ -81,7 +90,7 @@ def open_nifti(path: str | Path) -> nib.Nifti1Image:
 
     nibabel's Python gzip takes 2.5 times as long, and its `from_bytes` copies the voxels twice. What is not one whole
     gzip of a NIfTI-1 file (several in a row, more than 4 GiB, NIfTI-2, broken ones) is left to nibabel. Header
-    extensions are not read, and what a header says of the voxels' size is not corrected: nibabel takes 0 mm for 1.
+    extensions are not read. Raises ValueError for voxels of no size, for which nibabel takes 1 mm.
     """
     content = Path(path).read_bytes() if str(path).endswith(".nii") else b""
     if str(path).endswith(".nii.gz"):
@@ -92,6 +101,8 @@ def open_nifti(path: str | Path) -> nib.Nifti1Image:
     header = nib.Nifti1Header(bytes(content[: nib.Nifti1Header.sizeof_hdr]), check=False)
     if header["pixdim"][0] not in (-1, 1):
         header["pixdim"][0] = 1  # as the standard says
+    if not (size := header["pixdim"][1:4][: len(header.get_data_shape())]).min(initial=1) > 0:
+        raise ValueError(f"the size of its voxels is {size.round(4).tolist()} mm")
     shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
     if len(content) < offset + math.prod(shape) * dtype.itemsize:
         return _load_checked(path)

@@ -179,6 +179,8 @@ def load_case(case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np.nd
     image = np.asarray(recipe.scale(image.T), np.float32).T  # MONAI's would turn the file's order of voxels round
     if not (image.min() >= 0 and image.max() <= 1):
         raise UserError(f"{case.image}: cannot be scaled to [0, 1], its percentiles are equal; use --intensity min_max")
+    if image.min() == image.max():
+        raise UserError(f"{case.image}: is constant once scaled, as its values lie outside of --window")
     label = recipe.label_map.apply(label)
     before = class_volumes(label, spacing, len(names))
     label = resample_label(label, spacing, recipe.spacing, priority, thin)

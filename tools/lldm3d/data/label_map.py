@@ -8,6 +8,7 @@ import yaml
 
 from lldm3d.data.dataset import checked_tasks
 from lldm3d.errors import UserError
+from lldm3d.files import without_doubles
 
 MAX_VALUE = 65535  # of a label file, so that a lookup table stays small
 
@@ -60,15 +61,23 @@ def load_label_map(label_map: str | Path | dict | None, about: dict, where: str 
     return _checked(content["classes"], content, where, background=None)
 
 
+class StrictLoader(yaml.SafeLoader):
+    """Reads no mapping in which a name stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        without_doubles([(self.construct_object(key, deep=True), None) for key, _ in node.value if key.value != "<<"])
+        return super().construct_mapping(node, deep)
+
+
 def _read(label_map: str | Path | dict) -> tuple[dict, str]:
     inline = isinstance(label_map, dict) or "{" in str(label_map)
     where = "--label_map" if inline else str(label_map)
     try:
         text = str(label_map) if inline else Path(label_map).read_text()
-        content = label_map if isinstance(label_map, dict) else yaml.safe_load(text)
+        content = label_map if isinstance(label_map, dict) else yaml.load(text, StrictLoader)
     except OSError as error:
         raise UserError(f"{where}: cannot be read ({error.strerror}); give a YAML file, or `{{liver: 5}}`") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{where}: is not valid YAML ({error})") from None
     if not isinstance(content, dict) or not content:
         raise UserError(f"{where}: must hold `class name: value`, one line for each class, holds {content!r}")
