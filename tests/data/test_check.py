@@ -196,3 +196,15 @@ def test_what_a_header_says_wrongly_twice_or_not_at_all_is_named(tmp_path, capsy
     found = faults_of(open_source(images=tmp_path / "images", labels=tmp_path / "labels"), {"liver": 1, "vein": 2})
     assert (fault in found[0] and len(found) == 2) if fault else found == []
     assert note in capsys.readouterr().out
+
+
+def test_a_name_that_stands_twice_is_refused(tmp_path):
+    raw = write_decathlon(tmp_path, 1)
+    text = (raw / "dataset.json").read_text()
+    (raw / "dataset.json").write_text(text.replace('"2": "vein"', '"1": "vein"'))
+    with pytest.raises(UserError, match="dataset.json: is not valid JSON .'1' stands there twice"):
+        open_source(raw)
+    (tmp_path / "map.yaml").write_text("classes:\n  liver: 1\n  liver: 2\n")
+    (raw / "dataset.json").write_text(text)
+    with pytest.raises(UserError, match="map.yaml: is not valid YAML .'liver' stands there twice"):
+        faults_of(open_source(raw), tmp_path / "map.yaml")

@@ -23,16 +23,7 @@ from lldm3d.errors import ChildError, Refused, UserError, did_you_mean, unwritab
 
 STATUSES = {ChildError: 1, UserError: 2, Refused: 3}  # exit statuses
 # of an OSError: the user's place has no room, or is not the user's
-UNWRITABLE = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTDIR,
-    errno.ENAMETOOLONG,
-)
+NO_PLACE = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOTDIR", "ENAMETOOLONG")
 COMMANDS = {  # name: function, what it does
     "check": ("lldm3d.data.checks:check", "find every fault of your data at once"),
     "prepare": ("lldm3d.data.prepare:prepare", "bring scans to one grid and intensity range, split by patient"),
@@ -76,7 +67,7 @@ def main() -> None:
         print(f"lldm3d: error: {error}", file=sys.stderr)
         sys.exit(STATUSES[type(error)])
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        if errno.errorcode.get(error.errno) not in NO_PLACE:
             raise
         print(f"lldm3d: error: {unwritable(error.filename or Path.cwd(), error)}", file=sys.stderr)
         sys.exit(2)
