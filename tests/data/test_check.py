@@ -88,7 +88,8 @@ def edited(raw, **change):
     ("change", "message"),
     [
         ({"labels": {"0": "background", "\u00b2": "liver"}}, "each class needs a whole number"),
-        ({"labels": {"0": "background", "1": " ", "2": "vein"}}, "the class of the value 1 has no name"),
+        ({"labels": {"0": "background", "1": " ", "2": "vein"}}, "the class of the value 1 is named ' '; give it"),
+        ({"labels": {"0": "background", "1": "a\nb", "2": "vein"}}, "the class of the value 1 is named 'a.nb'"),
         ({"training": [None]}, 'None in training: each needs an "image" and a "label"'),
         ({"training": ["./imagesTr/case_0.nii.gz"]}, 'each needs an "image" and a "label"'),
         ({"training": [{"image": "a\0b.nii.gz", "label": "c.nii.gz"}]}, "must be one file each"),

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from lldm3d.files import atomic_write
 
 matplotlib.use("Agg")
+matplotlib.rcParams["text.parse_math"] = False  # a class may be named $T_2$, and formulas that are none raise errors
 
 # Okabe and Ito's colours, told apart by the colour-blind and visible on grey
 COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2", "#FFFFFF")

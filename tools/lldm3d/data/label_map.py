@@ -110,8 +110,8 @@ def _checked(classes: dict, content: dict, where: str, background: frozenset[int
     if not isinstance(classes, dict) or not classes:
         raise UserError(f"{where}: classes must be `class name: value` lines, got {classes!r}")
     classes = {str(name): _values(name, value, where) for name, value in classes.items() if name != "background"}
-    if unnamed := [group for name, group in classes.items() if not name.strip()]:
-        raise UserError(f"{where}: the class of the value {unnamed[0][0]} has no name; give it one")
+    if odd := [(name, group[0]) for name, group in classes.items() if not name.strip() or not name.isprintable()]:
+        raise UserError(f"{where}: the class of the value {odd[0][1]} is named {odd[0][0]!r}; give it a name to print")
     values = [value for group in classes.values() for value in group]
     if twice := sorted({value for value in values if values.count(value) > 1}):
         raise UserError(f"{where}: the values {twice} belong to more than one class; give each value to one class")

@@ -9,7 +9,7 @@ from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import HIGHER, LOWER, PAIRED, Compared, Metric, format_number, read_metrics
 from lldm3d.files import read_json
 from lldm3d.methods.registry import OURS, Method
-from lldm3d.study.tables import DASH, tex
+from lldm3d.study.tables import DASH, markdown_table, tex
 
 SHOWN = {  # what the table has of an evaluation, and against which cases
     **dict.fromkeys((Metric.FID, Metric.KID, Metric.PRECISION, Metric.RECALL), Compared.SYNTHETIC_TRAINING),
@@ -215,7 +215,7 @@ def comparison_markdown(results: Sequence[Result], methods: Mapping[str, Method]
     for source, table in tables_by_source(results, methods).items():
         head, *body = zip(*table, strict=True)
         lines = [head, ("---", *["---:"] * (len(head) - 1)), *body]
-        parts += [f"## {source_title(source)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        parts += [f"## {source_title(source)}", markdown_table(lines)]
     parts.append("\n".join(f"- {method.title}: {method.source}" for method in methods.values()))
     return "\n\n".join(parts) + "\n"
 
