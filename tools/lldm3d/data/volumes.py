@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from scipy.ndimage import uniform_filter
 from scipy.sparse import csr_array
 from skimage.morphology import skeletonize
 
@@ -243,11 +244,13 @@ def resample_label(
 ) -> np.ndarray:
     """Resample class indices [X, Y, Z] from `spacing` to `target` (mm) so that thin classes keep whole.
 
-    Each class is resampled by itself to the part that it fills of each new voxel. The largest part wins, between equals
-    the class of higher priority. A `thin` class wins from the part at which it keeps its volume, and takes every voxel
-    that its centreline passes. Measured on 12 tubes in a liver, at 1.5, 2 and 3 times the spacing: of radius 1 voxel
-    all stay in one piece (nearest neighbour: 2.2, 2.7 and 4.2 pieces), Dice 0.66, 0.58 and 0.37 (0.64, 0.49, 0.37),
-    drawn with 1.3, 1.7 and 3.4 times their volume; of radius 2.5 and 5 they have 1.01 to 1.06 times their volume.
+    Each class is resampled by itself to the part that it fills of each new voxel. The largest part wins; of the voxels
+    of which two classes fill equal parts, the one of higher priority takes as many as keep its volume: with all of them
+    a sphere of radius 5 grew by 9 % at twice the spacing. A `thin` class wins from the part at which it keeps its
+    volume, and takes every voxel that its centreline passes. Measured on 12 tubes in a liver, at 1.5, 2 and 3 times the
+    spacing: of radius 1 voxel all stay in one piece (nearest neighbour: 2.2, 2.7 and 4.2 pieces), Dice 0.66, 0.58 and
+    0.37 (0.64, 0.49, 0.37), drawn with 1.3, 1.7 and 3.4 times their volume; of radius 2.5 and 5 they have 1.01 to 1.06
+    times their volume.
 
     Args:
         priority: all classes but the background, from low to high.
@@ -268,8 +271,8 @@ def resample_label(
             continue
         box = bounding_box(mask)
         new, part = _parts(mask, box, weights, ratio)
-        least = _keeping_volume(part) if index in thin else largest[new]
-        result[new][(part >= least) & (part > 0)] = index
+        won = (part >= _keeping_volume(part)) & (part > 0) if index in thin else _larger(part, largest[new])
+        result[new][won] = index
         np.maximum(largest[new], part, out=largest[new])
         if index in thin:
             result[_centerline(mask, box, ratio, result.shape)] = index
@@ -293,6 +296,20 @@ def _sides(low: int, high: int, weights: csr_array | None, ratio: float) -> tupl
     new = slice(max(0, int((low - 1) / ratio - 1)), int((high + 1) / ratio + 2))
     seen = weights[new].indices
     return slice(seen.min(), seen.max() + 1), new
+
+
+EQUAL = 1e-4  # parts that differ by less are equal, as float32 rounds them
+
+
+def _larger(part: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Where a class fills a larger `part` of a new voxel than any `other`; and of those with equal parts as many as
+    keep its volume, those in its midst first."""
+    won, equal = part > other + EQUAL, np.argwhere((np.abs(part - other) <= EQUAL) & (part > EQUAL))
+    number = round(float(part.sum(dtype=np.float64))) - np.count_nonzero(won)
+    if number > 0 and len(equal):
+        midst = uniform_filter(part, 3, mode="nearest")[tuple(equal.T)]
+        won[tuple(equal[np.argsort(-midst, kind="stable")[:number]].T)] = True
+    return won
 
 
 def _keeping_volume(part: np.ndarray) -> float:
