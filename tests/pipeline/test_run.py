@@ -118,6 +118,17 @@ def test_a_mistake_is_refused_before_anything_runs(tmp_path, options, message):
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["report/report.html", "study/table.md", "dataset/notes.txt", "data/imagesTr/p.nii.gz"]
+)
+def test_a_folder_with_files_of_the_users_is_no_work_directory(tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{Path(name).parts[0]}: was not made by `lldm3d run`"):
+        run(str(tmp_path), dry_run=True)
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def poor_autoencoder(work: Path, dataset: Path, profile: str = "demo") -> Path:
     """A work directory in which both autoencoders are finished, that of images poor."""
     shutil.copytree(dataset, work / "dataset")

@@ -180,12 +180,13 @@ def planned(
 
 
 def require_own_data(work: Path, content: dict) -> None:
-    """Raise UserError where data lie there that no run made, and that this one would replace."""
+    """Raise UserError where files lie that no run made, and among which this one would write."""
     made = (work / "run.yaml").is_file() and not content["given"]
-    for name, needed in (("dataset", True), ("data", not content["data"])):
-        if needed and not made and (work / name).exists() and any((work / name).iterdir()):
+    names = {Path(path).parts[0] for job in all_jobs(Plan.of(content)) for path in job.writes}
+    for name in sorted(names) if not made else ():
+        if (work / name).exists() and (not (work / name).is_dir() or any((work / name).iterdir())):
             raise UserError(
-                f"{work / name}: was not made by `lldm3d run`, which would replace it; choose another --workdir"
+                f"{work / name}: was not made by `lldm3d run`, which would write there; choose another --workdir"
                 + (", or train segmentations on it with `lldm3d study`" if name == "dataset" else "")
             )
 

@@ -56,7 +56,7 @@ def read_plan(work: Path) -> dict:
     if content.get("format") != FORMAT:
         raise UserError(
             f"{path}: this work directory was made by a version before 0.8, whose folders were others; choose another "
-            f"--workdir, or delete {path} and all but `data` and `dataset`, which stay as they are, and run again"
+            f"--workdir, or delete {path} and all that the run made, and run again"
         )
     return content
 
