@@ -10,7 +10,7 @@ from tests.conftest import write_dataset
 from lldm3d.data.dataset import load_cases
 from lldm3d.data.regimes import regime_cases
 from lldm3d.errors import UserError
-from lldm3d.files import write_json
+from lldm3d.files import read_json, write_json
 from lldm3d.pairs.folder import claim, join
 
 
@@ -55,7 +55,10 @@ def test_a_folder_inside_the_pattern_is_joined_again_without_itself(parts):
     ("harm", "message"),
     [
         (lambda part: (part / "dataset.json").unlink(), r"\['part_1'\] are not finished"),
-        (lambda part: write_json(part / "manifest.json", {"seed": 1}), "another checkpoints, seed than .*part_0"),
+        (
+            lambda part: write_json(part / "manifest.json", {**read_json(part / "manifest.json"), "seed": 1}),
+            "another seed than .*part_0",
+        ),
         (lambda part: shutil.copytree(part, part.with_name("part_3")), r"hold the cases \['synthetic_1_00.nii.gz'"),
         (lambda part: shutil.rmtree(part.parent), "no such folder"),
     ],
