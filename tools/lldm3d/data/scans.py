@@ -61,13 +61,15 @@ def read_label(path: str, schema: Schema, image_affine: np.ndarray | None = None
 
 
 def check_headers(case: Case, schema: Schema) -> None:
-    """Raises UserError where a pair, by its headers alone, does not fit `schema`, or image and label each other."""
+    """Raises UserError where a pair of any size, by its headers alone, has another spacing than `schema`, or its image
+    and label lie in different places."""
     shape, affine = turned_grid(case.image, schema.axes)
-    check_grid(case.image, shape, affine, schema)
+    check_grid(case.image, schema.roi_size, affine, schema)
     if case.label is not None:
-        shape, of_label = turned_grid(case.label, schema.axes)
-        check_grid(case.label, shape, of_label, schema)
-        check_place(case.label, shape, of_label, affine)
+        of_label = turned_grid(case.label, schema.axes)
+        if of_label[0] != shape:
+            raise UserError(f"{case.label}: has {of_label[0]} voxels, its image {shape}; write both on one grid")
+        check_place(case.label, shape, of_label[1], affine)
 
 
 def check_place(path: str, shape: tuple[int, ...], affine: np.ndarray, image_affine: np.ndarray) -> None:
