@@ -49,4 +49,4 @@ def batch(*indices: int) -> dict:
     """What a generation is called with for these cases."""
     affine = torch.eye(4).repeat(len(indices), 1, 1)
     names = [drawn_name(index) for index in indices]
-    return {"index": torch.tensor(indices), "name": names, "affine": affine, "source_affine": affine}
+    return {"index": torch.tensor(indices), "name": names, "affine": affine}

@@ -1,5 +1,7 @@
+import gzip
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -73,3 +75,137 @@ def test_a_folder_without_a_data_set_is_told(tmp_path, content):
         (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(UserError, match=str(tmp_path)):
         faults_of(open_source(tmp_path))
+
+
+def edited(raw, **change):
+    """The Decathlon folder with these entries of its dataset.json."""
+    path = raw / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": {"0": "background", "\u00b2": "liver"}}, "each class needs a whole number"),
+        ({"labels": {"0": "background", "1": " ", "2": "vein"}}, "the class of the value 1 is named ' '; give it"),
+        ({"labels": {"0": "background", "1": "a\nb", "2": "vein"}}, "the class of the value 1 is named 'a.nb'"),
+        ({"training": [None]}, 'None in training: each needs an "image" and a "label"'),
+        ({"training": ["./imagesTr/case_0.nii.gz"]}, 'each needs an "image" and a "label"'),
+        ({"training": [{"image": "a\0b.nii.gz", "label": "c.nii.gz"}]}, "must be one file each"),
+        (
+            {"training": [{"image": "a.nii.gz", "label": "c.nii.gz", "patient": ["anna"]}]},
+            "neither a name nor a number",
+        ),
+        ({"training": [{"image": "a.nii.gz", "label": "c.nii.gz", "patient": False}]}, "neither a name nor a number"),
+    ],
+)
+def test_what_a_description_cannot_mean_is_refused_in_one_line(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        faults_of(open_source(edited(write_decathlon(tmp_path, 1), **change)))
+
+
+@pytest.mark.parametrize("patient", [None, float("nan"), ""])
+def test_cases_without_a_patient_are_patients_of_their_own(tmp_path, patient):
+    raw = write_decathlon(tmp_path, 3, patients=[patient] * 3)
+    if patient == "":
+        edited(
+            raw,
+            training=[entry | {"patient": ""} for entry in json.loads((raw / "dataset.json").read_text())["training"]],
+        )
+    assert len({case.patient for case in open_source(raw).cases}) == 3
+
+
+def nnunet(raw, **change):
+    """A raw folder of nnU-Net."""
+    write_decathlon(raw, 2)
+    for path in (raw / "imagesTr").iterdir():
+        path.rename(path.with_name(path.name.replace(".nii", "_0000.nii")))
+    about = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "liver": 1, "vein": 2},
+        "file_ending": ".nii.gz",
+    }
+    (raw / "dataset.json").write_text(json.dumps(about | change))
+    return raw
+
+
+@pytest.mark.parametrize("channels", [None, "CT", ["CT"], {"0": "CT"}])
+def test_one_channel_may_be_written_in_several_ways(tmp_path, channels):
+    assert faults_of(open_source(nnunet(tmp_path, channel_names=channels))) == []
+
+
+def test_an_image_of_nnunet_without_its_label_is_named(tmp_path):
+    (nnunet(tmp_path) / "labelsTr/case_1.nii.gz").unlink()
+    with pytest.raises(UserError, match="1 images have no label in labelsTr, such as case_1_0000.nii.gz"):
+        open_source(tmp_path)
+
+
+def test_a_channel_of_images_that_have_one_is_refused(tmp_path):
+    raw = write_decathlon(tmp_path, 1)
+    [fault] = faults_of(open_source(raw, channel=5), channel=5)
+    assert "case_0.nii.gz: has one channel" in fault and "leave out --channel 5" in fault
+
+
+def zero_spacing(header):
+    header["pixdim"][1:4] = 0
+
+
+def no_code(header):
+    header["sform_code"] = header["qform_code"] = 0
+
+
+def tilted(header):
+    header.set_sform(np.array([[1, 0, 0, 0], [0, 1, 0.4, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), 1)
+    header["pixdim"][3] = np.hypot(1, 0.4)
+
+
+def negative(header):
+    header["pixdim"][2] = -1
+
+
+def both(header):
+    header.set_sform(np.eye(4), 2)
+    header.set_qform(nib.affines.from_matvec(np.eye(3), [30, 0, 0]), 1)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(
+    ("spoil", "fault", "note"),
+    [
+        (zero_spacing, "the size of its voxels is [0.0, 0.0, 0.0] mm", ""),
+        (lambda header: (zero_spacing(header), no_code(header)), "the size of its voxels is [0.0, 0.0, 0.0] mm", ""),
+        (negative, "the size of its voxels is [1.0, -1.0, 1.0] mm", ""),
+        (tilted, "not at right angles, by 21.8 degrees", ""),
+        (no_code, None, "says nothing of its orientation"),
+        (both, None, "a sform and a qform that lie 30.0 mm apart; the sform is taken"),
+        (lambda header: header["pixdim"].__setitem__(0, 0), None, ""),  # which means 1
+    ],
+)
+def test_what_a_header_says_wrongly_twice_or_not_at_all_is_named(tmp_path, capsys, spoil, fault, note, ending):
+    for folder, array in zip(("images", "labels"), volumes(), strict=True):
+        image = nib.Nifti1Image(array, np.eye(4))
+        image.header.set_xyzt_units("mm")
+        (tmp_path / folder).mkdir()
+        nib.save(image, tmp_path / folder / "a.nii")
+        content = bytearray((tmp_path / folder / "a.nii").read_bytes())
+        header = nib.Nifti1Header(bytes(content[:348]))
+        spoil(header)
+        content[:348] = header.binaryblock
+        (tmp_path / folder / "a.nii").unlink()
+        (tmp_path / folder / f"a{ending}").write_bytes(content if ending == ".nii" else gzip.compress(bytes(content)))
+    found = faults_of(open_source(images=tmp_path / "images", labels=tmp_path / "labels"), {"liver": 1, "vein": 2})
+    assert (fault in found[0] and len(found) == 2) if fault else found == []
+    assert note in capsys.readouterr().out
+
+
+def test_a_name_that_stands_twice_is_refused(tmp_path):
+    raw = write_decathlon(tmp_path, 1)
+    text = (raw / "dataset.json").read_text()
+    (raw / "dataset.json").write_text(text.replace('"2": "vein"', '"1": "vein"'))
+    with pytest.raises(UserError, match="dataset.json: is not valid JSON .'1' stands there twice"):
+        open_source(raw)
+    (tmp_path / "map.yaml").write_text("classes:\n  liver: 1\n  liver: 2\n")
+    (raw / "dataset.json").write_text(text)
+    with pytest.raises(UserError, match="map.yaml: is not valid YAML .'liver' stands there twice"):
+        faults_of(open_source(raw), tmp_path / "map.yaml")

@@ -8,7 +8,7 @@ from monai.data import load_decathlon_datalist
 
 from lldm3d import processes
 from lldm3d.data import case_preparation
-from lldm3d.data.checks import faults_of
+from lldm3d.data.checks import check, faults_of
 from lldm3d.data.dataset import SPLITS, load_cases, load_schema
 from lldm3d.data.prepare import prepare
 from lldm3d.data.regimes import regime_cases
@@ -112,6 +112,63 @@ def test_other_orientations_are_turned_to_ras(tmp_path):
         np.testing.assert_allclose(*points, atol=1e-4)
 
 
+def oblique(angle: float, size=(24, 24, 12), spacing=(1.0, 1.0, 4.0)) -> np.ndarray:
+    """Affine of a stack of upright slices, which lie across x turned by `angle` degrees about z, round 0 mm."""
+    angle = np.deg2rad(angle)
+    across, along = np.array([np.cos(angle), np.sin(angle), 0]), np.array([-np.sin(angle), np.cos(angle), 0])
+    matrix = np.stack([along, [0, 0, 1], across], axis=1) * spacing
+    return nib.affines.from_matvec(matrix, -matrix @ (np.array(size) - 1) / 2)
+
+
+def write_stacks(raw: Path, angles: list[float]) -> None:
+    """Oblique stacks of slices of one ball of 9 mm at (2, 1, -1) mm, with a small one on it."""
+    write_decathlon(raw, len(angles))
+    for number, angle in enumerate(angles):
+        affine = oblique(angle)
+        x, y, z = np.moveaxis(nib.affines.apply_affine(affine, np.moveaxis(np.indices((24, 24, 12)), 0, -1)), -1, 0)
+        label = (((x - 2) ** 2 + (y - 1) ** 2 + (z + 1) ** 2) < 81).astype(np.uint8)
+        label[((x - 2) ** 2 + (y - 9) ** 2 + (z + 1) ** 2) < 16] = 2
+        image = 100.0 * label + np.random.default_rng(number).normal(0, 5, label.shape)
+        save(raw / f"imagesTr/case_{number}.nii.gz", image.astype(np.float32), affine)
+        save(raw / f"labelsTr/case_{number}.nii.gz", label, affine)
+
+
+def test_oblique_stacks_keep_their_planes_and_their_places(tmp_path, capsys):
+    """Cardiac short axes about 45 degrees: the nearest RAS would put the thick axis on x in some, on y in others."""
+    write_stacks(tmp_path / "raw", angles := [30, 40, 43, 47, 50])
+    prepare(tmp_path / "out", data=tmp_path / "raw")
+    assert "in RAS the slices lie across x in 3, y in 2 cases; all keep the axes" in capsys.readouterr().out
+    schema = load_schema(tmp_path / "out")
+    assert schema.spacing == (1, 1, 4) and schema.roi_size == (32, 32, 16) and schema.orientation == "stored"
+    for case in all_cases(tmp_path / "out"):
+        scan = read_pair(case, schema)
+        angle = angles[int(case.name[-1])]
+        np.testing.assert_allclose(scan.affine[:3, :3], oblique(angle)[:3, :3], atol=1e-4)
+        found = [nib.affines.apply_affine(scan.affine, np.argwhere(scan.label == value)).mean(0) for value in (1, 2)]
+        assert abs(found[0][0] - 2) < 1 and abs(found[1][1] - 9) < 1.5, "the patient lies where he lay"
+        assert abs(scan.image[scan.label == 1].mean() - scan.image[scan.label == 2].mean()) > 0.2
+    check(tmp_path / "out")
+    prepare(tmp_path / "turned", data=tmp_path / "raw", orientation="ras")
+    assert load_schema(tmp_path / "turned").orientation == "ras"
+    with pytest.raises(UserError, match="--orientation 'LPS': allowed are ras, stored"):
+        prepare(tmp_path / "other", data=tmp_path / "raw", orientation="LPS")
+
+
+def test_a_label_is_turned_with_its_image_not_by_itself(tmp_path):
+    """At 45 degrees a ten-thousandth of a degree decides which axis is nearest; and a label may have other axes."""
+    write_stacks(tmp_path / "raw", [45] * 3)
+    path = tmp_path / "raw/labelsTr/case_0.nii.gz"
+    for angle in (45.0001, 44.9999, 44.97, 45.03):
+        save(path, load(path), oblique(angle))
+        prepare(tmp_path / f"out_{angle}", data=tmp_path / "raw")
+    expected = next(case for case in all_cases(tmp_path / "out_45.0001") if case.name == "case_0")
+    other = nib.load(path).as_reoriented(nib.orientations.axcodes2ornt("LIP"))
+    nib.save(other, path)
+    prepare(tmp_path / "other", data=tmp_path / "raw")
+    found = next(case for case in all_cases(tmp_path / "other") if case.name == "case_0")
+    assert np.array_equal(load(found.label), load(expected.label))
+
+
 def test_cases_of_different_spacing_get_the_median(tmp_path, capsys):
     raw = write_decathlon(tmp_path / "raw", 3)
     image, label = volumes(seed=2)
@@ -149,7 +206,8 @@ def test_percentile_scaling_is_robust_to_an_outlier(tmp_path):
         image[0, 0, 0] = 1e6
         save(raw / f"imagesTr/case_{number}.nii.gz", image)
     for intensity, contrast in (("min_max", (0, 0.01)), ("percentile", (0.3, 1))):
-        prepare(tmp_path / intensity, data=raw, intensity=intensity, percentiles=(0.1, 99.9))
+        options = {"percentiles": (0.1, 99.9)} if intensity == "percentile" else {}
+        prepare(tmp_path / intensity, data=raw, intensity=intensity, **options)
         case = all_cases(tmp_path / intensity)[0]
         image, label = load(case.image), load(case.label)
         assert image.min() >= 0 and image.max() <= 1
@@ -292,7 +350,7 @@ def test_a_failure_in_the_middle_leaves_no_folder_and_the_old_one_whole(tmp_path
 
     monkeypatch.setattr(case_preparation, "save_nifti", fail)
     for name in ("out", "new"):
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(UserError, match="cannot be written .disk full"):
             prepare(tmp_path / name, data=raw, seed=1, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
     assert (tmp_path / "out/dataset.json").read_text() == before and faults_of(open_source(tmp_path / "out")) == []
@@ -425,3 +483,20 @@ def test_scans_of_patients_who_are_known_are_refused_among_those_without_labels(
 def test_a_folder_without_scans_has_none_without_labels_either(tmp_path):
     with pytest.raises(UserError, match="--unlabelled .*empty: holds no scans"):
         prepare(tmp_path / "dataset", data=write_decathlon(tmp_path / "raw"), unlabelled=tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "--seed -1: a whole number from 0"),
+        ({"seed": "a"}, "--seed 'a'"),
+        ({"percentiles": (1, 99)}, "--percentiles belong to --intensity percentile"),
+        ({"spacing": (float("inf"), 1, 1)}, "--spacing"),
+        ({"spacing": (1e-6, 1, 1)}, r"makes a scan of \(20000000, 18, 12\) voxels; give one near"),
+        ({"roi_size": (16000, 16000, 16000)}, "--roi_size .* has more than"),
+    ],
+)
+def test_options_that_would_fail_late_are_refused(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        prepare(tmp_path / "out", data=write_decathlon(tmp_path / "raw", 3), **options)
+    assert not (tmp_path / "out").exists()

@@ -239,6 +239,21 @@ def test_without_held_out_cases_the_reason_is_given(work, tmp_path, monkeypatch)
     assert "no real test case" in notes[Metric.ALIGNMENT_DICE_RATIO, "liver"]
 
 
+def test_pairs_whose_labels_are_all_empty_are_judged_with_all_figures(work, tmp_path):
+    write_dataset(work / "empty", NEW, lambda image, label, _: (image, 0 * label))
+    evaluate(work / "dataset", work / "empty", tmp_path / "out", work / "stage", cache_dir=work / "cache")
+    metrics = read_metrics(tmp_path / "out" / "metrics.json")
+    assert value(metrics, Metric.ALIGNMENT_DICE, class_name="liver") is None
+    assert list((tmp_path / "out/figures").glob("*.png"))
+
+
+def test_metrics_of_something_else_stay(work, tmp_path):
+    (tmp_path / "metrics.json").write_text('{"psnr": 30}')  # as a training leaves them
+    with pytest.raises(UserError, match="its metrics.json is of no evaluation, and stays"):
+        evaluate(work / "dataset", work / "dataset", tmp_path, overwrite=True)
+    assert (tmp_path / "metrics.json").read_text() == '{"psnr": 30}'
+
+
 def test_an_evaluation_of_another_version_is_refused_with_the_remedy(tmp_path):
     (tmp_path / "metrics.json").write_text('{"format": 3, "rows": []}')
     with pytest.raises(UserError, match="has the format 3, this version reads .*evaluate these data again"):

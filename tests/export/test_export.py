@@ -143,3 +143,39 @@ def test_an_export_is_replaced_only_when_told(tiny_dataset, tmp_path):
     with pytest.raises(UserError, match="exists; .* --overwrite"):
         export(**arguments)
     export(**arguments, overwrite=True)
+
+
+def turned(folder: Path, code: str, *kinds: str) -> None:
+    """Store the images or labels of a folder along other axes; they stay where they are."""
+    to = nib.orientations.axcodes2ornt(code)
+    for path in (path for kind in kinds for path in (folder / kind).iterdir()):
+        image = nib.load(path)
+        turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), to)
+        nib.save(nib.Nifti1Image.from_bytes(image.as_reoriented(turn).to_bytes()), path)
+
+
+@pytest.mark.parametrize("kinds", [("imagesTr", "labelsTr"), ("imagesTr",), ("labelsTr",)])
+def test_pairs_along_other_axes_are_exported_along_those_of_the_real_cases(tiny_dataset, synthetic, tmp_path, kinds):
+    pairs = Path(shutil.copytree(synthetic, tmp_path / "pairs"))
+    turned(pairs, "PIR", *kinds)
+    export(str(tiny_dataset), str(tmp_path / "Dataset501_Turned"), str(pairs), "R+S", format="nnunet")
+    export(str(tiny_dataset), str(tmp_path / "Dataset502_Same"), str(synthetic), "R+S", format="nnunet")
+    for kind in ("imagesTr", "labelsTr"):
+        for path in (tmp_path / "Dataset501_Turned" / kind).iterdir():
+            found, expected = nib.load(path), nib.load(tmp_path / "Dataset502_Same" / kind / path.name)
+            assert np.array_equal(found.get_fdata(), expected.get_fdata())
+            np.testing.assert_allclose(found.affine, expected.affine, atol=1e-5)
+    for format in ("decathlon", "auto3dseg"):
+        with pytest.raises(UserError, match="is stored along other axes than the real cases; --format nnunet"):
+            export(str(tiny_dataset), str(tmp_path / "list"), str(pairs), "R+S", format=format)
+
+
+def test_a_pair_whose_label_lies_elsewhere_is_refused_by_its_affine(tiny_dataset, synthetic, tmp_path):
+    pairs = Path(shutil.copytree(synthetic, tmp_path / "pairs"))
+    path = next((pairs / "labelsTr").iterdir())
+    label = nib.load(path)
+    moved = label.affine.copy()
+    moved[0, 3] += 3
+    nib.save(nib.Nifti1Image(np.asarray(label.dataobj), moved), path)
+    with pytest.raises(UserError, match=f"{path.name}: lies elsewhere than its image, by 3.00 mm"):
+        export(str(tiny_dataset), str(tmp_path / "mix"), str(pairs), "R+S")

@@ -10,8 +10,8 @@ from tests.conftest import write_dataset
 from lldm3d.data.dataset import load_cases
 from lldm3d.data.regimes import regime_cases
 from lldm3d.errors import UserError
-from lldm3d.files import write_json
-from lldm3d.pairs.folder import join
+from lldm3d.files import read_json, write_json
+from lldm3d.pairs.folder import claim, join
 
 
 @pytest.fixture
@@ -22,7 +22,13 @@ def parts(tmp_path) -> Path:
         folder.mkdir(parents=True)
         write_dataset(folder, {"training": 2, "validation": 0, "test": 0}, prefix=f"synthetic_{number}")
         cases = [{"name": f"synthetic_{number}_{case:02d}", "seed": 0} for case in range(2)]
-        manifest = {"seed": 0, "checkpoints": {"controlnet/model.pt": "ab"}, "cases": cases}
+        manifest = {
+            "lldm3d": "0.9.0",
+            "method": "lldm",
+            "seed": 0,
+            "checkpoints": {"controlnet/model.pt": "ab"},
+            "cases": cases,
+        }
         write_json(folder / "manifest.json", manifest)
     return tmp_path / "pairs"
 
@@ -49,7 +55,10 @@ def test_a_folder_inside_the_pattern_is_joined_again_without_itself(parts):
     ("harm", "message"),
     [
         (lambda part: (part / "dataset.json").unlink(), r"\['part_1'\] are not finished"),
-        (lambda part: write_json(part / "manifest.json", {"seed": 1}), "another checkpoints, seed than .*part_0"),
+        (
+            lambda part: write_json(part / "manifest.json", {**read_json(part / "manifest.json"), "seed": 1}),
+            "another seed than .*part_0",
+        ),
         (lambda part: shutil.copytree(part, part.with_name("part_3")), r"hold the cases \['synthetic_1_00.nii.gz'"),
         (lambda part: shutil.rmtree(part.parent), "no such folder"),
     ],
@@ -59,3 +68,23 @@ def test_parts_that_do_not_fit_are_refused(parts, tmp_path, harm, message):
     with pytest.raises(UserError, match=message):
         join(f"{parts}/part_*", str(tmp_path / "all"))
     assert not (tmp_path / "all").exists()
+
+
+def test_a_manifest_of_another_program_is_no_leave_to_delete_scans(tmp_path, tiny_dataset):
+    """`--overwrite` into a folder of scans that has a manifest.json and a dataset.json of its own."""
+    shutil.copytree(tiny_dataset, tmp_path / "mine")
+    write_json(tmp_path / "mine/manifest.json", {"cases": [{"name": "case_00"}], "modality": "MR"})
+    before = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="holds something else than `lldm3d generate` made"):
+        claim(tmp_path / "mine", {"lldm3d": "0.9.0", "method": "lldm", "cases": []}, overwrite=True)
+    with pytest.raises(UserError, match="holds a data set already.*no pairs were joined or drawn there"):
+        join(f"{tmp_path}/none*", str(tmp_path / "mine"), overwrite=True)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_of_pairs_that_are_drawn_anew_only_the_drawn_files_go(parts):
+    target, manifest = parts / "part_0", {"lldm3d": "0.9.0", "method": "lldm", "seed": 1, "cases": []}
+    (target / "imagesTr/measurements.xlsx").write_text("mine")
+    claim(target, manifest, overwrite=True)
+    assert [path.name for path in (target / "imagesTr").iterdir()] == ["measurements.xlsx"]
+    assert not list((target / "labelsTr").iterdir())

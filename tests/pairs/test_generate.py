@@ -128,16 +128,17 @@ def test_a_later_range_holds_the_same_cases(workdir, tmp_path):
         draw(workdir, tmp_path / "none", 1, first=-1)
 
 
-def test_an_image_for_a_label_of_the_users_own_keeps_its_affine(workdir, tmp_path):
+def test_an_image_for_a_label_of_the_users_own_lies_where_it_lies_along_the_axes_of_the_data_set(workdir, tmp_path):
     affine = np.array([[0, -1.0, 0, 20], [1.0, 0, 0, -5], [0, 0, -2.0, 7], [0, 0, 0, 1]])  # not RAS
     volume = np.zeros((16, 20, 8), np.uint8)
-    volume[4:12, 4:12, 2:6] = 1
+    volume[4:12, 3:12, 2:6] = 1
     nib.save(nib.Nifti1Image(volume, affine), tmp_path / "mine.nii.gz")
     draw(workdir, tmp_path / "out", 1, label=str(tmp_path / "mine.nii.gz"))
     image, label = (nib.load(tmp_path / f"out/{folder}/mine.nii.gz") for folder in ("imagesTr", "labelsTr"))
-    np.testing.assert_allclose(image.affine, affine, atol=1e-5)
-    np.testing.assert_array_equal(label.get_fdata(), volume)
-    assert image.shape == volume.shape and 0 <= image.get_fdata().min() <= image.get_fdata().max() <= 1
+    ras = nib.as_closest_canonical(nib.Nifti1Image(volume, affine))
+    np.testing.assert_allclose(image.affine, ras.affine, atol=1e-5)
+    np.testing.assert_array_equal(label.get_fdata(), ras.get_fdata())
+    assert image.shape == (20, 16, 8) and 0 <= image.get_fdata().min() <= image.get_fdata().max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_an_image_for_a_label_of_the_users_own_keeps_its_affine(workdir, tmp_pat
         ({"value": 0}, "empty"),
         ({"spacing": 3.0}, r"3\.0.*1\.0"),
         ({"shape": (15, 16, 16)}, "multiple of 2"),
-        ({"shape": (16, 16)}, "2 dimensions"),
+        ({"shape": (16, 16)}, "3D is needed"),
     ],
 )
 def test_a_label_that_does_not_fit_is_refused(workdir, tmp_path, change, message):
@@ -258,3 +259,55 @@ def test_another_solver_is_another_set_of_pairs(workdir, tmp_path):
         draw(workdir, tmp_path / "pairs", 1, solver="heun", time_shift=3)
     heun = draw(workdir, tmp_path / "pairs", 1, solver="heun", time_shift=3, overwrite=True)
     assert not np.allclose(euler["synthetic_00000.nii.gz"], heun["synthetic_00000.nii.gz"], atol=1e-3)
+
+
+def raw_label(path, *values):
+    """A label with a box of 64, then ever smaller ones."""
+    volume = np.zeros((16, 16, 8), np.uint16)
+    for number, value in enumerate(values):
+        volume[2:6, 2:6, 2 * number : 2 * number + 4 - number] = value
+    nib.save(nib.Nifti1Image(volume, np.diag([1.0, 1, 2, 1])), path)
+    return volume
+
+
+@pytest.fixture
+def renumbered(workdir, tmp_path):
+    """A work directory whose raw data had the liver at 5, and the portal vein at 1 and 7."""
+    work = tmp_path / "work"
+    shutil.copytree(workdir, work)
+    content = read_json(work / "dataset/dataset.json")
+    write_json(work / "dataset/dataset.json", content | {"source_values": {"liver": [5], "portal vein": [1, 7]}})
+    return work
+
+
+def test_a_label_in_values_of_the_raw_data_is_drawn_in_classes(renumbered, tmp_path, capsys):
+    volume = raw_label(tmp_path / "mine.nii.gz", 5, 7)
+    draw(renumbered, tmp_path / "out", 1, label=str(tmp_path / "mine.nii.gz"))
+    assert "mine: liver 0.064 ml, portal vein 0.096 ml" in capsys.readouterr().out
+    drawn = nib.load(tmp_path / "out/labelsTr/mine.nii.gz").get_fdata()
+    np.testing.assert_array_equal(drawn, np.where(volume == 5, 1, np.where(volume == 7, 2, 0)))
+
+
+def test_a_label_that_may_be_in_both_numberings_is_asked_for(renumbered, tmp_path, capsys):
+    raw_label(tmp_path / "mine.nii.gz", 1)
+    with pytest.raises(UserError, match=r"classes \(liver 0.128 ml\); --label_values source \(portal vein 0.128 ml\)"):
+        generate(str(renumbered), str(tmp_path / "out"), label=str(tmp_path / "mine.nii.gz"))
+    assert not (tmp_path / "out").exists()
+    draw(renumbered, tmp_path / "out", 1, label=str(tmp_path / "mine.nii.gz"), label_values="source")
+    assert set(np.unique(nib.load(tmp_path / "out/labelsTr/mine.nii.gz").get_fdata())) == {0, 2}
+    raw_label(tmp_path / "other.nii.gz", 5, 9)
+    with pytest.raises(UserError, match=r"other.nii.gz: holds the values \[0, 5, 9\]; allowed are classes \(1 liver"):
+        generate(str(renumbered), str(tmp_path / "out2"), label=str(tmp_path / "other.nii.gz"))
+    with pytest.raises(UserError, match="--label_values 'raw': allowed are classes, source"):
+        generate(str(renumbered), str(tmp_path / "out2"), label=str(tmp_path / "other.nii.gz"), label_values="raw")
+    draw(renumbered, tmp_path / "out2", 1, label=str(tmp_path / "other.nii.gz"), label_values="source")
+    assert "[9] become background" in capsys.readouterr().out
+
+
+def test_a_label_that_is_refused_leaves_a_folder_for_the_right_one(workdir, tmp_path):
+    """One that only the networks refuse: its size."""
+    nib.save(nib.Nifti1Image(np.ones((15, 16, 8), np.uint8), np.diag([1.0, 1, 2, 1])), tmp_path / "odd.nii.gz")
+    with pytest.raises((UserError, ChildError), match="each must be a multiple of 2: pad or crop"):
+        draw(workdir, tmp_path / "out", 1, label=str(tmp_path / "odd.nii.gz"))
+    raw_label(tmp_path / "mine.nii.gz", 1)
+    assert list(draw(workdir, tmp_path / "out", 1, label=str(tmp_path / "mine.nii.gz"))) == ["mine.nii.gz"]

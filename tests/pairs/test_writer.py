@@ -4,6 +4,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
+from lldm3d.errors import UserError
 from lldm3d.pairs.writer import CaseWriter
 
 
@@ -11,7 +12,7 @@ def pairs(number):
     image, label = torch.rand(number, 1, 6, 5, 4), torch.randint(0, 3, (number, 1, 6, 5, 4), dtype=torch.uint8)
     affine = torch.eye(4, dtype=torch.float64).repeat(number, 1, 1)
     names = [f"case_{index}" for index in range(number)]
-    return {"name": names, "image": image, "label": label, "affine": affine, "source_affine": affine}
+    return {"name": names, "image": image, "label": label, "affine": affine}
 
 
 def run(output_dir, batches):
@@ -37,6 +38,6 @@ def test_all_files_are_there_when_the_run_ends(tmp_path, device):
 
 def test_a_file_that_cannot_be_written_ends_the_run_and_leaves_no_image(tmp_path):
     (tmp_path / "labelsTr").write_text("a file where the folder must be")
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="labelsTr/case_0.nii.gz: cannot be written"):
         run(tmp_path, [pairs(1), pairs(1)])
     assert not list(tmp_path.glob("imagesTr/*"))

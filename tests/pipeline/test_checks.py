@@ -1,6 +1,7 @@
 """Files between jobs: what is missing, damaged, of another training or an old version is refused with the remedy."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,17 @@ import yaml
 
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, save_checkpoint, write_json
-from lldm3d.pipeline.checks import check_gates, check_inputs, finish, same_beginning
+from lldm3d.pipeline.checks import (
+    check_gates,
+    check_inputs,
+    depends_on,
+    finish,
+    is_done,
+    mark_done,
+    put_back,
+    same_beginning,
+    set_aside,
+)
 from lldm3d.pipeline.stage import stage
 from lldm3d.pipeline.stages import Job
 from lldm3d.pipeline.training import go_on_or_start
@@ -108,6 +119,25 @@ def test_a_training_of_other_settings_starts_anew_and_its_earlier_state_is_kept_
     go_on_or_start(work, LATENTS.name, {"epochs": 4}, LATENTS.reads)
     assert not state.exists() and state.with_name("state.old.pt").read_bytes() == b"of three epochs"
     assert "training starts anew" in capsys.readouterr().out
+
+
+def test_a_finished_model_comes_back_when_a_slip_is_taken_back(work):
+    """`epochs: many` in a profile, or a wrong profile for some seconds."""
+    codec, slip = work / AUTOENCODER.name / "codec.pt", replace(AUTOENCODER, digest="many")
+    good = codec.read_bytes()
+    mark_done(work, AUTOENCODER)
+    for _ in range(2):
+        assert not is_done(work, slip) and not put_back(work, slip, depends_on(work, slip))
+        set_aside(work, slip, depends_on(work, slip))
+        save_checkpoint(codec, {"kind": "of some seconds"})
+    assert not is_done(work, AUTOENCODER)
+    assert put_back(work, AUTOENCODER, depends_on(work, AUTOENCODER))
+    assert codec.read_bytes() == good and is_done(work, AUTOENCODER)
+    set_aside(work, slip, depends_on(work, slip))
+    save_checkpoint(codec, {"kind": "another"})
+    finish(work, slip)
+    mark_done(work, slip)
+    assert is_done(work, slip) and not put_back(work, AUTOENCODER, depends_on(work, AUTOENCODER))
 
 
 GATES = {"autoencoder_image": {"gate": {"psnr": 20}}, "autoencoder_label": {"gate": {"mean_dice": 0.7}}, "latents": {}}

@@ -13,10 +13,10 @@ from tests.in_process import do_stages, write_profile
 from lldm3d.errors import UserError
 from lldm3d.files import write_json
 from lldm3d.locks import locked
-from lldm3d.pipeline.checks import finish
+from lldm3d.pipeline.checks import RECORDS, finish
 from lldm3d.pipeline.profile import load_profile
 from lldm3d.pipeline.run import planned, require_inputs, run
-from lldm3d.pipeline.stages import OF_STUDY, Plan, find_job, selected_jobs
+from lldm3d.pipeline.stages import OF_STUDY, Plan, all_jobs, find_job, selected_jobs
 
 from .conftest import lldm3d, plan_of
 
@@ -39,7 +39,7 @@ def test_what_is_done_is_done_again_only_where_settings_or_inputs_changed(done, 
     profile = write_profile(tmp_path / "mine.yaml", methods={"lldm": {"controlnet": {"learning_rate": 1e-4}}})
     after = [PAIRS, *RS, "evaluation/lldm/drawn/seed_0", "study", "comparison", "report"]
     assert dry_run(done, profile=str(profile)) == [f"{LLDM}/controlnet", *after]
-    (done / LLDM / "autoencoder_label/finished.json").write_bytes(b"new")
+    write_json(done / LLDM / "autoencoder_label/finished.json", {"files": {"codec.pt": "new"}})
     assert dry_run(done) == [f"{LLDM}/{name}" for name in ("latents", "label_ldm", "image_ldm", "controlnet")] + after
 
 
@@ -59,6 +59,33 @@ def test_a_study_names_the_pairs_that_lack_and_the_command_that_draws_them(tmp_p
     (tmp_path / RS[1]).mkdir(parents=True)
     (tmp_path / RS[1] / "metrics.csv").touch()
     require_inputs(tmp_path, plan, selected_jobs(plan, stages=OF_STUDY))  # what is done needs none
+
+
+def test_neither_a_copy_nor_a_clock_nor_a_look_makes_a_job_run_again(done, dry_run, tmp_path):
+    for number, path in enumerate(sorted(path for path in done.rglob("*") if path.is_file())):
+        os.utime(path, (2e9 - 1e6 * number, 2e9 - 1e6 * number))
+    assert dry_run(done) == []
+    shutil.copytree(done, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert dry_run(tmp_path / "copy") == []
+    profile = write_profile(tmp_path / "mine.yaml", methods={"lldm": {"controlnet": {"learning_rate": 1e-4}}})
+    assert dry_run(done, profile=str(profile)) and dry_run(done) == []
+    (done / "report/report.html").unlink()
+    assert dry_run(done) == ["report"]
+
+
+def test_a_work_directory_of_the_last_version_is_done_where_its_files_are(done, dry_run):
+    shutil.rmtree(done / RECORDS)
+    times = {
+        path: number for number, path in enumerate(dict.fromkeys(path for job in jobs(done) for path in job.writes))
+    }
+    for path, number in times.items():
+        os.utime(done / path, (1e9 + number, 1e9 + number))
+    os.utime(done / PAIRS / "dataset.json", (1, 1))
+    assert dry_run(done) == [PAIRS, *RS, "evaluation/lldm/drawn/seed_0", "study", "comparison", "report"]
+
+
+def jobs(work: Path) -> list:
+    return all_jobs(Plan.of(yaml.safe_load((work / "run.yaml").read_text())))
 
 
 def test_more_processes_of_a_stage_than_gpus_are_refused(tmp_path):
@@ -107,6 +134,17 @@ def test_a_mistake_is_refused_before_anything_runs(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         run(str(tmp_path / "work"), **options)
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["report/report.html", "study/table.md", "dataset/notes.txt", "data/imagesTr/p.nii.gz"]
+)
+def test_a_folder_with_files_of_the_users_is_no_work_directory(tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{Path(name).parts[0]}: was not made by `lldm3d run`"):
+        run(str(tmp_path), dry_run=True)
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def poor_autoencoder(work: Path, dataset: Path, profile: str = "demo") -> Path:

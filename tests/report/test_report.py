@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 
+from lldm3d import plots
 from lldm3d.bundle import bundle_path
 from lldm3d.errors import UserError
 from lldm3d.evaluation import figures
@@ -20,6 +22,7 @@ from lldm3d.report.comparison_figure import write_comparison
 from lldm3d.report.write import report
 from lldm3d.study.scores import HEADER
 from lldm3d.study.stages import REAL, SegmentStage
+from lldm3d.study.tables import markdown_table
 
 from ..evaluation.toys import SIZE, write_dataset, write_segmenter
 
@@ -228,3 +231,12 @@ def test_no_work_directory_and_no_overwriting(work, tmp_path):
         report(tmp_path / "nowhere")
     with pytest.raises(UserError, match="exists already"):
         report(work, overwrite=False)
+
+
+@pytest.mark.parametrize("name", ["$\\frac$ and $x", "50 % | <b>#1</b>", "@a{b}_c"])
+def test_a_class_may_be_named_like_a_formula_or_a_table(tmp_path, name):
+    figure = Figure()
+    figure.subplots().set_title(name)
+    plots.save(figure, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+    assert len(re.split(r"(?<!\\)\|", markdown_table([["task", name]]))) == 4

@@ -10,12 +10,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lldm3d.errors import ChildError
+from lldm3d.errors import ChildError, UserError
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Blocks under 32 MiB are kept when freed, up to 1 GiB in all. By default glibc gives them back to the system in each
 # training step and takes them again page by page: a fifth of the time of a small network on a CPU
 # (docs/reference/training.md).
+# what the system says, and torch of any file that takes no more
+NO_ROOM = re.compile("No space left on|Disk quota|File too large|Read-only file|Permission denied|failed writing file")
+USER_ERROR = re.compile(r"^lldm3d\.errors\.UserError: (.*)", re.MULTILINE)
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 
@@ -52,7 +55,8 @@ def run_logged(command: list[str], cwd: Path, log: Path, environment: dict[str, 
     """Run `command` in the folder `cwd`; its output goes to the terminal as it comes, and line by line to `log`.
 
     Raises:
-        ChildError: with the log's path and the reason when the command fails.
+        UserError: what the command raised, or where a file cannot be written.
+        ChildError: with the log's path and the reason when it fails otherwise.
         SystemExit: when it was ended by SIGTERM: the cluster, or whoever did that, means this process as well.
     """
     shown = f"$ cd {quoted(str(cwd))} && {' '.join(map(quoted, command))}"
@@ -77,7 +81,11 @@ def run_logged(command: list[str], cwd: Path, log: Path, environment: dict[str, 
     if status == -signal.SIGTERM:
         sys.exit(f"{log}: the command in it was ended from outside (SIGTERM)")
     if status:
-        raise ChildError(f"{log}: the command in it failed with status {status}:\n{reason(log)}")
+        cause = reason(log)
+        if mistakes := USER_ERROR.findall(cause):
+            raise UserError(mistakes[-1])
+        kind = UserError if NO_ROOM.search(cause) else ChildError
+        raise kind(f"{log}: the command in it failed with status {status}:\n{cause}")
 
 
 def quoted(word: str) -> str:

@@ -5,6 +5,7 @@ help. The module is imported when its command is called or asked for help, as to
 """
 
 import contextlib
+import errno
 import importlib
 import inspect
 import io
@@ -18,9 +19,11 @@ from pathlib import Path
 from typing import Any, NoReturn, Union, get_args, get_origin
 
 from lldm3d import __version__
-from lldm3d.errors import ChildError, Refused, UserError, did_you_mean
+from lldm3d.errors import ChildError, Refused, UserError, did_you_mean, unwritable
 
 STATUSES = {ChildError: 1, UserError: 2, Refused: 3}  # exit statuses
+# of an OSError: the user's place has no room, or is not the user's
+NO_PLACE = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOTDIR", "ENAMETOOLONG")
 COMMANDS = {  # name: function, what it does
     "check": ("lldm3d.data.checks:check", "find every fault of your data at once"),
     "prepare": ("lldm3d.data.prepare:prepare", "bring scans to one grid and intensity range, split by patient"),
@@ -63,6 +66,11 @@ def main() -> None:
     except tuple(STATUSES) as error:
         print(f"lldm3d: error: {error}", file=sys.stderr)
         sys.exit(STATUSES[type(error)])
+    except OSError as error:
+        if errno.errorcode.get(error.errno) not in NO_PLACE:
+            raise
+        print(f"lldm3d: error: {unwritable(error.filename or Path.cwd(), error)}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 

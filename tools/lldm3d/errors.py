@@ -11,6 +11,13 @@ class UserError(Exception):
     """
 
 
+def unwritable(path: object, error: OSError) -> UserError:
+    """What is said of a file that cannot be written: a full disk, a quota, a folder of someone else's."""
+    return UserError(
+        f"{path}: cannot be written ({error.strerror or error}); make room or take another folder, then call it again"
+    )
+
+
 class Refused(Exception):
     """The work is done and written, but passes a limit that the user set. The command line exits with status 3."""
 

@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from nibabel.volumeutils import apply_read_scaling
 
-from lldm3d.errors import UserError
+from lldm3d.errors import UserError, unwritable
 
 PARTIAL = ".partial-"  # how names of files begin that are not finished
 PROBED = 2**18  # bytes: packing them takes 3 ms
@@ -26,17 +26,23 @@ PROBED = 2**18  # bytes: packing them takes 3 ms
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` (same suffixes) and rename it to `path` when the block ends well."""
+    """Yield a temporary path beside `path` (same suffixes) and rename it to `path` when the block ends well.
+
+    Raises UserError where it cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{PARTIAL}{uuid.uuid4().hex}{''.join(path.suffixes[-2:])}")
-    # not mkstemp, whose files are private: their mode would need the umask, which only a change of it tells
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # not mkstemp, whose files are private: their mode would need the umask, which only a change of it tells
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, content: object) -> None:
@@ -54,11 +60,20 @@ def write_yaml(path: str | Path, content: dict) -> None:
 def read_json(path: str | Path) -> dict:
     """Read a JSON file, with or without a byte order mark. Raises UserError where it is missing or broken."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=without_doubles)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of an existing JSON file") from None
     except ValueError as error:
         raise UserError(f"{path}: is not valid JSON ({error})") from None
+
+
+def without_doubles(pairs: list[tuple]) -> dict:
+    """A mapping of a file. Raises ValueError where a name stands twice, of which the last would win unsaid."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return found
 
 
 def save_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None:
@@ -82,15 +97,19 @@ def open_nifti(path: str | Path) -> nib.Nifti1Image:
 
     nibabel's Python gzip takes 2.5 times as long, and its `from_bytes` copies the voxels twice. What is not one whole
     gzip of a NIfTI-1 file (several in a row, more than 4 GiB, NIfTI-2, broken ones) is left to nibabel. Header
-    extensions are not read.
+    extensions are not read. Raises ValueError for voxels of no size, for which nibabel takes 1 mm.
     """
-    content = b""
+    content = Path(path).read_bytes() if str(path).endswith(".nii") else b""
     if str(path).endswith(".nii.gz"):
         with suppress(deflate.DeflateError, ValueError, MemoryError):
             content = deflate.gzip_decompress(Path(path).read_bytes())
     if content[344:348] != b"n+1\0":
         return _load_checked(path)
-    header = nib.Nifti1Header(bytes(content[: nib.Nifti1Header.sizeof_hdr]))
+    header = nib.Nifti1Header(bytes(content[: nib.Nifti1Header.sizeof_hdr]), check=False)
+    if header["pixdim"][0] not in (-1, 1):
+        header["pixdim"][0] = 1  # as the standard says
+    if not (size := header["pixdim"][1:4][: len(header.get_data_shape())]).min(initial=1) > 0:
+        raise ValueError(f"the size of its voxels is {size.round(4).tolist()} mm")
     shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
     if len(content) < offset + math.prod(shape) * dtype.itemsize:
         return _load_checked(path)
@@ -121,7 +140,10 @@ def save_checkpoint(path: str | Path, content: dict) -> None:
     import torch  # takes seconds, and most of what reads files needs none
 
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        torch.save(content, file)  # given a path, torch writes the temporary name into the file, and its hash changes
+        try:
+            torch.save(content, file)  # given a path, torch writes the temporary name into the file: its hash changes
+        except RuntimeError as error:  # of its zip, where the file takes no more
+            raise OSError(str(error).partition("\n")[0]) from error
 
 
 def load_checkpoint(path: str | Path, made_by: str, mmap: bool = False) -> dict:
@@ -153,8 +175,11 @@ def output_folder(path: str | Path, overwrite: bool, inputs: Iterable[str | Path
     """
     path, inputs = Path(path).resolve(), list(inputs)
     require_replaceable(path, overwrite, inputs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    outer = Path(tempfile.mkdtemp(dir=path.parent, prefix=PARTIAL))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        outer = Path(tempfile.mkdtemp(dir=path.parent, prefix=PARTIAL))
+    except OSError as error:
+        raise unwritable(path, error) from None
     try:
         temporary = outer / "new"  # inside, since mkdtemp makes folders private to the user
         temporary.mkdir()
@@ -164,6 +189,8 @@ def output_folder(path: str | Path, overwrite: bool, inputs: Iterable[str | Path
         if path.exists():
             path.rename(outer / "old")
         temporary.rename(path)
+    except OSError as error:  # of what others write there
+        raise unwritable(path, error) from error
     finally:
         shutil.rmtree(outer)
 

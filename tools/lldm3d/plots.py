@@ -8,7 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lldm3d.files import atomic_write
+
 matplotlib.use("Agg")
+matplotlib.rcParams["text.parse_math"] = False  # a class may be named $T_2$, and formulas that are none raise errors
 
 # Okabe and Ito's colours, told apart by the colour-blind and visible on grey
 COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2", "#FFFFFF")
@@ -101,5 +104,5 @@ def dark(rows: int, columns: int, width: float, height: float, **ratios) -> tupl
 
 def save(figure: Figure, path: str | Path, dpi: int = 110) -> None:
     """Write a figure as PNG."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi, facecolor=figure.get_facecolor())
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, facecolor=figure.get_facecolor())

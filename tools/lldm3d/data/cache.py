@@ -20,20 +20,32 @@ from torch.serialization import get_crc32_options, set_crc32_options
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from lldm3d.data.dataset import axes_of
+from lldm3d.data.volumes import turn
 from lldm3d.errors import UserError
 from lldm3d.files import open_nifti, save_checkpoint
 from lldm3d.processes import usable_cores
 
 
 class DeflateReader(NibabelReader):
-    """MONAI's `NibabelReader` with libdeflate, which unpacks a whole file at once (`open_nifti`)."""
+    """MONAI's `NibabelReader` with libdeflate, which unpacks a whole file at once (`open_nifti`).
+
+    Args:
+        orientation: "ras" or "stored", to which each volume is turned: pairs of other programs may have axes of their
+            own.
+    """
+
+    def __init__(self, orientation: str = "ras", **keywords) -> None:
+        super().__init__(**keywords)
+        self.axes = axes_of(orientation)
 
     def read(self, data: PathLike | tuple[PathLike, ...], **kwargs) -> nib.Nifti1Image:
         filenames = ensure_tuple(data)
-        if len(filenames) > 1 or not str(filenames[0]).endswith(".nii.gz"):
+        if len(filenames) > 1:
             return super().read(data, **kwargs)
         self.filenames = filenames
-        return correct_nifti_header_if_necessary(open_nifti(filenames[0]))
+        image = correct_nifti_header_if_necessary(open_nifti(filenames[0]))
+        return image.as_reoriented(turn(image.affine, self.axes))
 
 
 PLAIN = (torch.Tensor, str, int, float)  # what is kept; not the notes of transforms for their inverses

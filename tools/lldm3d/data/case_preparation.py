@@ -1,5 +1,7 @@
 """Size, spacing and split of a data set, and the writing of its cases."""
 
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +11,7 @@ import numpy as np
 
 from lldm3d.data import volumes
 from lldm3d.data.checks import CaseRecord
-from lldm3d.data.dataset import SPLITS, Case
+from lldm3d.data.dataset import SPLITS, Case, axes_of
 from lldm3d.data.label_map import LabelMap
 from lldm3d.data.volumes import load_volume, resample, resample_label, resampled_affine, resampled_size, spacing_of
 from lldm3d.errors import UserError
@@ -17,13 +19,38 @@ from lldm3d.files import save_nifti
 from lldm3d.processes import in_processes
 
 MULTIPLE = 16  # autoencoder and diffusion networks halve a volume up to four times
+MOST_VOXELS = 2**31  # of a scan, 8 GB of float32
 HELD = 0.95  # share of the cases whose labelled voxels a size must hold along an axis
+
+
+def choose_orientation(records: list[CaseRecord], orientation: str | None) -> str:
+    """The given orientation, else ras; stored, said in a line, where the slices of some stacks lie across another axis.
+
+    Turned to the nearest RAS, oblique stacks would mix thick and thin axes: some would be resampled in their planes to
+    the distance of their slices. nnU-Net keeps the stored axes always.
+    """
+    counts = Counter("xyz"[axis] for record in records if (axis := volumes.thick_axis(record.spacing)) is not None)
+    if orientation is None and len(counts) > 1:
+        found = ", ".join(f"{axis} in {number}" for axis, number in sorted(counts.items()))
+        print(
+            f"orientation: in RAS the slices lie across {found} cases; all keep the axes in which they are stored, "
+            "the one across the slices last (--orientation ras turns them all the same)"
+        )
+        return "stored"
+    return orientation or "ras"
 
 
 def choose_spacing(records: list[CaseRecord], spacing: Sequence[float] | None) -> tuple[float, float, float]:
     """The given spacing (mm), else that of the data; where cases differ the median of each axis, said in a line."""
     if spacing is not None:
-        return tuple(float(length) for length in spacing)
+        spacing = tuple(float(length) for length in spacing)
+        largest = max((resampled_size(record.size, record.spacing, spacing) for record in records), key=np.prod)
+        if math.prod(largest) > MOST_VOXELS:
+            raise UserError(
+                f"--spacing {spacing} (mm) makes a scan of {largest} voxels; give one near that of the data, "
+                f"{tuple(round(length, 4) for length in records[0].spacing)}"
+            )
+        return spacing
     found = np.array([record.spacing for record in records])
     median = tuple(float(f"{length:.6g}") for length in np.median(found, axis=0))
     if not np.allclose(found, median, rtol=volumes.SAME):
@@ -41,6 +68,8 @@ def choose_roi_size(
     would not fit. Holding every scan whole instead would fill most of a small one with zeros: networks then learn
     where the scan ends, at a multiple of the cost (hippocampus MR: 58 % zeros at 48x64x48, 3 % at 32x48x32).
     """
+    if roi_size is not None and math.prod(roi_size) > MOST_VOXELS:
+        raise UserError(f"--roi_size {tuple(roi_size)} has more than {MOST_VOXELS} voxels; give a smaller one")
     if roi_size is not None:
         return tuple(int(size) for size in roi_size)
     scans = [resampled_size(record.size, record.spacing, spacing) for record in records]
@@ -90,6 +119,7 @@ class Recipe:
     label_map: LabelMap
     channel: int | None
     seed: int
+    orientation: str = "ras"
 
 
 def write_cases(cases: list[Case], recipe: Recipe, folder: Path) -> tuple[list[dict], float, np.ndarray]:
@@ -143,8 +173,8 @@ def load_case(case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np.nd
     bright tissue is not stretched to noise, and the 0 that is padded is the image's minimum. Last comes the volume of
     each class before resampling, in ml.
     """
-    image, affine = load_volume(case.image, recipe.channel)
-    label = load_volume(case.label)[0] if case.label else np.zeros(image.shape, np.uint8)
+    image, affine = load_volume(case.image, recipe.channel, axes_of(recipe.orientation))
+    label = load_volume(case.label, axes=affine)[0] if case.label else np.zeros(image.shape, np.uint8)
     spacing, names = spacing_of(affine), list(recipe.label_map.classes)
     priority = [names.index(name) + 1 for name in recipe.label_map.priority]
     thin = {names.index(name) + 1 for name in recipe.label_map.thin}
@@ -152,6 +182,8 @@ def load_case(case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np.nd
     image = np.asarray(recipe.scale(image.T), np.float32).T  # MONAI's would turn the file's order of voxels round
     if not (image.min() >= 0 and image.max() <= 1):
         raise UserError(f"{case.image}: cannot be scaled to [0, 1], its percentiles are equal; use --intensity min_max")
+    if image.min() == image.max():
+        raise UserError(f"{case.image}: is constant once scaled, as its values lie outside of --window")
     label = recipe.label_map.apply(label)
     before = class_volumes(label, spacing, len(names))
     label = resample_label(label, spacing, recipe.spacing, priority, thin)

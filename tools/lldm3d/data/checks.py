@@ -1,16 +1,17 @@
 """Finding every faulty case of a data set before any long work starts."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
-from lldm3d.data.dataset import Case, load_schema
+from lldm3d.data.dataset import Case, load_schema, stem
 from lldm3d.data.label_map import MAX_VALUE, LabelMap, load_label_map
 from lldm3d.data.sources import Source, open_source
-from lldm3d.data.volumes import bounding_box, corners_apart, load_volume, spacing_of
+from lldm3d.data.volumes import RAS, bounding_box, corners_apart, header_note, load_volume, spacing_of, turn
 from lldm3d.errors import UserError
 from lldm3d.processes import in_processes
 
@@ -26,6 +27,13 @@ class CaseRecord:
     labelled: tuple[int, ...] = (0, 0, 0)
     range: tuple[float, float] = (0.0, 1.0)  # of the image
     digest: str = ""  # of the image's voxels
+    notes: tuple[str, ...] = ()  # what its headers leave open
+    stored: tuple[int, ...] = (0, 1, 2)  # of each axis as it is stored, the thick one last, the axis in RAS
+
+    def as_stored(self) -> "CaseRecord":
+        """The record of the case along the axes in which it is stored, the thick one last, instead of RAS."""
+        kept = {key: tuple(getattr(self, key)[axis] for axis in self.stored) for key in ("size", "spacing", "labelled")}
+        return replace(self, **kept)
 
 
 def check(
@@ -66,20 +74,27 @@ def faults_of(source: Source, label_map: str | Path | dict | None = None, channe
 
 
 def read_cases(cases: list[Case], label_map: LabelMap, channel: int | None = None) -> list[CaseRecord]:
-    """Read and check every case."""
-    return list(in_processes(partial(read_record, label_map=label_map, channel=channel), cases, "checking"))
+    """Read and check every case; what headers leave open is printed."""
+    records = list(in_processes(partial(read_record, label_map=label_map, channel=channel), cases, "checking"))
+    if notes := [note for record in records for note in record.notes]:
+        print(notes[0] + (f" (and {len(notes) - 1} more files of the kind)" if notes[1:] else ""))
+    return records
 
 
 def read_record(case: Case, label_map: LabelMap, channel: int | None = None) -> CaseRecord:
     """Read one case and list its faults."""
     found = CaseRecord(faults=[])
     image = _load(case.image, found.faults, channel)
-    label = _load(case.label, found.faults) if case.label else None
+    label = _load(case.label, found.faults, axes=image[1] if image else RAS) if case.label else None
+    if image and channel and len(shape := nib.load(case.image).shape) < 4 and not numbered(case.image, channel):
+        found.faults.append(f"{case.image}: has one channel, {shape} voxels; leave out --channel {channel}")
     if image:
         found.range = image[0].min(), image[0].max()
         faults = image_faults(case.image, image[0], found.range)
         found.faults += faults
         found.size, found.spacing = image[0].shape, spacing_of(image[1])
+        affine = nib.load(case.image).affine
+        found.stored = tuple(turn(affine, RAS)[np.argsort(turn(affine, None)[:, 0]), 0].astype(int).tolist())
         found.digest = "" if faults else f"{found.size} {hashlib.blake2b(image[0].tobytes('F')).hexdigest()}"
     if label:
         found.values = label_values(case.label, label[0], found.faults)
@@ -89,12 +104,20 @@ def read_record(case: Case, label_map: LabelMap, channel: int | None = None) -> 
             found.labelled = tuple((high - low).tolist())
     if image and label:
         found.faults += pair_faults(case, image, label)
+        found.notes = tuple(f"{path}: {note}" for path in (case.image, case.label) if (note := header_note(path)))
     return found
 
 
-def _load(path: Path, faults: list[str], channel: int | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+def numbered(path: str, channel: int) -> bool:
+    """Whether a file is that of a channel, as nnU-Net names it."""
+    return stem(path).endswith(f"_{channel:04d}")
+
+
+def _load(
+    path: Path, faults: list[str], channel: int | None = None, axes: np.ndarray = RAS
+) -> tuple[np.ndarray, np.ndarray] | None:
     try:
-        return load_volume(path, channel)
+        return load_volume(path, channel, axes)
     except UserError as error:
         faults.append(str(error))
         return None
@@ -182,8 +205,10 @@ def unlabelled_faults(cases: list[Case], held_out: set[str], names: set[str]) ->
 
 def prepared_faults(dataset_dir: Path, cases: list[Case], records: list[CaseRecord]) -> list[str]:
     """Volumes of a prepared data set whose size is not roi_size or whose image leaves [0, 1]."""
-    roi_size, faults = load_schema(dataset_dir).roi_size, []
+    schema, faults = load_schema(dataset_dir), []
+    roi_size = schema.roi_size
     for case, found in zip(cases, records, strict=True):
+        found = found.as_stored() if schema.orientation == "stored" else found
         if found.size and found.size != roi_size:
             faults.append(f"{case.image}: the shape {found.size} is not the roi_size {roi_size} of dataset.json")
         low, high = found.range

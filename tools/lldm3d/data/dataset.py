@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from lldm3d.errors import UserError
@@ -103,6 +104,13 @@ class Schema:
     lesions: tuple[str, ...] = ()
     inside: dict[str, str] = field(default_factory=dict)  # class -> the class that surrounds it
     tasks: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)  # task -> target -> classes it merges
+    orientation: str = "ras"  # or stored: the acquisition's own axes, the thick one last
+    source_values: dict[str, tuple[int, ...]] = field(default_factory=dict)  # class -> its values before `prepare`
+
+    @property
+    def axes(self) -> np.ndarray | None:
+        """What `load_volume` turns the files of this data set, and of its pairs, to."""
+        return axes_of(self.orientation)
 
     def crop(self, roi_size: Sequence[int] | None) -> list[int]:
         """A training crop in voxels: as wanted, but no larger than the cases; without a wish, whole cases."""
@@ -120,6 +128,11 @@ class Schema:
         return build_task(name, self.tasks[name], self)
 
 
+def axes_of(orientation: str | None) -> np.ndarray | None:
+    """What `load_volume` turns volumes to in an orientation, ras or stored."""
+    return None if orientation == "stored" else np.eye(4)
+
+
 def load_schema(dataset_dir: str | Path) -> Schema:
     """Read what all cases of the prepared data set share. Raises UserError where any of it is missing or broken."""
     file, content = _read(dataset_dir)
@@ -133,6 +146,8 @@ def load_schema(dataset_dir: str | Path) -> Schema:
             lesions=tuple(content.get("lesions", ())),
             inside=dict(content.get("inside", {})),
             tasks=checked_tasks(content.get("tasks", {}), _class_names(content["labels"]), file),
+            orientation=str(content.get("orientation", "ras")),
+            source_values={name: tuple(of) for name, of in content.get("source_values", {}).items()},
         )
     except KeyError as error:
         raise UserError(f"{file}: has no {error}; make a prepared data set with `lldm3d prepare`") from None
@@ -193,8 +208,8 @@ def _class_names(labels: dict[str, str]) -> tuple[str, ...]:
 def add_tasks(dataset_dir: str | Path, tasks: str | Path) -> None:
     """Add tasks to a prepared data set: which of its classes a segmentation takes as one.
 
-    dataset.json keeps its time, since its cases stay as they are: nothing that was made from them is made again. A task
-    that is there cannot become another one, as trained networks bear its name.
+    Nothing that was made from its cases is made again. A task that is there cannot become another one, as trained
+    networks bear its name.
 
     Args:
         dataset_dir: prepared data set.
@@ -214,7 +229,5 @@ def add_tasks(dataset_dir: str | Path, tasks: str | Path) -> None:
     added = checked_tasks(content, schema.class_names, tasks)
     if changed := [name for name in added if name in schema.tasks and added[name] != schema.tasks[name]]:
         raise UserError(f"{path}: has other tasks of the names {changed}; choose new names")
-    time = path.stat().st_mtime_ns
     write_json(path, read_json(path) | {"tasks": schema.tasks | added})
-    os.utime(path, ns=(time, time))
     print(f"{path}: the tasks are {', '.join((ALL, *(schema.tasks | added)))}")

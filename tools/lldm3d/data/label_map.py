@@ -8,6 +8,7 @@ import yaml
 
 from lldm3d.data.dataset import checked_tasks
 from lldm3d.errors import UserError
+from lldm3d.files import without_doubles
 
 MAX_VALUE = 65535  # of a label file, so that a lookup table stays small
 
@@ -60,15 +61,23 @@ def load_label_map(label_map: str | Path | dict | None, about: dict, where: str 
     return _checked(content["classes"], content, where, background=None)
 
 
+class StrictLoader(yaml.SafeLoader):
+    """Reads no mapping in which a name stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        without_doubles([(self.construct_object(key, deep=True), None) for key, _ in node.value if key.value != "<<"])
+        return super().construct_mapping(node, deep)
+
+
 def _read(label_map: str | Path | dict) -> tuple[dict, str]:
     inline = isinstance(label_map, dict) or "{" in str(label_map)
     where = "--label_map" if inline else str(label_map)
     try:
         text = str(label_map) if inline else Path(label_map).read_text()
-        content = label_map if isinstance(label_map, dict) else yaml.safe_load(text)
+        content = label_map if isinstance(label_map, dict) else yaml.load(text, StrictLoader)
     except OSError as error:
         raise UserError(f"{where}: cannot be read ({error.strerror}); give a YAML file, or `{{liver: 5}}`") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{where}: is not valid YAML ({error})") from None
     if not isinstance(content, dict) or not content:
         raise UserError(f"{where}: must hold `class name: value`, one line for each class, holds {content!r}")
@@ -81,9 +90,9 @@ def _from_dataset_json(about: dict, where: str | Path) -> LabelMap:
     labels = about.get("labels")
     if not isinstance(labels, dict) or not labels:
         raise UserError(f"{where}: no class names found; give --label_map, a YAML file with lines `liver: 5`")
-    decathlon = all(str(key).isdigit() for key in labels)
+    decathlon = all(str(key).isdecimal() for key in labels)
     classes = {str(name): int(value) for value, name in labels.items()} if decathlon else dict(labels)
-    classes = {name: int(value) if str(value).isdigit() else value for name, value in classes.items()}
+    classes = {name: int(value) if str(value).isdecimal() else value for name, value in classes.items()}
     regions = [name for name, value in classes.items() if isinstance(value, list) or name == "ignore"]
     if regions or len(classes) != len(labels):
         raise UserError(
@@ -101,6 +110,8 @@ def _checked(classes: dict, content: dict, where: str, background: frozenset[int
     if not isinstance(classes, dict) or not classes:
         raise UserError(f"{where}: classes must be `class name: value` lines, got {classes!r}")
     classes = {str(name): _values(name, value, where) for name, value in classes.items() if name != "background"}
+    if odd := [(name, group[0]) for name, group in classes.items() if not name.strip() or not name.isprintable()]:
+        raise UserError(f"{where}: the class of the value {odd[0][1]} is named {odd[0][0]!r}; give it a name to print")
     values = [value for group in classes.values() for value in group]
     if twice := sorted({value for value in values if values.count(value) > 1}):
         raise UserError(f"{where}: the values {twice} belong to more than one class; give each value to one class")

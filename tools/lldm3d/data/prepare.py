@@ -11,6 +11,7 @@ from monai.transforms import ScaleIntensity, ScaleIntensityRange, ScaleIntensity
 from lldm3d.data.case_preparation import (
     MULTIPLE,
     Recipe,
+    choose_orientation,
     choose_roi_size,
     choose_spacing,
     crop_names,
@@ -21,7 +22,7 @@ from lldm3d.data.checks import CaseRecord, read_cases, twin_faults, unlabelled_f
 from lldm3d.data.dataset import SPLITS, Case
 from lldm3d.data.label_map import LabelMap, load_label_map
 from lldm3d.data.sources import Source, open_source, stem, unlabelled_cases
-from lldm3d.data.volumes import CENTERS
+from lldm3d.data.volumes import CENTERS, thick_axis
 from lldm3d.errors import UserError
 from lldm3d.files import output_folder, require_replaceable, write_json
 
@@ -29,6 +30,8 @@ INTENSITIES = ("min_max", "percentile", "window")
 HOUNSFIELD = -500  # the least value of a CT scan is that of air, -1000 or less
 REPORTED_CHANGE = 0.05  # of a class's volume by resampling
 SPLIT_UNITS = ("patient", "case")
+ORIENTATIONS = ("ras", "stored")
+PERCENTILES = (0.5, 99.5)
 
 
 def require_options(
@@ -41,12 +44,14 @@ def require_options(
     split: Sequence[float],
     split_by: str,
     max_cases: int | None,
+    orientation: str | None,
+    seed: int,
 ) -> None:
     """Raise one UserError that lists every option with a value that is not allowed."""
     checks = (
         (roi_size is None or _numbers(roi_size, 3, lambda size: size > 0 and size % MULTIPLE == 0),
          f"--roi_size {roi_size!r}: three multiples of {MULTIPLE} (voxels) are needed, such as 160,160,64"),
-        (spacing is None or _numbers(spacing, 3, lambda length: length > 0),
+        (spacing is None or _numbers(spacing, 3, lambda length: 0 < length < math.inf),
          f"--spacing {spacing!r}: three lengths above 0 (mm) are needed, such as 1.5,1.5,3"),
         (crops is None or _count(crops), f"--crops {crops!r}: a number from 1 is needed"),
         (crops is None or roi_size is not None, "--crops needs the size of the crops: give --roi_size"),
@@ -59,6 +64,10 @@ def require_options(
         (_numbers(split, 3, lambda part: part > 0) and abs(sum(split) - 1) < 1e-6,
          f"--split {split!r}: three parts above 0 with the sum 1 are needed, such as 0.7,0.1,0.2"),
         (split_by in SPLIT_UNITS, f"--split_by {split_by!r}: allowed are {', '.join(SPLIT_UNITS)}"),
+        (intensity == "percentile" or tuple(percentiles) == PERCENTILES,
+         "--percentiles belong to --intensity percentile"),
+        (type(seed) is int and seed >= 0, f"--seed {seed!r}: a whole number from 0 is needed"),
+        (orientation in (None, *ORIENTATIONS), f"--orientation {orientation!r}: allowed are {', '.join(ORIENTATIONS)}"),
         (max_cases is None or _count(max_cases), f"--max_cases {max_cases!r}: a number from 1 is needed"),
     )  # fmt: skip
     if faults := [message for good, message in checks if not good]:
@@ -86,17 +95,18 @@ def prepare(
     center: str = "foreground",
     crops: int | None = None,
     intensity: str = "min_max",
-    percentiles: Sequence[float] = (0.5, 99.5),
+    percentiles: Sequence[float] = PERCENTILES,
     window: Sequence[float] | None = None,
     split: Sequence[float] = (0.7, 0.1, 0.2),
     split_by: str = "patient",
     patient_pattern: str | None = None,
     channel: int | None = None,
     max_cases: int | None = None,
+    orientation: str | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Write a prepared data set: RAS, one spacing, one size, intensities in [0, 1], split by patient.
+    """Write a prepared data set: one orientation, one spacing, one size, intensities in [0, 1], split by patient.
 
     Everything is checked before anything is written, and the folder appears only when it is whole.
 
@@ -120,6 +130,8 @@ def prepare(
         patient_pattern: regular expression that finds the patient in a case's name, if dataset.json names none.
         channel: which channel of images that have several, from 0.
         max_cases: only the first cases.
+        orientation: ras (the nearest axes), or stored (the axes of the files, the one across the slices last); default:
+            ras, but stored where the slices of some cases lie across another axis than those of others.
         seed: of split and crops.
         overwrite: replace an existing data set.
 
@@ -129,7 +141,9 @@ def prepare(
     output_dir = Path(output_dir)
     inputs = [path for path in (data, images, labels, unlabelled) if path is not None]
     require_replaceable(output_dir, overwrite, inputs)
-    require_options(roi_size, spacing, crops, intensity, percentiles, window, split, split_by, max_cases)
+    require_options(
+        roi_size, spacing, crops, intensity, percentiles, window, split, split_by, max_cases, orientation, seed
+    )
     source = open_source(data, images, labels, channel, patient_pattern)
     further = unlabelled_cases(unlabelled, patient_pattern) if unlabelled else []
     inputs += [path for case in (*source.cases, *further) for path in (case.image, case.label) if path]
@@ -143,9 +157,14 @@ def prepare(
     records = faultless_records(cases, further, held_out, mapping, channel)
     splits |= {name: "training" for case in further for name in crop_names(case, crops)}
     print_values(records, mapping, intensity)
+    orientation = choose_orientation(records, orientation)
+    if orientation == "stored":
+        records = [record.as_stored() for record in records]
     spacing = choose_spacing(records, spacing)
+    if orientation == "stored" and thick_axis(spacing) not in (None, 2):
+        raise UserError(f"--spacing {spacing}: with stored axes the one across the slices is the last; turn it round")
     roi_size, scale = choose_roi_size(records, spacing, roi_size), scaler(intensity, percentiles, window)
-    recipe = Recipe(roi_size, spacing, center, crops, scale, mapping, channel, seed)
+    recipe = Recipe(roi_size, spacing, center, crops, scale, mapping, channel, seed, orientation)
     with output_folder(output_dir, overwrite, inputs) as folder:
         entries, lost, volumes = write_cases([*cases, *further], recipe, folder)
         require_kept(volumes, mapping)
@@ -197,6 +216,8 @@ def describe(source: Source, recipe: Recipe) -> dict:
         "labels": {str(index): name for index, name in enumerate(["background", *label_map.classes])},
         "roi_size": list(recipe.roi_size),
         "spacing": list(recipe.spacing),
+        "orientation": recipe.orientation,
+        "source_values": {name: list(values) for name, values in label_map.classes.items()},
         "priority": list(label_map.priority),
         "tubular": list(label_map.tubular),
         "lesions": list(label_map.lesions),

@@ -152,6 +152,7 @@ def in_random_order(items: list, seed: int) -> list:
 def synthetic_pairs(real_dir: str | Path, pairs_dir: str | Path | None, regime: str, number: int) -> list["Case"]:
     """All synthetic pairs, after checking that they fit the real cases and are `number` at least."""
     from lldm3d.data.dataset import load_cases, load_schema
+    from lldm3d.data.scans import check_headers
 
     if pairs_dir is None:
         raise UserError(f"the regime {regime} needs synthetic pairs; give their folder, as `lldm3d generate` makes it")
@@ -173,6 +174,8 @@ def synthetic_pairs(real_dir: str | Path, pairs_dir: str | Path | None, regime: 
             f"{cases} real training cases; make more (methods#n in the "
             "profile of `lldm3d run`), or leave out the regime"
         )
+    for pair in pairs:
+        check_headers(pair, real)
     held_out = {case.patient for split in ("validation", "test") for case in load_cases(real_dir, split)}
     if crossed := sorted(held_out & {pair.patient for pair in pairs}):
         raise UserError(

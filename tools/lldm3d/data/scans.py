@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lldm3d.data.dataset import Case, Schema
-from lldm3d.data.volumes import corners_apart, load_volume, spacing_of
+from lldm3d.data.volumes import corners_apart, load_volume, spacing_of, turned_grid
 from lldm3d.errors import UserError
 
 SPACING_TOLERANCE = 0.01  # relative
@@ -27,13 +27,13 @@ class Scan:
 
 
 def read_pair(case: Case, schema: Schema) -> Scan:
-    """Read image and label of a case, both in the nearest RAS orientation, whatever axes their files have.
+    """Read image and label of a case, both along the axes of its data set, whatever axes their files have.
 
     Raises UserError where a file does not fit `schema`, image and label lie in different places, or the image shows
     nothing.
     """
-    image, affine = load_volume(case.image)
-    check_grid(case.image, image, affine, schema)
+    image, affine = load_volume(case.image, axes=schema.axes)
+    check_grid(case.image, image.shape, affine, schema)
     if not np.isfinite(image).all():
         raise UserError(f"{case.image}: holds NaN or infinite values; remove the case or make it again")
     low, high = image.min(), image.max()
@@ -48,21 +48,39 @@ def read_pair(case: Case, schema: Schema) -> Scan:
 
 
 def read_label(path: str, schema: Schema, image_affine: np.ndarray | None = None) -> np.ndarray:
-    """Read a label map [X, Y, Z] uint8 in RAS orientation.
+    """Read a label map [X, Y, Z] uint8, turned with its image where there is one.
 
     Raises UserError where it does not fit `schema`, or lies elsewhere than the image of `image_affine` [4, 4].
     """
-    label, affine = load_volume(path)
-    check_grid(path, label, affine, schema)
+    label, affine = load_volume(path, axes=schema.axes if image_affine is None else image_affine)
+    check_grid(path, label.shape, affine, schema)
     check_label(path, label, schema)
     if image_affine is not None:
-        distance, allowed = corners_apart(label.shape, affine, image_affine), CORNER_TOLERANCE * min(schema.spacing)
-        if distance > allowed:
-            raise UserError(
-                f"{path}: lies elsewhere than its image, by {distance:.2f} mm at a corner, allowed are {allowed:.2f}; "
-                "write both with one affine"
-            )
+        check_place(path, label.shape, affine, image_affine)
     return label.astype(np.uint8)
+
+
+def check_headers(case: Case, schema: Schema) -> None:
+    """Raises UserError where a pair of any size, by its headers alone, has another spacing than `schema`, or its image
+    and label lie in different places."""
+    shape, affine = turned_grid(case.image, schema.axes)
+    check_grid(case.image, schema.roi_size, affine, schema)
+    if case.label is not None:
+        of_label = turned_grid(case.label, schema.axes)
+        if of_label[0] != shape:
+            raise UserError(f"{case.label}: has {of_label[0]} voxels, its image {shape}; write both on one grid")
+        check_place(case.label, shape, of_label[1], affine)
+
+
+def check_place(path: str, shape: tuple[int, ...], affine: np.ndarray, image_affine: np.ndarray) -> None:
+    """Raises UserError where a label lies elsewhere than its image."""
+    distance = corners_apart(shape, affine, image_affine)
+    allowed = CORNER_TOLERANCE * min(spacing_of(image_affine))
+    if distance > allowed:
+        raise UserError(
+            f"{path}: lies elsewhere than its image, by {distance:.2f} mm at a corner, allowed are {allowed:.2f}; "
+            "write both with one affine"
+        )
 
 
 def check_label(path: str, label: np.ndarray, schema: Schema) -> None:
@@ -73,11 +91,11 @@ def check_label(path: str, label: np.ndarray, schema: Schema) -> None:
         raise UserError(f"{path}: holds the values {values[:10].tolist()}, allowed are {allowed}")
 
 
-def check_grid(path: str, array: np.ndarray, affine: np.ndarray, schema: Schema) -> None:
+def check_grid(path: str, shape: tuple[int, ...], affine: np.ndarray, schema: Schema) -> None:
     """Raises UserError where size or spacing differ from those of the data set."""
     spacing = spacing_of(affine)
-    if array.shape != schema.roi_size or not np.allclose(spacing, schema.spacing, rtol=SPACING_TOLERANCE):
+    if shape != schema.roi_size or not np.allclose(spacing, schema.spacing, rtol=SPACING_TOLERANCE):
         raise UserError(
-            f"{path}: has {array.shape} voxels of {np.round(spacing, 3).tolist()} mm, but its data set says "
+            f"{path}: has {shape} voxels of {np.round(spacing, 3).tolist()} mm, but its data set says "
             f"{schema.roi_size} of {list(schema.spacing)} mm; bring all scans to one grid with `lldm3d prepare`"
         )

@@ -70,12 +70,23 @@ def _decathlon(folder: Path, about: dict, channel: int | None) -> list[Case]:
             raise UserError(f"{where}: {split} holds {entries!r}, but a list of cases is needed")
         for entry in entries:
             if isinstance(entry, dict) and "label" in entry:
-                if not (isinstance(entry.get("image"), str) and isinstance(entry["label"], str)):
+                if not all(isinstance(entry.get(key), str) and "\0" not in entry[key] for key in ("image", "label")):
                     raise UserError(f'{where}: {entry} in {split}: "image" and "label" must be one file each')
                 image = _with_channel(folder, entry["image"], about.get("modality"), channel)
-                patient = entry.get("patient")
-                cases.append(raw_case(image, folder / entry["label"], "" if patient is None else str(patient), split))
+                cases.append(raw_case(image, folder / entry["label"], _named_patient(entry, where), split))
+            elif split == "training":
+                raise UserError(f'{where}: {entry!r} in training: each needs an "image" and a "label"; remove it')
     return cases
+
+
+def _named_patient(entry: dict, where: Path) -> str:
+    """The patient of an entry, "" where it names none: null, or NaN as pandas writes it."""
+    patient = entry.get("patient")
+    if patient is None or patient != patient:
+        return ""
+    if isinstance(patient, bool) or not isinstance(patient, str | int | float):
+        raise UserError(f"{where}: the patient {patient!r} of {entry['image']} is neither a name nor a number")
+    return str(patient)
 
 
 def _with_channel(folder: Path, name: str, modality: object, channel: int | None) -> Path:
@@ -93,11 +104,16 @@ def _nnunet(folder: Path, about: dict, channel: int | None) -> list[Case]:
     ending = about.get("file_ending", ".nii.gz")
     if ending not in ENDINGS:
         raise UserError(f"{folder}: file_ending {ending!r} cannot be read, only {' and '.join(ENDINGS)}")
-    channels = about.get("channel_names", {"0": "image"})
+    channels = about.get("channel_names") or {"0": "image"}
+    if isinstance(channels, str):  # one channel, as some write it
+        channels = {"0": channels}
     if len(channels) > 1 and channel is None:
         raise UserError(f"{folder}: the images have the channels {channels}; choose one with --channel NUMBER")
     labels = [path for path in scan_files(folder / "labelsTr").values() if path.name.endswith(ending)]
     images = [folder / "imagesTr" / f"{stem(label)}_{channel or 0:04d}{ending}" for label in labels]
+    known = {stem(label) for label in labels}
+    if alone := [path.name for path in scan_files(folder / "imagesTr").values() if stem(path)[:-5] not in known]:
+        raise UserError(f"{folder}: {len(alone)} images have no label in labelsTr, such as {alone[0]}; remove them")
     return [raw_case(image, label) for image, label in zip(images, labels, strict=True)]
 
 

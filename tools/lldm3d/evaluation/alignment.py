@@ -135,7 +135,7 @@ def score_prediction(path: Path, case: Case, schema: Schema) -> Scores:
     """Agreement of a written label map with the label of its case."""
     if not path.is_file():
         raise UserError(f"{OPTION}: wrote no {path.name} for {case.image}; one is needed for each image")
-    pred, affine = load_volume(path)
-    check_grid(f"{OPTION}: {path.name}", pred, affine, schema)
+    pred, affine = load_volume(path, axes=schema.axes)
+    check_grid(f"{OPTION}: {path.name}", pred.shape, affine, schema)
     check_label(f"{OPTION}: {path.name}", pred, schema)
     return class_agreement(pred.astype("uint8"), read_label(case.label, schema), schema)

@@ -22,7 +22,7 @@ from lldm3d.evaluation.metrics import FORMAT, Compared, Metric, Row, write_csv
 from lldm3d.evaluation.pretrained import Radiomics, load_medicalnet, load_radimagenet, plane_means
 from lldm3d.evaluation.records import CaseRecords, Record
 from lldm3d.evaluation.similarity import diversity_rows, paired_rows
-from lldm3d.files import write_json
+from lldm3d.files import read_json, write_json
 from lldm3d.processes import device, place, wait_for_all
 
 SCORED, BLURRED = ("test", "synthetic"), ("training",)  # splits
@@ -107,6 +107,8 @@ def check_options(output_dir: Path, segmenter_command: str | None, max_copies: f
         raise UserError(f"--max_copies {max_copies!r}: a share from 0 to below 1 is needed, such as 0.01")
     if (output_dir / "metrics.json").exists() and not overwrite:
         raise UserError(f"{output_dir}: holds an evaluation already; choose another folder, or add --overwrite")
+    if (output_dir / "metrics.json").exists() and "rows" not in read_json(output_dir / "metrics.json"):
+        raise UserError(f"{output_dir}: its metrics.json is of no evaluation, and stays; choose another folder")
     if segmenter_command is not None:
         check_command(segmenter_command)
 

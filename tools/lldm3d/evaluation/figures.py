@@ -45,9 +45,9 @@ def write_figures(
         made["fidelity"] = fidelity_figure(rows)
     if near:
         made["features"] = features_figure(records, near)
-    if records["training"].statistics and records["synthetic"].statistics:
+    if records["training"].statistics and records["synthetic"].statistics and shown_statistics(records):
         made["label_statistics"] = label_statistics_figure(records)
-    if records["synthetic"].scores:
+    if any(scores["dice"] for scores in records["synthetic"].scores):  # none where all labels are empty
         made |= {"alignment": alignment_figure(rows), "cases": cases_figure(records["synthetic"], schema)}
     for name, figure in made.items():
         plots.save(figure, folder / f"{name}.png")
@@ -118,10 +118,15 @@ def mean_dice(record: Record) -> float:
     return float(np.mean(list(record.scores["dice"].values())))
 
 
+def shown_statistics(records: dict[str, CaseRecords]) -> list[tuple[str, str]]:
+    """The statistics and classes of which any case has a value."""
+    cases = [case for split in SHOWN for case in records[split].statistics]
+    return [key for key in cases[0] if any(len(case[key]) for case in cases)]
+
+
 def label_statistics_figure(records: dict[str, CaseRecords]) -> Figure:
     """Each statistic and class: every case as a dot, medians as lines."""
-    cases = [case for split in SHOWN for case in records[split].statistics]
-    keys = [key for key in cases[0] if any(len(case[key]) for case in cases)]
+    keys = shown_statistics(records)
     columns = min(4, len(keys))
     figure, grid = plots.light(-(-len(keys) // columns), columns, 2.6 * columns, 2.3 * -(-len(keys) // columns))
     for axes, key in zip(grid.flat, keys, strict=False):

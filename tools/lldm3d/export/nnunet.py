@@ -4,11 +4,10 @@ import re
 import shutil
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
-from lldm3d.data.dataset import Task, stem
-from lldm3d.data.volumes import load_volume
+from lldm3d.data.dataset import Task, axes_of, stem
+from lldm3d.data.volumes import lies_along, load_volume
 from lldm3d.errors import UserError
 from lldm3d.files import save_nifti, write_json
 
@@ -44,7 +43,7 @@ def write_nnunet(content: dict, task: Task, folder: Path) -> None:
         )
     for split, place in PLACES.items():
         for name, case in zip(names[split], content[split], strict=True):
-            copy_case(case, task, folder, place, name)
+            copy_case(case, task, folder, place, name, axes_of(content.get("orientation")))
     labels = {name: value for value, name in enumerate(task.class_names)}
     number = len(names["training"]) + len(names["validation"])
     dataset = {"channel_names": {"0": "image"}, "labels": labels, "numTraining": number, "file_ending": ENDING}
@@ -52,14 +51,14 @@ def write_nnunet(content: dict, task: Task, folder: Path) -> None:
     write_json(folder / "splits_final.json", [{"train": names["training"], "val": names["validation"]}])
 
 
-def copy_case(case: dict, task: Task, folder: Path, place: str, name: str) -> None:
-    """Write image and label of a case in RAS orientation, the label with the values of the task."""
+def copy_case(case: dict, task: Task, folder: Path, place: str, name: str, axes: np.ndarray | None) -> None:
+    """Write image and label of a case along the axes of its data set, the label with the values of the task."""
     image = folder / f"images{place}" / f"{name}_0000{ENDING}"
     image.parent.mkdir(exist_ok=True)
-    volume, affine = load_volume(case["image"])
-    if np.allclose(affine, nib.load(case["image"]).affine):
+    volume, affine = load_volume(case["image"], axes=axes)
+    if case["image"].endswith(ENDING) and lies_along(case["image"], axes):
         shutil.copyfile(case["image"], image)
-    else:  # stored along other axes than RAS
+    else:  # not packed, or a pair of another program that is stored along other axes
         save_nifti(image, volume, affine)
-    label, affine = load_volume(case["label"])
+    label, affine = load_volume(case["label"], axes=affine)
     save_nifti(folder / f"labels{place}" / f"{name}{ENDING}", np.array(task.targets, np.uint8)[label], affine)

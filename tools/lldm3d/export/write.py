@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from lldm3d.data.dataset import ALL, SPLITS, load_schema
+from lldm3d.data.dataset import ALL, SPLITS, axes_of, load_schema
+from lldm3d.data.volumes import lies_along
 from lldm3d.errors import UserError
 from lldm3d.export.auto3dseg import write_auto3dseg
 from lldm3d.export.nnunet import check_name, write_nnunet
@@ -48,6 +49,8 @@ def export(
     chosen, content = load_schema(real).task(task), data_list(real, synthetic, regime, seed)
     if not content["validation"]:
         raise UserError(f"{real}: has no validation cases, which other programs choose by; prepare it with some")
+    if format != "nnunet":  # which gets copies
+        require_own_axes(content)
     with output_folder(target, overwrite, inputs) as folder:
         if format == "nnunet":
             write_nnunet(content, chosen, folder)
@@ -58,3 +61,13 @@ def export(
     print(f"{target}: {regime}, {', '.join(f'{len(content[split])} {split}' for split in SPLITS)} cases")
     if format == "decathlon":
         print(f'for a bundle: --class_names "{list(chosen.class_names)}" --targets "{list(chosen.targets)}"')
+
+
+def require_own_axes(content: dict) -> None:
+    """Raise UserError where a list would name files along several axes, which not every program turns."""
+    axes = axes_of(content.get("orientation"))
+    for case in content["training"]:
+        if not lies_along(case["image"], axes) or not lies_along(case["label"], axes):
+            raise UserError(
+                f"{case['image']}: is stored along other axes than the real cases; --format nnunet writes all along one"
+            )

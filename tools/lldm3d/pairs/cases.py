@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from lldm3d.data.sources import stem
+from lldm3d.data.dataset import axes_of, stem
+from lldm3d.data.volumes import load_volume, spacing_of
 from lldm3d.errors import UserError
 
 
@@ -24,6 +24,7 @@ class CaseDataset(Dataset):
         multiple: voxels of which the size of a label must be a multiple.
         label_paths: NIfTI label maps.
         first: the first case with a drawn label.
+        orientation: of the training set, ras or stored.
         part: number of this process, and of all that share the cases; each has its own, whatever the others have made.
 
     Raises:
@@ -40,14 +41,15 @@ class CaseDataset(Dataset):
         last: str = "imagesTr",
         label_paths: Sequence[str] = (),
         first: int = 0,
+        orientation: str = "ras",
         part: tuple[int, int] = (0, 1),
     ) -> None:
         if label_paths:
-            items = [given_case(i, path, class_names, spacing, multiple) for i, path in enumerate(label_paths)]
+            axes = axes_of(orientation)
+            items = [given_case(i, path, class_names, spacing, multiple, axes) for i, path in enumerate(label_paths)]
         else:
             affine = torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64))
-            item = {"affine": affine, "source_affine": affine}
-            items = [{"index": i, "name": drawn_name(i), **item} for i in range(first, first + num_cases)]
+            items = [{"index": i, "name": drawn_name(i), "affine": affine} for i in range(first, first + num_cases)]
         self.part = part
         number, processes = part
         items = items[number::processes]
@@ -66,25 +68,22 @@ def drawn_name(index: int) -> str:
 
 
 def given_case(
-    index: int, path: str, class_names: Sequence[str], spacing: Sequence[float], multiple: int
+    index: int,
+    path: str,
+    class_names: Sequence[str],
+    spacing: Sequence[float],
+    multiple: int,
+    axes: np.ndarray | None,
 ) -> dict[str, object]:
-    """A label map of the user's, turned to RAS: "label" [1, X, Y, Z], its affine there, and its own."""
-    try:
-        source = nib.load(path)
-        label = np.asanyarray(source.dataobj)
-    except Exception as error:  # nibabel, gzip and the file system each raise their own kinds
-        raise UserError(f"{path}: cannot be read as NIfTI ({error})") from None
-    if label.ndim != 3:
-        raise UserError(f"{path}: has {label.ndim} dimensions; a label map has 3")
-    image = nib.as_closest_canonical(source)
-    label = np.asanyarray(image.dataobj)
+    """A label map of the user's, turned to the axes of the training set: "label" [1, X, Y, Z] and its affine there."""
+    label, affine = load_volume(path, axes=axes)
     allowed = ", ".join(f"{value} {name}" for value, name in enumerate(class_names))
     wrong = sorted(set(np.unique(label).tolist()) - set(range(len(class_names))))
     if wrong:
         raise UserError(f"{path}: holds the values {wrong[:8]}; allowed are {allowed}")
     if not label.any():
         raise UserError(f"{path}: is empty; it must hold at least one of {allowed}")
-    found = nib.affines.voxel_sizes(image.affine)
+    found = spacing_of(affine)
     if not np.allclose(found, spacing, rtol=0.05):
         raise UserError(
             f"{path}: has a spacing of {np.round(found, 3).tolist()} mm, but the model was trained at {list(spacing)} "
@@ -96,5 +95,4 @@ def given_case(
         )
     name = stem(Path(path))
     volume = torch.from_numpy(label.astype(np.uint8))[None]
-    affines = {"affine": torch.from_numpy(image.affine), "source_affine": torch.from_numpy(source.affine)}
-    return {"index": index, "name": name, "label": volume, **affines}
+    return {"index": index, "name": name, "label": volume, "affine": torch.from_numpy(affine)}

@@ -1,9 +1,9 @@
 """A folder of pairs: its manifest, its data set, and several folders joined as one (`lldm3d join`)."""
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from glob import glob
+from itertools import product
 from pathlib import Path
 
 from lldm3d import __version__
@@ -67,13 +67,13 @@ def data_of_models(models: Path) -> Path | None:
 def claim(target: Path, content: dict, overwrite: bool) -> None:
     """Begin `manifest.json`, or go on with the same one; refuse a folder that holds anything else."""
     path = target / "manifest.json"
-    if path.is_file():
+    if is_ours(target):
         before = read_json(path)
         drawn = {case["name"]: case for case in before.get("cases", [])}
         changed = sorted(key for key in content if key != "cases" and before.get(key) != content[key])
         if any(drawn.get(case["name"], case) != case for case in content["cases"]):  # more of them are no others
             changed.append("labels")
-        if changed and not overwrite:
+        if changed and not overwrite and any(target.glob("*Tr/*.nii.gz")):  # else that call was refused or killed
             raise UserError(
                 f"{target}: holds pairs that were generated with another {', '.join(changed)}; "
                 "choose another --output_dir or pass --overwrite"
@@ -81,11 +81,18 @@ def claim(target: Path, content: dict, overwrite: bool) -> None:
         if changed:
             for name in ("manifest.json", "dataset.json", "cost.json"):
                 (target / name).unlink(missing_ok=True)
-            for folder in ("imagesTr", "labelsTr"):
-                shutil.rmtree(target / folder, ignore_errors=True)
+            for case, folder in product(before["cases"], ("imagesTr", "labelsTr")):
+                (target / folder / f"{case['name']}.nii.gz").unlink(missing_ok=True)
     elif target.exists() and any(path.name != "labels" for path in target.iterdir()):
         raise UserError(f"{target}: holds something else than `lldm3d generate` made; choose another --output_dir")
     write_json(path, content)
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder has the manifest of `lldm3d generate`: other programs have files of that name too."""
+    path = folder / "manifest.json"
+    content = read_json(path) if path.is_file() else {}
+    return isinstance(content, dict) and {"lldm3d", "method", "cases"} <= content.keys()
 
 
 def write_dataset_json(
@@ -130,8 +137,9 @@ def join(parts: str, output_dir: str, overwrite: bool = False) -> None:
         UserError: where no folder matches, one is unfinished or was drawn otherwise, or two hold the same case.
     """
     target = Path(output_dir).resolve()
-    if (target / "dataset.json").exists() and not overwrite:
-        raise UserError(f"{target}: holds a data set already; choose another --output_dir or pass --overwrite")
+    if (target / "dataset.json").exists() and not (overwrite and is_ours(target)):
+        remedy = " or pass --overwrite" if is_ours(target) else ", as no pairs were joined or drawn there"
+        raise UserError(f"{target}: holds a data set already; choose another --output_dir{remedy}")
     folders = [Path(name).resolve() for name in sorted(glob(parts)) if Path(name).resolve() != target]
     join_folders(folders, target, parts)
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from monai.bundle import ConfigParser
 
 from lldm3d.bundle import bundle_path, defined, load_configs, run_bundle, undefined
-from lldm3d.data.dataset import load_schema
+from lldm3d.data.dataset import Schema, load_schema
 from lldm3d.errors import UserError
+from lldm3d.files import read_json
 from lldm3d.methods.registry import OURS, Method, load_method, method_names
 from lldm3d.pairs.cases import drawn_name
 from lldm3d.pairs.folder import claim, data_of_models, pair_manifest, write_dataset_json
+from lldm3d.pairs.own_labels import CLASSES, in_classes, own_labels
 from lldm3d.pairs.reconstruction import reconstruct_pairs
 from lldm3d.pairs.sources import (
     BOTH,
@@ -35,6 +37,7 @@ def generate(
     method: str = OURS,
     source: str = DRAWN,
     label: str | None = None,
+    label_values: str | None = None,
     n: int | None = None,
     seed: int = 0,
     model_seed: int | None = None,
@@ -53,7 +56,10 @@ def generate(
         method: which draws, such as lldm or cond_ldm.
         source: of the labels: drawn, training (real ones, smoothly warped), unwarped (the same as they are), test
             (held-out real ones), or a folder; or reconstructed, the training pairs through the method's image codec.
-        label: instead, a NIfTI label map of your own, or several, separated by commas.
+        label: instead, a NIfTI label map of your own, or several, separated by commas. Their pairs have the axes of
+            the data set, at the place of the label.
+        label_values: what the values of your own labels are: classes (of the prepared data set) or source (of the raw
+            data); default: what they allow.
         n: number of pairs; default: one drawn label, or as many as the source has labels.
         seed: of all cases; case i is the same whatever n, the batch size or a restart.
         model_seed: of the training whose models draw; default: the first one that is there.
@@ -76,10 +82,13 @@ def generate(
     models = trained_folder(work, found, model_seed)
     if label:
         labels = [item for path in label.split(",") for item in labels_of_file(path)]
+        labels = own_labels(labels, load_schema(work / "dataset"), label_values)
     elif source == RECONSTRUCTED:
-        return reconstruct_pairs(found, models, work / "dataset", target, seed, overwrite)
+        return reconstruct_pairs(found, models, data_of_models(models) or work / "dataset", target, seed, overwrite)
     else:
-        labels = source_labels(work, found, models, parse_source(source), n, target / "labels", seed, strength)
+        labels = source_labels(
+            work, found, models, parse_source(source), n, target / "labels", seed, strength, label_values
+        )
     if labels is not None and not found.takes_labels:
         raise UserError(f"{found.name} draws images without labels; leave out --label and --source (got {source!r})")
     draw_pairs(found, models, work / "dataset", target, labels, n or 1, first, seed, settings, overlays, processes,
@@ -118,6 +127,7 @@ def source_labels(
     folder: Path | None = None,
     seed: int = 0,
     strength: float = 1.0,
+    label_values: str | None = None,
 ) -> list[LabelFile] | None:
     """The labels of a source; None where the method draws them itself, or images without any.
 
@@ -126,6 +136,7 @@ def source_labels(
             draws labels, trained with the same seed.
         n: how many; None: all that there are, of training labels as many as there are cases.
         folder: receives warped labels of training cases.
+        label_values: of a folder's labels, see `generate`.
     """
     if source.kind == DRAWN:
         if method.draws_labels or not method.takes_labels:
@@ -145,8 +156,18 @@ def source_labels(
     if source.kind == BOTH:
         raise UserError("pairs of the source both are joined, not drawn: add it to --sources of `lldm3d run`")
     real = {TEST: (work / "dataset", TEST), UNWARPED: (seen, TRAINING)}  # source, and data set and split
-    given = real_labels(*real[source.kind]) if source.kind in real else labels_in(source.folder)
-    return limited(given, n, source)
+    if source.kind in real:
+        return limited(real_labels(*real[source.kind]), n, source)
+    schema = load_schema(work / "dataset")
+    if has_classes_of(schema, source.folder):
+        label_values = label_values or CLASSES
+    return own_labels(limited(labels_in(source.folder), n, source), schema, label_values)
+
+
+def has_classes_of(schema: Schema, folder: str) -> bool:
+    """Whether a folder of labels says that its values are the classes of the data set, as our own pairs do."""
+    path = Path(folder) / "dataset.json"
+    return path.is_file() and read_json(path).get("labels") == {str(k): v for k, v in enumerate(schema.class_names)}
 
 
 def limited(labels: list[LabelFile], n: int | None, source: LabelSource) -> list[LabelFile]:
@@ -189,7 +210,8 @@ def draw_pairs(
     schema = load_schema(dataset_dir)
     data = {"output_dir": str(target), "method_dir": str(models), "dataset_dir": str(dataset_dir)}
     data |= {"class_names": list(schema.class_names), "roi_size": list(schema.roi_size)}
-    data |= {"label_paths": [label.path for label in labels or ()]}
+    data |= {"label_paths": [in_classes(label, schema, target / "labels") for label in labels or ()]}
+    data |= {"orientation": schema.orientation}
     given = {"seed": seed, "num_cases": len(names), "first": first}
     if labels:
         given["batch_size"] = settings.get("batch_size", 1)

@@ -97,7 +97,7 @@ class Generation:
     @torch.no_grad()
     def __call__(self, engine: Engine, batch: dict) -> dict:
         indices = batch["index"].tolist()
-        output = {key: batch[key] for key in ("name", "affine", "source_affine")}
+        output = {key: batch[key] for key in ("name", "affine")}
         latent = None
         if "label" in batch:
             output["label"] = batch["label"].to(engine.state.device)
@@ -143,7 +143,7 @@ class ImageGeneration:
         noise = torch.stack([case_noise(self.seed, index, "image", self.shape) for index in indices]).to(self.device)
         generators = [torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + index) for index in indices]
         image = self.draw(noise, generators).clamp(0, 1)
-        return {**{key: batch[key] for key in ("name", "affine", "source_affine")}, "image": image}
+        return {**{key: batch[key] for key in ("name", "affine")}, "image": image}
 
 
 class DiffusionDraw:

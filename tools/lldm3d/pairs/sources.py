@@ -25,6 +25,7 @@ class LabelFile:
     path: str
     name: str  # of the pair
     patient: str  # whose label it is or was; the name itself where it is nobody's
+    table: tuple[tuple[int, int], ...] | None = None  # its values and their classes; None: they are the same
 
 
 @dataclass(frozen=True)

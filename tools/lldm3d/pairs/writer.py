@@ -4,7 +4,6 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -51,12 +50,11 @@ class CaseWriter:
         """Write a case that lies in the CPU's memory, or will when `copied` has happened."""
         if copied is not None:
             copied.synchronize()
-        affines = case["affine"].numpy(), case["source_affine"].numpy()
         for kind, (folder, dtype) in self.folders.items():
             if kind in case:
                 volume = case[kind][0].numpy().astype(dtype)
                 volume = twelve_bits(volume) if kind == "image" else volume
-                save_nifti(self.output_dir / folder / f"{case['name']}.nii.gz", *reorient(volume, *affines))
+                save_nifti(self.output_dir / folder / f"{case['name']}.nii.gz", volume, case["affine"].numpy())
 
 
 def begin_copy(output: dict) -> tuple[dict, torch.cuda.Event | None]:
@@ -75,10 +73,3 @@ def begin_copy(output: dict) -> tuple[dict, torch.cuda.Event | None]:
 def twelve_bits(volume: np.ndarray) -> np.ndarray:
     """Float32 rounded to twelve significant bits, as many as scanners give: compresses faster and to two thirds."""
     return ((volume.view(np.uint32) + 0x800) & 0xFFFFF000).view(np.float32)
-
-
-def reorient(volume: np.ndarray, affine: np.ndarray, source_affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Turn a volume [X, Y, Z] in RAS back to the axes of the user's label; volume and affine there."""
-    turn = nib.orientations.ornt_transform(*(nib.io_orientation(item) for item in (affine, source_affine)))
-    image = nib.Nifti1Image(volume, affine).as_reoriented(turn)
-    return np.asarray(image.dataobj), image.affine

@@ -1,5 +1,7 @@
-"""Checks between jobs: the files that a job reads are there, whole, and were made from each other."""
+"""Checks between jobs: what is done already, and that the files which a job reads are whole and fit each other."""
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from lldm3d.errors import UserError
@@ -9,6 +11,73 @@ from lldm3d.pipeline.stages import DATASET, FINISHED, Job, digest
 KEPT = ("*.pt", "encoded/latents.json", "labels.json")  # what later jobs read of a training's folder
 PASSING = ("state.pt", "state.old.pt")  # checkpoints that are no results
 UNCHANGING = ("tasks",)  # entries of dataset.json that may change without changing its cases
+
+
+RECORDS = ".done"  # of each job that is done what it depended on; times of files say nothing of that
+REPLACED = ".replaced"  # models that were finished, until others are whole in their place
+TRAINED = ("train", "segment")  # stages whose folders hold models
+
+
+def depends_on(work: Path, job: Job) -> dict | None:
+    """Settings and content of what a job reads; None where that is missing or broken."""
+    try:
+        return {"settings": job.digest, "inputs": {name: fingerprint(work / name) for name in job.reads}}
+    except (UserError, OSError, KeyError, TypeError):
+        return None
+
+
+def is_done(work: Path, job: Job) -> bool:
+    """Whether a job was done with the settings and inputs of now, and what it wrote is there."""
+    record = work / RECORDS / f"{job.name}.json"
+    if not record.is_file() or not all((work / name).is_file() for name in job.writes):
+        return False
+    return read_json(record) == depends_on(work, job)
+
+
+def jobs_to_do(work: Path, jobs: Sequence[Job]) -> list[Job]:
+    """Those of the jobs, in order, that are not done, and all that read what these write."""
+    found: list[Job] = []
+    changed: set[str] = set()
+    for job in jobs:
+        if changed.intersection(job.reads) or not is_done(work, job):
+            found.append(job)
+            changed.update(job.writes)
+    return found
+
+
+def set_aside(work: Path, job: Job, found: dict) -> None:
+    """Move a finished model that will be trained anew out of the way, with its record; `found` is of the new one."""
+    record, aside = work / RECORDS / f"{job.name}.json", work / REPLACED / job.name
+    if job.stage in TRAINED and record.is_file() and read_json(record) != found:
+        forget_replaced(work, job)
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        (work / job.name).rename(aside)
+        record.rename(aside.with_name(f"{aside.name}.json"))
+
+
+def put_back(work: Path, job: Job, found: dict) -> bool:
+    """Put a finished model back that was trained with the settings and inputs `found`, after a slip; whether it was."""
+    aside = work / REPLACED / job.name
+    record = aside.with_name(f"{aside.name}.json")
+    if not record.is_file() or read_json(record) != found:
+        return False
+    shutil.rmtree(work / job.name, ignore_errors=True)
+    aside.rename(work / job.name)
+    (work / RECORDS / job.name).parent.mkdir(parents=True, exist_ok=True)
+    record.rename(work / RECORDS / f"{job.name}.json")
+    return True
+
+
+def mark_done(work: Path, job: Job, found: dict | None = None) -> None:
+    """Note that a job is done, from what it depended on (by default now); what it replaces is deleted."""
+    write_json(work / RECORDS / f"{job.name}.json", found or depends_on(work, job))
+    forget_replaced(work, job)
+
+
+def forget_replaced(work: Path, job: Job) -> None:
+    aside = work / REPLACED / job.name
+    aside.with_name(f"{aside.name}.json").unlink(missing_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def finish(work: Path, job: Job) -> None:

@@ -56,6 +56,7 @@ class PrepareSettings(Section):
     patient_pattern: str | None = None
     channel: Annotated[int, Field(ge=0)] | None = None
     max_cases: Count | None = None
+    orientation: Literal["ras", "stored"] | None = None
     seed: Seed | None = None
 
 

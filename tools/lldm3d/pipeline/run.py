@@ -1,24 +1,25 @@
 """`lldm3d run` and `lldm3d study`: check everything, then hand the jobs over to Snakemake."""
 
-import re
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
 from lldm3d.children import source_environment, tail, tied_to_me
-from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.data.dataset import SPLITS, load_cases, load_schema
 from lldm3d.data.regimes import regime_cases
+from lldm3d.data.scans import check_headers
+from lldm3d.data.volumes import lies_along
 from lldm3d.errors import ChildError, UserError
 from lldm3d.files import read_json, write_yaml
 from lldm3d.locks import locked, visible_gpus
 from lldm3d.methods.registry import OURS, load_method, method_names
 from lldm3d.pairs.sources import DRAWN, parse_source
 from lldm3d.pipeline.axes import ladder_axes, pairs_at_hand, pairs_to_make, sources_with
+from lldm3d.pipeline.checks import RECORDS, jobs_to_do, mark_done
 from lldm3d.pipeline.cluster import check_executor, ended_by_slurm, refuse_left_over, refused_by_slurm, slurm_options
 from lldm3d.pipeline.profile import BUILT_IN, load_profile
 from lldm3d.pipeline.stage import FAILURES, IN_WORKFLOW, read_plan
@@ -230,12 +231,13 @@ def planned(
 
 
 def require_own_data(work: Path, content: dict) -> None:
-    """Raise UserError where data lie there that no run made, and that this one would replace."""
+    """Raise UserError where files lie that no run made, and among which this one would write."""
     made = (work / "run.yaml").is_file() and not content["given"]
-    for name, needed in (("dataset", True), ("data", not content["data"])):
-        if needed and not made and (work / name).exists() and any((work / name).iterdir()):
+    names = {Path(path).parts[0] for job in all_jobs(Plan.of(content)) for path in job.writes}
+    for name in sorted(names) if not made else ():
+        if (work / name).exists() and (not (work / name).is_dir() or any((work / name).iterdir())):
             raise UserError(
-                f"{work / name}: was not made by `lldm3d run`, which would replace it; choose another --workdir"
+                f"{work / name}: was not made by `lldm3d run`, which would write there; choose another --workdir"
                 + (", or train segmentations on it with `lldm3d study`" if name == "dataset" else "")
             )
 
@@ -247,6 +249,10 @@ def require_data(work: Path, plan: Plan, making: set[str]) -> None:
         making: folders of pairs that are made before the segmentations.
     """
     schema, section = load_schema(work / "dataset"), plan.settings["segment"]
+    for case in (case for split in SPLITS for case in load_cases(work / "dataset", split) if plan.given):
+        if not lies_along(case.image, schema.axes):  # segmentations read real cases as they are stored
+            raise UserError(f"{case.image}: is not stored in RAS orientation; bring all there with `lldm3d prepare`")
+        check_headers(case, schema)
     for task in section["tasks"]:
         schema.task(task)
     for split in ("validation", "test"):
@@ -275,16 +281,19 @@ def execute(work: Path, content: dict, selected: list[Job], dry_run: bool, **whe
         if executor:
             refuse_left_over(work)
         shutil.rmtree(work / FAILURES, ignore_errors=True)
+        adopt(work)
+        left = jobs_to_do(work, selected)
         if dry_run:
-            left = left_to_do(work, content, selected, options)
+            print("\n".join([f"lldm3d: {len(left)} stages would run in {work}", *(job.name for job in left)]))
         else:
             write_yaml(work / "run.yaml", content)
             # jobs of a cluster do not write to this terminal; here `all` hides faults of Snakemake's own as well, of
             # which `require_inputs` finds those that a user can cause, but less adds 14 lines to each stage that fails
             quiet = ["--quiet", "host", "reason"] if executor else ["--quiet", "all"]
             end = signal.SIGINT if executor else signal.SIGKILL
-            write_config(work / CONFIG, content, selected)
-            snakemake(work, work / CONFIG, [*options, *quiet], end)
+            if left:
+                write_config(work / CONFIG, content, left)
+                snakemake(work, work / CONFIG, [*options, *quiet], end)
     if dry_run and not executor:  # a cluster's login node would say nothing of its other nodes
         from lldm3d.pipeline.cost import print_cost
 
@@ -345,24 +354,23 @@ def write_config(path: Path, content: dict, selected: list[Job]) -> None:
     write_yaml(path, {**content, "selected": [job.name for job in selected]})
 
 
-def left_to_do(work: Path, content: dict, selected: list[Job], options: list[str]) -> list[Job]:
-    """Print and return the jobs that would run; the work directory keeps the settings it has."""
-    with tempfile.TemporaryDirectory(prefix="lldm3d-") as folder:
-        config = Path(folder) / "config.yaml"
-        write_config(config, content, selected)
-        options = [*options, "--dry-run", "--printshellcmds"]
-        shown = snakemake(work, config, options, signal.SIGKILL, stdout=subprocess.PIPE)
-    names = set(re.findall(r"lldm3d stage --workdir \. (\S+)", shown))
-    left = [job for job in selected if job.name in names]
-    print("\n".join([f"lldm3d: {len(left)} stages would run in {work}", *(job.name for job in left)]))
-    return left
+def adopt(work: Path) -> None:
+    """Note what a run of version 0.8, which went by the times of files, has done with the settings in its run.yaml."""
+    if (work / RECORDS).exists() or not (work / "run.yaml").is_file():
+        return
+    for job in all_jobs(Plan.of(read_plan(work))):
+        made = [work / name for name in job.writes]
+        reads = [(work / name).stat().st_mtime for name in job.reads if (work / name).is_file()]
+        if all(path.is_file() and path.stat().st_mtime >= max(reads, default=0) for path in made):
+            mark_done(work, job)
 
 
-def snakemake(work: Path, config: Path, options: list[str], end: int, **keywords) -> str | None:
-    """Run Snakemake in `work` and give its captured output. It ends with this process, and its jobs with it.
+def snakemake(work: Path, config: Path, options: list[str], end: int) -> None:
+    """Have Snakemake do the jobs of `config` in `work`. It ends with this process, and its jobs with it.
 
-    The lock is ours, as Snakemake's stays behind when it is killed. Only times, settings and inputs make a job run
-    again: not this package's code, or an update would throw away a week of training.
+    The lock is ours, as Snakemake's stays behind when it is killed. Which jobs are to be done is ours as well
+    (`jobs_to_do`): Snakemake goes by the times of files, which a copy or a wrong clock changes, and deletes what a job
+    has made before it begins. It runs them in order, more than one at once, here or on a cluster.
 
     Args:
         end: the signal at which Snakemake ends its jobs: its death, where they are its children; an interrupt, where it
@@ -372,22 +380,22 @@ def snakemake(work: Path, config: Path, options: list[str], end: int, **keywords
         UserError, ChildError: what the job that failed raised.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(work)]
-    command += ["--configfile", str(config), "--nolock", "--rerun-incomplete"]
-    command += ["--rerun-triggers", "mtime", "params", "input", "--max-checksum-file-size", "0"]
+    command += ["--configfile", str(config), "--nolock", "--rerun-incomplete", "--forceall"]
     environment = {**source_environment(), IN_WORKFLOW: "1"}
-    keywords |= {"env": environment, "text": True, "start_new_session": end == signal.SIGINT}
-    child = subprocess.Popen([*command, *options], preexec_fn=tied_to_me(end), **keywords)
+    session = end == signal.SIGINT
+    child = subprocess.Popen(
+        [*command, *options], preexec_fn=tied_to_me(end), env=environment, start_new_session=session
+    )
     try:
-        output, _ = child.communicate()
+        child.wait()
     finally:
         child.send_signal(end)  # nothing, where it has ended
         child.wait()
     if child.returncode:
-        raise failure(work, child.returncode, output or "")
-    return output
+        raise failure(work, child.returncode)
 
 
-def failure(work: Path, status: int, output: str) -> Exception:
+def failure(work: Path, status: int) -> Exception:
     """What each job that failed left as its message; when the fault is Snakemake's, what it said or logged last."""
     logs = sorted((work / ".snakemake" / "log").glob("*.log"), key=lambda log: log.stat().st_mtime)[-1:]
     log = "".join(path.read_text(errors="replace") for path in logs)
@@ -399,7 +407,7 @@ def failure(work: Path, status: int, output: str) -> Exception:
     if refused := refused_by_slurm(log):
         return UserError("\n".join([*refused, *lines]))
     if not lines:
-        said = output or "".join(f"{path} ends:\n{tail(path)}" for path in logs)
+        said = "".join(f"{path} ends:\n{tail(path)}" for path in logs)
         return ChildError(f"{work}: the workflow ended with status {status}; {said}")
     mistake = not ended and all(found["user"] for found in own)
     return UserError("\n".join(lines)) if mistake else ChildError("\n".join(lines))

@@ -27,6 +27,7 @@ def segment(work: Path, job: Job, plan: Plan) -> None:
         "class_names": list(task.class_names),
         "targets": list(task.targets),
         "cache_dir": str(work / "cache"),
+        "orientation": schema.orientation,
         "roi_size": schema.crop(section.get("roi_size")),
     }
     steps = trainings(folder, stage, content["epochs"], content["val_interval"])

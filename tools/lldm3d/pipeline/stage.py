@@ -8,7 +8,7 @@ from pathlib import Path
 from lldm3d.children import end_with_parent, raise_on_sigterm
 from lldm3d.errors import ChildError, UserError
 from lldm3d.files import write_json
-from lldm3d.pipeline.checks import check_inputs
+from lldm3d.pipeline.checks import check_inputs, depends_on, is_done, mark_done, put_back, set_aside
 from lldm3d.pipeline.profile import read_yaml
 from lldm3d.pipeline.stages import FORMAT, STAGES, Job, Plan, all_jobs, find_job
 
@@ -38,10 +38,15 @@ def stage(workdir: str, name: str) -> None:
     if failure.is_file():  # a second attempt is for what ended a job from outside, such as its time limit
         sys.exit(1)
     try:
-        do(work, job, plan)
-    except (UserError, ChildError) as error:
-        write_json(failure, {"stage": name, "user": isinstance(error, UserError), "message": str(error)})
-        sys.exit(1)  # the workflow's end shows the message
+        if not is_done(work, job):  # one before it was done again, and wrote the same
+            do(work, job, plan)
+    except (UserError, ChildError, OSError) as error:
+        message = {"stage": name, "user": not isinstance(error, ChildError), "message": str(error)}
+        try:
+            write_json(failure, message)  # the workflow's end shows it
+        except UserError:  # of a full disk
+            print(f"lldm3d: the stage {name} stopped: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def read_plan(work: Path) -> dict:
@@ -51,7 +56,7 @@ def read_plan(work: Path) -> dict:
     if content.get("format") != FORMAT:
         raise UserError(
             f"{path}: this work directory was made by a version before 0.8, whose folders were others; choose another "
-            f"--workdir, or delete {path} and all but `data` and `dataset`, which stay as they are, and run again"
+            f"--workdir, or delete {path} and all that the run made, and run again"
         )
     return content
 
@@ -62,5 +67,10 @@ def do(work: Path, job: Job, plan: Plan) -> None:
     row = next(item for item in STAGES if item.name == job.stage)
     print(f"lldm3d: stage {job.name} ({names.index(job.name) + 1} of {len(names)}) {row.title}", flush=True)
     check_inputs(work, job)
+    found = depends_on(work, job)
+    if put_back(work, job, found):
+        return print(f"{work / job.name}: was trained with these settings and inputs, and is put back", flush=True)
+    set_aside(work, job, found)
     module, function = row.action.split(":")
     getattr(importlib.import_module(f"lldm3d.pipeline.{module}"), function)(work, job, plan)
+    mark_done(work, job, found)

@@ -9,7 +9,7 @@ from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import HIGHER, LOWER, Compared, Metric, format_number, read_metrics
 from lldm3d.files import read_json
 from lldm3d.methods.registry import OURS, Method
-from lldm3d.study.tables import DASH, tex
+from lldm3d.study.tables import DASH, markdown_table, tex
 
 PAIRED_METRICS = (Metric.PAIRED_PSNR, Metric.PAIRED_SSIM, Metric.PAIRED_MS_SSIM)
 SHOWN = {  # what the table has of an evaluation, and against which cases
@@ -224,7 +224,7 @@ def comparison_markdown(results: Sequence[Result], methods: Mapping[str, Method]
     for source, table in tables_by_source(results, methods).items():
         head, *body = zip(*table, strict=True)
         lines = [head, ("---", *["---:"] * (len(head) - 1)), *body]
-        parts += [f"## {source_title(source)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        parts += [f"## {source_title(source)}", markdown_table(lines)]
     parts.append("\n".join(f"- {method.title}: {method.source}" for method in methods.values()))
     return "\n\n".join(parts) + "\n"
 

@@ -94,6 +94,7 @@ def plot_measure(axes: Axes, measure: Measure, results: list[Result], methods: M
     values = [*floors, *(result.value for result in results)]
     if measure.direction == LOWER and 0 < 20 * min(values) < max(values):
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())  # they would run into each other
     else:
         axes.xaxis.set_major_locator(MaxNLocator(4))

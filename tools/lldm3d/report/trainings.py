@@ -106,6 +106,8 @@ def loss_curves(metrics: dict[tuple[str, str], dict]) -> Figure | None:
         values = [value for curve in found.values() for value in curve]
         if min(values) > 0 and max(values) > 20 * min(values):
             axes.set_yscale("log")
+            for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                which("{x:g}")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_title(title.replace("_", " "), fontsize=9)
         axes.set_xlabel("epoch", fontsize=8)

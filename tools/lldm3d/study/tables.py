@@ -129,8 +129,13 @@ def study_markdown(
         for place, by in rows.items():
             cells = [(by.get(network), arm) for network, arm in columns]
             table.append([*place, *(mean_text(*cell) + gain_text(*cell) for cell in cells)])
-        parts += [f"## {title}", "\n".join(f"| {' | '.join(entries)} |" for entries in table)]
+        parts += [f"## {title}", markdown_table(table)]
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, in which a sign of the table stands as itself."""
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
 def rows_and_columns(found: Sequence[Line]) -> tuple[dict, list[tuple[str, Arm]]]:
