@@ -22,7 +22,7 @@ from lldm3d.pairs.sources import DRAWN, parse_source
 from lldm3d.pipeline.checks import RECORDS, jobs_to_do, mark_done
 from lldm3d.pipeline.cluster import check_executor, ended_by_slurm, refuse_left_over, refused_by_slurm, slurm_options
 from lldm3d.pipeline.profile import BUILT_IN, load_profile
-from lldm3d.pipeline.stage import FAILURES, IN_WORKFLOW, read_plan
+from lldm3d.pipeline.stage import FAILURES, read_plan
 from lldm3d.pipeline.stages import FORMAT, OF_STUDY, Job, Plan, all_jobs, check_plan, pairs_of, selected_jobs
 from lldm3d.processes import usable_cores
 
@@ -309,11 +309,8 @@ def snakemake(work: Path, config: Path, options: list[str], end: int) -> None:
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(work)]
     command += ["--configfile", str(config), "--nolock", "--rerun-incomplete", "--forceall"]
-    environment = {**source_environment(), IN_WORKFLOW: "1"}
-    session = end == signal.SIGINT
-    child = subprocess.Popen(
-        [*command, *options], preexec_fn=tied_to_me(end), env=environment, start_new_session=session
-    )
+    keywords = {"env": source_environment(), "start_new_session": end == signal.SIGINT}
+    child = subprocess.Popen([*command, *options], preexec_fn=tied_to_me(end), **keywords)
     try:
         child.wait()
     finally:
