@@ -182,7 +182,7 @@ def planned(
 def require_own_data(work: Path, content: dict) -> None:
     """Raise UserError where files lie that no run made, and among which this one would write."""
     made = (work / "run.yaml").is_file() and not content["given"]
-    names = {Path(path).parts[0] for job in all_jobs(Plan.of(content)) for path in job.writes}
+    names = {Path(path).parts[0] for job in all_jobs(Plan.of(content | {"given": False})) for path in job.writes}
     for name in sorted(names) if not made else ():
         if (work / name).exists() and (not (work / name).is_dir() or any((work / name).iterdir())):
             raise UserError(
