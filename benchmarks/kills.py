@@ -30,6 +30,7 @@ from benchmarks.machine import ROOT, describe
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TARGETS = ("run", "stage", "group")
 MARK = "LLDM3D_KILLS"  # a variable by which all processes of a run are found, whoever their parent is
+EARLY = 0.15  # share of the kills whose time counts from the run's start, not from its first stage
 PATIENCE = 60  # seconds for all processes to end
 # what must be the same; not logs, times, curves with seconds, and what holds them
 RESULTS = ("data/*", "dataset/*", "methods/**/*.pt", "pairs/**/*.nii.gz", "segment/**/metrics.csv", "study/*.csv")
@@ -73,6 +74,12 @@ def is_stage(process: psutil.Process) -> bool:
     return "stage" in words or "monai.bundle" in words
 
 
+def await_stage(run: subprocess.Popen, mark: str) -> None:
+    """Return when a stage has begun, or the run has ended."""
+    while run.poll() is None and not any(map(is_stage, processes(mark))):
+        time.sleep(0.2)
+
+
 def kill(run: subprocess.Popen, mark: str, draw: random.Random) -> dict:
     """Send a random signal to a random target; what it was, how long all processes took to end, and who did not."""
     number, target = draw.choice(SIGNALS), draw.choice(TARGETS)
@@ -103,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", required=True, type=Path)
     parser.add_argument("--kills", type=int, default=60)
-    parser.add_argument("--longest", type=float, default=30, help="seconds after which a run is killed at the latest")
+    parser.add_argument("--longest", type=float, default=30, help="seconds from its first stage to a kill, at most")
     parser.add_argument("--seed", type=int, default=0)
     options, further = parser.parse_known_args()
     draw, mark = random.Random(options.seed), uuid.uuid4().hex
@@ -124,6 +131,8 @@ def main() -> None:
     first = 0
     while len(kills) < options.kills or len(kills) > first:
         run, moment = start(work, arguments, mark), draw.uniform(0, options.longest)
+        if draw.random() > EARLY:
+            await_stage(run, mark)
         try:
             status = run.wait(moment if len(kills) < options.kills else None)
         except subprocess.TimeoutExpired:

@@ -68,6 +68,13 @@ def test_the_child_ends_with_its_parent(tmp_path, number):
     assert ends(child)
 
 
+def test_a_child_whose_parent_died_while_it_was_starting_ends_at_once():
+    code = "import os; from lldm3d.children import end_with_parent; end_with_parent(15, {}); print('at work')"
+    for parent, printed in (("os.getppid()", "at work\n"), ("1", "")):
+        child = subprocess.run([sys.executable, "-c", code.format(parent)], capture_output=True, text=True)
+        assert child.stdout == printed and child.stderr == ""
+
+
 def ends(pid: int, patience: float = 10) -> bool:
     """Whether the process is gone, or a zombie that nobody waits for, within `patience` seconds."""
     deadline = time.monotonic() + patience

@@ -107,7 +107,7 @@ def test_cases_without_a_label_are_encoded_and_can_be_left_out(tiny_dataset, cod
     for entry in content["training"][:2]:
         (dataset / entry.pop("label")).unlink()
     write_json(dataset / "dataset.json", content)
-    encode(str(dataset), *codecs, str(tmp_path / "latents"), views=2)
+    encode(str(dataset), codecs[0], str(tmp_path / "latents"), codecs[1], views=2)
     data = LatentDataset(str(tmp_path / "latents"), "training")
     assert [item["labelled"] for item in data] == data.labelled.tolist() == [False] * 4 + [True] * 4
     assert data[1]["image_mean"].any() and not data[1]["label"].any() and data[4]["label"].any()

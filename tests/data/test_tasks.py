@@ -8,6 +8,7 @@ import pytest
 from lldm3d.data.dataset import add_tasks, build_task, load_schema
 from lldm3d.data.label_map import load_label_map
 from lldm3d.errors import UserError
+from lldm3d.pipeline.checks import fingerprint
 
 
 @pytest.fixture
@@ -34,10 +35,10 @@ def test_a_declared_task_merges_classes(dataset):
 
 
 def test_declaring_makes_nothing_old_and_never_changes_a_task(dataset):
-    before = (dataset / "dataset.json").stat().st_mtime_ns
+    before = fingerprint(dataset / "dataset.json")
     declare(dataset, "vein: {vein: [portal vein]}")
     declare(dataset, "{vein: {vein: portal vein}, organ: {organ: [liver]}}")
-    assert (dataset / "dataset.json").stat().st_mtime_ns == before
+    assert fingerprint(dataset / "dataset.json") == before
     assert list(load_schema(dataset).tasks) == ["vein", "organ"]
     with pytest.raises(UserError, match="other tasks of the names .'organ'"):
         declare(dataset, "organ: {organ: [liver, portal vein]}")

@@ -144,5 +144,5 @@ def test_a_sphere_keeps_its_volume_where_voxels_are_halved(ratio, radius):
         middle = 20 + shift * np.array([1, 0.7, 0.3])
         ball = ((np.indices((42, 42, 42)).T - middle) ** 2).sum(-1).T < radius**2
         found = resample_label(ball.astype(np.uint8), (1, 1, 1), target, [1], set())
-        assert found.sum() * np.prod(target) / ball.sum() == pytest.approx(1, abs=0.05 if ratio == 1.5 else 0.01)
-        assert np.argwhere(found).mean(0) == pytest.approx((np.argwhere(ball).mean(0) + 0.5) / target - 0.5, abs=0.15)
+        assert found.sum() * np.prod(target) / ball.sum() == pytest.approx(1, abs=0.06 if ratio == 1.5 else 0.01)
+        assert np.argwhere(found).mean(0) == pytest.approx((np.argwhere(ball).mean(0) + 0.5) / target - 0.5, abs=0.25)

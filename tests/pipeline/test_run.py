@@ -125,7 +125,7 @@ def test_a_run_remembers_methods_sources_and_profile(tmp_path):
     ("options", "message"),
     [
         ({"methods": "lldm,gan"}, "there is no method 'gan'"),
-        ({"sources": "drawn,tset"}, "no source of labels 'tset': give drawn, training, test, or a folder"),
+        ({"sources": "drawn,tset"}, "no source of labels 'tset': give drawn, training, unwarped, test, .* or a folder"),
         ({"profile": "smal"}, "demo, small, full"),
         ({"until": "latent"}, "--until 'latent': no such stage; did you mean latents"),
     ],

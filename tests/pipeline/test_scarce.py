@@ -53,7 +53,9 @@ def labelled_names(dataset: Path) -> list[str]:
 def test_trainings_and_warped_labels_open_no_label_of_another_patient(poisoned):
     few = [case.name for case in regime_cases(poisoned / "dataset", None, "0.5R", 0)[0]]
     assert labelled_names(poisoned / "seen/seed_0") == few and len(few) == 2
-    warped = {path.name.rpartition("_warp")[0] for path in (poisoned / "labels/training/seed_0").glob("*.nii.gz")}
+    warped = {
+        path.name.rpartition("_warp")[0] for path in (poisoned / "labels/training/seed_0/labelsTr").glob("*.nii.gz")
+    }
     assert warped == set(few)
     for name in TAKING:
         latents = poisoned / f"methods/{name}/seed_0/latents/encoded"

@@ -22,10 +22,15 @@ USER_ERROR = re.compile(r"^lldm3d\.errors\.UserError: (.*)", re.MULTILINE)
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 
-def end_with_parent(number: int = signal.SIGTERM) -> None:
-    """Have the kernel send the signal `number` to this process when its parent dies (on Linux; nothing elsewhere)."""
+def end_with_parent(number: int, parent: int) -> None:
+    """Have the kernel send the signal `number` to this process when its parent dies (on Linux).
+
+    End at once where the process `parent`, which has started this one, has died by now.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def tied_to_me(number: int) -> Callable[[], None]:
@@ -38,9 +43,7 @@ def tied_to_me(number: int) -> Callable[[], None]:
     def tie() -> None:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-        end_with_parent(number)
-        if os.getppid() != parent:
-            os._exit(1)
+        end_with_parent(number, parent)
 
     return tie
 

@@ -1,6 +1,6 @@
 """Judge a synthetic data set against the real one: the command `lldm3d evaluate`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -228,9 +228,14 @@ def extract_all(cases: dict[str, list[Case]], extract: Callable[..., Record]) ->
 
 
 def compute_metrics(
-    records: dict[str, CaseRecords], extractor: RecordExtractor, further: list[Case]
+    records: dict[str, CaseRecords], extractor: RecordExtractor, further: Sequence[Case] = ()
 ) -> tuple[list[Row], list[NearestCases]]:
-    """All rows, and the nearest training cases. `records`: training (blurred too), validation, test and synthetic."""
+    """All rows, and the nearest training cases.
+
+    Args:
+        records: training (blurred too), validation, test and synthetic.
+        further: real pairs that are in no split, such as warped ones.
+    """
     ours, training, validation, test = (records[split] for split in ("synthetic", "training", "validation", "test"))
     schema, spaces = extractor.schema, extractor.spaces
     near = [space for space in spaces if space.neighbours]

@@ -32,32 +32,34 @@ def own_labels(labels: Sequence[LabelFile], schema: Schema, numbering: str | Non
 
 
 def with_classes(label: LabelFile, schema: Schema, numbering: str | None) -> LabelFile:
+    """The label with its table, see `own_labels`."""
     volume, affine = load_volume(label.path, axes=schema.axes)
     values, counts = np.unique(volume, return_counts=True)
-    values = values.tolist()
-    names = schema.class_names
+    values, names = values.tolist(), schema.class_names
+    sizes = dict(zip(values, counts * float(np.prod(spacing_of(affine))) / 1000, strict=True))
     tables = {
         CLASSES: {value: value for value in range(1, len(names))},
         SOURCE: {value: names.index(name) for name, of in schema.source_values.items() for value in of},
     }
-    fitting = [key for key, table in tables.items() if set(values) <= {0, *table}]
-    kept = {key: {value: tables[key][value] for value in values if value in tables[key]} for key in tables}
-    allowed = f"classes ({listed_values(tables[CLASSES], names)}), or {listed_values(tables[SOURCE], names) or 'none'} "
-    allowed += "of the raw data"
+    allowed = f"classes ({listed_values(tables[CLASSES], names)}) or values of the raw data"
+    allowed += f" ({listed_values(tables[SOURCE], names) or 'not known'})"
+    kept = {key: {value: table[value] for value in values if value in table} for key, table in tables.items()}
+    fitting = [key for key in tables if set(values) <= {0, *tables[key]}]
+    if numbering == SOURCE and kept[SOURCE]:
+        fitting = [SOURCE]
+    elif numbering:
+        fitting = [key for key in fitting if key == numbering]
     if not any(values):
-        raise UserError(f"{label.path}: is empty; it must hold values of {allowed}")
-    if numbering == CLASSES and CLASSES not in fitting or not (numbering or fitting):
+        raise UserError(f"{label.path}: is empty; it must hold {allowed}")
+    if not fitting:
         raise UserError(
-            f"{label.path}: holds the values {values[:8]}; allowed are {allowed} (--label_values source makes the "
-            "others background)"
+            f"{label.path}: holds the values {values[:8]}; allowed are {allowed}; --label_values source makes others "
+            "background"
         )
-    sizes = dict(zip(values, counts * float(np.prod(spacing_of(affine))) / 1000, strict=True))
-    if not numbering and len(fitting) > 1 and kept[CLASSES] != kept[SOURCE]:
+    if len(fitting) > 1 and kept[CLASSES] != kept[SOURCE]:
         both = "; ".join(f"--label_values {key} ({millilitres(kept[key], sizes, names)})" for key in fitting)
         raise UserError(f"{label.path}: its values may be classes or those of the raw data; say which they are: {both}")
-    table = kept[numbering or fitting[0]]
-    if not table:
-        raise UserError(f"{label.path}: holds the values {values[:8]}, of which none is of {allowed}")
+    table = kept[fitting[0]]
     dropped = [value for value in values if value and value not in table]
     print(f"{label.name}: {millilitres(table, sizes, names)}" + (f"; {dropped} become background" if dropped else ""))
     changed = dropped or any(value != index for value, index in table.items())

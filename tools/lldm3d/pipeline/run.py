@@ -22,7 +22,7 @@ from lldm3d.pipeline.axes import ladder_axes, pairs_at_hand, pairs_to_make, sour
 from lldm3d.pipeline.checks import RECORDS, jobs_to_do, mark_done
 from lldm3d.pipeline.cluster import check_executor, ended_by_slurm, refuse_left_over, refused_by_slurm, slurm_options
 from lldm3d.pipeline.profile import BUILT_IN, load_profile
-from lldm3d.pipeline.stage import FAILURES, IN_WORKFLOW, read_plan
+from lldm3d.pipeline.stage import FAILURES, read_plan
 from lldm3d.pipeline.stages import (
     FORMAT,
     OF_STUDY,
@@ -233,7 +233,7 @@ def planned(
 def require_own_data(work: Path, content: dict) -> None:
     """Raise UserError where files lie that no run made, and among which this one would write."""
     made = (work / "run.yaml").is_file() and not content["given"]
-    names = {Path(path).parts[0] for job in all_jobs(Plan.of(content)) for path in job.writes}
+    names = {Path(path).parts[0] for job in all_jobs(Plan.of(content | {"given": False})) for path in job.writes}
     for name in sorted(names) if not made else ():
         if (work / name).exists() and (not (work / name).is_dir() or any((work / name).iterdir())):
             raise UserError(
@@ -381,11 +381,8 @@ def snakemake(work: Path, config: Path, options: list[str], end: int) -> None:
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(work)]
     command += ["--configfile", str(config), "--nolock", "--rerun-incomplete", "--forceall"]
-    environment = {**source_environment(), IN_WORKFLOW: "1"}
-    session = end == signal.SIGINT
-    child = subprocess.Popen(
-        [*command, *options], preexec_fn=tied_to_me(end), env=environment, start_new_session=session
-    )
+    keywords = {"env": source_environment(), "start_new_session": end == signal.SIGINT}
+    child = subprocess.Popen([*command, *options], preexec_fn=tied_to_me(end), **keywords)
     try:
         child.wait()
     finally:

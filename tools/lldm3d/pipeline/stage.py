@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from lldm3d.pipeline.checks import check_inputs, depends_on, is_done, mark_done,
 from lldm3d.pipeline.profile import read_yaml
 from lldm3d.pipeline.stages import FORMAT, STAGES, Job, Plan, all_jobs, find_job
 
-IN_WORKFLOW = "LLDM3D_WORKFLOW"  # set by the workflow for its jobs
+IN_WORKFLOW = "LLDM3D_WORKFLOW"  # set by the workflow for its jobs: the process that starts one
 FAILURES = ".failures"  # folder in which each stage that failed leaves its message
 
 
@@ -33,7 +34,7 @@ def stage(workdir: str, name: str) -> None:
     raise_on_sigterm()
     if IN_WORKFLOW not in os.environ:
         return do(work, job, plan)
-    end_with_parent()
+    end_with_parent(signal.SIGTERM, int(os.environ[IN_WORKFLOW]))
     failure = work / FAILURES / f"{name}.json"
     if failure.is_file():  # a second attempt is for what ended a job from outside, such as its time limit
         sys.exit(1)
