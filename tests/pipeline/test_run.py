@@ -15,8 +15,9 @@ from lldm3d.files import write_json
 from lldm3d.locks import locked
 from lldm3d.pipeline.checks import RECORDS, finish
 from lldm3d.pipeline.profile import load_profile
-from lldm3d.pipeline.run import planned, require_inputs, run
+from lldm3d.pipeline.run import planned, run
 from lldm3d.pipeline.stages import OF_STUDY, Plan, all_jobs, find_job, selected_jobs
+from lldm3d.pipeline.workflow import require_inputs
 
 from .conftest import lldm3d, plan_of
 
