@@ -155,6 +155,8 @@ def scan_files(folder: Path, suffix: str = "", kept: Collection[str] = ()) -> di
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*")):
+        if path.name.lower().endswith(ENDINGS) and not path.name.endswith(ENDINGS):
+            raise UserError(f"{path}: its name ends in capitals, so it would be left out; rename it to .nii.gz or .nii")
         if path.name.endswith(ENDINGS) and not path.name.startswith("."):
             name = stem(path) if stem(path) in kept else stem(path).removesuffix(suffix)
             if name in found:
