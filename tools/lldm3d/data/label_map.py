@@ -1,5 +1,6 @@
 """Which values of the data's labels become which class."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,7 +71,7 @@ class StrictLoader(yaml.SafeLoader):
 
 
 def _read(label_map: str | Path | dict) -> tuple[dict, str]:
-    inline = isinstance(label_map, dict) or "{" in str(label_map)
+    inline = isinstance(label_map, dict) or ("{" in str(label_map) and not os.path.isfile(label_map))
     where = "--label_map" if inline else str(label_map)
     try:
         text = str(label_map) if inline else Path(label_map).read_text()
