@@ -274,6 +274,14 @@ def test_one_scan_whose_header_names_metres_does_not_fill_the_memory(tmp_path):
         prepare(tmp_path / "out", data=raw)
 
 
+@pytest.mark.parametrize("name", ["p\udcff", "a\nb", "\x1b[31m"])
+def test_names_that_no_table_can_hold_are_told(tmp_path, name):
+    for folder, array in zip(("images", "labels"), volumes(seed=0), strict=True):
+        save(tmp_path / folder / f"{name}.nii.gz", array)
+    with pytest.raises(UserError, match="a name that no table can hold"):
+        open_source(images=tmp_path / "images", labels=tmp_path / "labels")
+
+
 def test_links_that_go_round_in_a_circle_are_told(tmp_path):
     raw = write_decathlon(tmp_path / "raw", 3)
     (raw / "imagesTr/case_0.nii.gz").unlink()

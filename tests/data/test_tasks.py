@@ -91,3 +91,10 @@ def test_a_file_that_is_no_text_is_told(dataset, tmp_path):
     (tmp_path / "tasks.yaml").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(UserError, match="tasks.yaml: is not valid YAML"):
         add_tasks(dataset, tmp_path / "tasks.yaml")
+
+
+@pytest.mark.parametrize("text", ["inside: {a: [a]}", "priority: [[a]]", "? [a]\n: 1", "tubular: [{}]"])
+def test_a_name_in_a_label_map_that_is_a_list_is_told(tmp_path, text):
+    (tmp_path / "map.yaml").write_text(f"classes: {{a: 1}}\n{text}")
+    with pytest.raises(UserError, match="map.yaml: (is not valid YAML|inside names|priority names|tubular names)"):
+        load_label_map(tmp_path / "map.yaml", {}, "")
