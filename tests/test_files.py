@@ -10,6 +10,7 @@ from monai.transforms import LoadImage
 
 from lldm3d.errors import UserError
 from lldm3d.files import (
+    MARKER,
     atomic_write,
     load_checkpoint,
     load_nifti,
@@ -132,8 +133,23 @@ def test_an_output_folder_replaces_what_it_wrote_and_nothing_else(tmp_path):
         pass
     with pytest.raises(UserError, match="would replace the input"), output_folder(out, True, [source / "scan.nii.gz"]):
         pass
+    marker = (out / MARKER).read_text()
+    for strange in ("[]", '{"files": null}', '{"files": [["deep"]]}'):
+        (out / MARKER).write_text(strange)
+        with (
+            pytest.raises(UserError, match="holds deep/second.txt, which this command did not"),
+            output_folder(out, True),
+        ):
+            pass
+    (out / MARKER).write_text(marker)
     (out / ".git").mkdir()
     (out / ".git/HEAD").write_text("mine")
     with pytest.raises(UserError, match="holds .git/HEAD, which this command did not write"), output_folder(out, True):
         pass
     assert (out / ".git/HEAD").read_text() == "mine" and sorted(os.listdir(tmp_path)) == ["out"]
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.nii.gz")
+    with pytest.raises(UserError, match="a.nii.gz: cannot be read as NIfTI .it is a folder, a pipe or a device"):
+        load_nifti(tmp_path / "a.nii.gz")

@@ -169,6 +169,11 @@ def both(header):
     header.set_qform(nib.affines.from_matvec(np.eye(3), [30, 0, 0]), 1)
 
 
+def no_rotation(header):
+    header["qform_code"], header["sform_code"], header["quatern_b"] = 2, 1, 2
+    header["srow_x"], header["srow_y"], header["srow_z"] = np.eye(4)[:3]
+
+
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 @pytest.mark.parametrize(
     ("spoil", "fault", "note"),
@@ -180,6 +185,9 @@ def both(header):
         (no_code, None, "says nothing of its orientation"),
         (both, None, "a sform and a qform that lie 30.0 mm apart; the sform is taken"),
         (lambda header: header["pixdim"].__setitem__(0, 0), None, ""),  # which means 1
+        (no_rotation, None, "has a qform that is no rotation; the sform is taken"),
+        (lambda header: header["dim"].__setitem__(1, 0), "has the shape (0, 18, 12), 3D is needed", ""),
+        (lambda header: header["vox_offset"].__setitem__((), 0), "begin at byte 0, which is within its header", ""),
     ],
 )
 def test_what_a_header_says_wrongly_twice_or_not_at_all_is_named(tmp_path, capsys, spoil, fault, note, ending):

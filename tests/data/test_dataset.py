@@ -35,3 +35,23 @@ def test_missing_files_and_unknown_splits_are_told(tiny_dataset, tmp_path):
         load_cases(tmp_path, "training")
     with pytest.raises(UserError, match="training, validation, test"):
         load_cases(tiny_dataset, "train")
+
+
+@pytest.mark.parametrize("entry", ["./imagesTs/x.nii.gz", None, {"label": "x.nii.gz"}, {"image": ["a", "b"]}])
+def test_an_entry_that_is_no_case_is_told(tiny_dataset, tmp_path, entry):
+    content = json.loads((tiny_dataset / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps(content | {"test": [entry], "validation": None}))
+    assert load_cases(tmp_path, "validation") == []
+    with pytest.raises(UserError, match='in test: a case needs an "image", one file'):
+        load_cases(tmp_path, "test")
+
+
+def test_a_case_keeps_its_name_where_its_file_is_a_link(tiny_dataset, tmp_path):
+    content = json.loads((tiny_dataset / "dataset.json").read_text())
+    entry = {"image": "./imagesTr/p.nii.gz", "patient": None}
+    (tmp_path / "dataset.json").write_text(json.dumps(content | {"training": [entry]}))
+    (tmp_path / "imagesTr").mkdir()
+    (tmp_path / "blob").write_bytes(b"")
+    (tmp_path / "imagesTr/p.nii.gz").symlink_to(tmp_path / "blob")
+    (case,) = load_cases(tmp_path, "training")
+    assert (case.name, case.patient, case.image) == ("p", "p.nii.gz", str(tmp_path / "imagesTr/p.nii.gz"))

@@ -261,6 +261,33 @@ def test_files_of_which_it_is_unclear_which_is_meant_are_refused(tmp_path):
     save(tmp_path / "labels/a2.nii", label)
     with pytest.raises(UserError, match="a2.nii and a2.nii.gz are both 'a2'"):
         open_source(**folders)
+    (tmp_path / "labels/a2.nii").rename(tmp_path / "labels/a3.NII.GZ")
+    with pytest.raises(UserError, match="a3.NII.GZ: its name ends in capitals, so it would be left out"):
+        open_source(**folders)
+
+
+def test_one_scan_whose_header_names_metres_does_not_fill_the_memory(tmp_path):
+    raw, (image, label) = write_decathlon(tmp_path / "raw", 3), volumes(seed=0)
+    for name, array in (("images", image), ("labels", label)):
+        save(raw / f"{name}Tr/case_0.nii.gz", array, np.diag([1000.0, 1000, 1000, 1]))
+    with pytest.raises(UserError, match=r"makes a scan of \(20000, 18000, 12000\) voxels; .* mend its header"):
+        prepare(tmp_path / "out", data=raw)
+
+
+@pytest.mark.parametrize("name", ["p\udcff", "a\nb", "\x1b[31m"])
+def test_names_that_no_table_can_hold_are_told(tmp_path, name):
+    for folder, array in zip(("images", "labels"), volumes(seed=0), strict=True):
+        save(tmp_path / folder / f"{name}.nii.gz", array)
+    with pytest.raises(UserError, match="a name that no table can hold"):
+        open_source(images=tmp_path / "images", labels=tmp_path / "labels")
+
+
+def test_links_that_go_round_in_a_circle_are_told(tmp_path):
+    raw = write_decathlon(tmp_path / "raw", 3)
+    (raw / "imagesTr/case_0.nii.gz").unlink()
+    (raw / "imagesTr/case_0.nii.gz").symlink_to(raw / "imagesTr/case_0.nii.gz")
+    with pytest.raises(UserError, match="case_0.nii.gz: cannot be read"):
+        prepare(tmp_path / "out", data=raw)
 
 
 @pytest.mark.parametrize(

@@ -78,3 +78,23 @@ def test_a_target_is_a_lesion_where_all_of_its_classes_are(tiny_dataset):
 
     assert build_task("focal", {"focal": ["HCC", "cyst"]}, Liver).lesions == ("focal",)
     assert build_task("organ", {"liver": ["liver", "HCC"]}, Liver).lesions == ()
+
+
+def test_a_label_map_may_lie_in_a_folder_with_braces(tmp_path):
+    (tmp_path / "{a}").mkdir()
+    (tmp_path / "{a}/map.yaml").write_text("liver: 5\n")
+    assert load_label_map(tmp_path / "{a}/map.yaml", {}, "").classes == {"liver": (5,)}
+    assert load_label_map("classes: {liver: 5}", {}, "").classes == {"liver": (5,)}
+
+
+def test_a_file_that_is_no_text_is_told(dataset, tmp_path):
+    (tmp_path / "tasks.yaml").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(UserError, match="tasks.yaml: is not valid YAML"):
+        add_tasks(dataset, tmp_path / "tasks.yaml")
+
+
+@pytest.mark.parametrize("text", ["inside: {a: [a]}", "priority: [[a]]", "? [a]\n: 1", "tubular: [{}]"])
+def test_a_name_in_a_label_map_that_is_a_list_is_told(tmp_path, text):
+    (tmp_path / "map.yaml").write_text(f"classes: {{a: 1}}\n{text}")
+    with pytest.raises(UserError, match="map.yaml: (is not valid YAML|inside names|priority names|tubular names)"):
+        load_label_map(tmp_path / "map.yaml", {}, "")

@@ -63,7 +63,7 @@ def read_json(path: str | Path) -> dict:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=without_doubles)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of an existing JSON file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not valid JSON ({error})") from None
 
 
@@ -99,6 +99,8 @@ def open_nifti(path: str | Path) -> nib.Nifti1Image:
     gzip of a NIfTI-1 file (several in a row, more than 4 GiB, NIfTI-2, broken ones) is left to nibabel. Header
     extensions are not read. Raises ValueError for voxels of no size, for which nibabel takes 1 mm.
     """
+    if Path(path).exists() and not Path(path).is_file():  # to read a pipe would wait for ever
+        raise ValueError("it is a folder, a pipe or a device")
     content = Path(path).read_bytes() if str(path).endswith(".nii") else b""
     if str(path).endswith(".nii.gz"):
         with suppress(deflate.DeflateError, ValueError, MemoryError):
@@ -106,11 +108,12 @@ def open_nifti(path: str | Path) -> nib.Nifti1Image:
     if content[344:348] != b"n+1\0":
         return _load_checked(path)
     header = nib.Nifti1Header(bytes(content[: nib.Nifti1Header.sizeof_hdr]), check=False)
-    if header["pixdim"][0] not in (-1, 1):
-        header["pixdim"][0] = 1  # as the standard says
     if not (size := header["pixdim"][1:4][: len(header.get_data_shape())]).min(initial=1) > 0:
         raise ValueError(f"the size of its voxels is {size.round(4).tolist()} mm")
+    header.check_fix()  # as nibabel.load does, which other code reads headers with
     shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
+    if offset < nib.Nifti1Header.single_vox_offset:  # 0 is the header to nibabel, what follows it to other programs
+        raise ValueError(f"its voxels begin at byte {offset}, which is within its header")
     if len(content) < offset + math.prod(shape) * dtype.itemsize:
         return _load_checked(path)
     voxels = np.ndarray(shape, dtype, content, offset, order="F")
@@ -119,7 +122,7 @@ def open_nifti(path: str | Path) -> nib.Nifti1Image:
 
 def _load_checked(path: str | Path) -> nib.Nifti1Image:
     """What nibabel reads, after all of a gzip was unpacked: nibabel stops before the checksum, and reads damage."""
-    if str(path).endswith(".gz"):
+    if str(path).lower().endswith(".gz"):
         with gzip.open(path) as file:
             while file.read(2**24):
                 pass
@@ -201,15 +204,18 @@ def require_replaceable(path: str | Path, overwrite: bool, inputs: Iterable[str 
     An input is never replaced, nor a folder that holds one.
     """
     path = Path(path).resolve()
-    for item in map(Path, inputs):
-        if path in (item.resolve(), *item.resolve().parents):
+    for item in inputs:
+        real = Path(os.path.realpath(item))  # Path.resolve raises where links go round in a circle
+        if path in (real, *real.parents):
             raise UserError(f"--output_dir {path} would replace the input {item}; choose another folder")
     if path.exists() and not path.is_dir():
         raise UserError(f"--output_dir {path} is a file; give the name of a new folder")
     found = {name for name in files_in(path) if name != MARKER and PARTIAL not in name}
     if found and not overwrite:
         raise UserError(f"--output_dir {path} exists; it is not empty, so choose another folder or give --overwrite")
-    ours = set(read_json(path / MARKER).get("files", [])) if (path / MARKER).is_file() else set()
+    marker = read_json(path / MARKER) if (path / MARKER).is_file() else {}
+    listed = marker.get("files") if isinstance(marker, dict) else None
+    ours = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
     if foreign := sorted(found - ours):
         raise UserError(
             f"--output_dir {path} holds {foreign[0]}{f' and {len(foreign) - 1} more files' if foreign[1:] else ''}, "

@@ -42,21 +42,21 @@ def choose_orientation(records: list[CaseRecord], orientation: str | None) -> st
 
 def choose_spacing(records: list[CaseRecord], spacing: Sequence[float] | None) -> tuple[float, float, float]:
     """The given spacing (mm), else that of the data; where cases differ the median of each axis, said in a line."""
-    if spacing is not None:
-        spacing = tuple(float(length) for length in spacing)
-        largest = max((resampled_size(record.size, record.spacing, spacing) for record in records), key=np.prod)
-        if math.prod(largest) > MOST_VOXELS:
-            raise UserError(
-                f"--spacing {spacing} (mm) makes a scan of {largest} voxels; give one near that of the data, "
-                f"{tuple(round(length, 4) for length in records[0].spacing)}"
-            )
-        return spacing
     found = np.array([record.spacing for record in records])
-    median = tuple(float(f"{length:.6g}") for length in np.median(found, axis=0))
-    if not np.allclose(found, median, rtol=volumes.SAME):
-        low, high = found.min(0).round(4).tolist(), found.max(0).round(4).tolist()
-        print(f"spacing: the cases have {low} to {high} mm; all are resampled to the median {list(median)} mm")
-    return median
+    if spacing is None:
+        spacing = tuple(float(f"{length:.6g}") for length in np.median(found, axis=0))
+        if not np.allclose(found, spacing, rtol=volumes.SAME):
+            low, high = found.min(0).round(4).tolist(), found.max(0).round(4).tolist()
+            print(f"spacing: the cases have {low} to {high} mm; all are resampled to the median {list(spacing)} mm")
+    spacing = tuple(float(length) for length in spacing)
+    sizes = [resampled_size(record.size, record.spacing, spacing) for record in records]
+    size, own = max(zip(sizes, found, strict=True), key=lambda pair: math.prod(pair[0]))
+    if math.prod(size) > MOST_VOXELS:
+        raise UserError(
+            f"--spacing {spacing} (mm) makes a scan of {size} voxels; give one near that of its file, "
+            f"{own.round(4).tolist()}, or mend its header"
+        )
+    return spacing
 
 
 def choose_roi_size(

@@ -167,12 +167,16 @@ def load_cases(dataset_dir: str | Path, split: str) -> list[Case]:
         raise UserError(f"split {split!r} does not exist; choose one of {', '.join(SPLITS)}")
     file, content = _read(dataset_dir)
     cases = []
-    for entry in content.get(split, []):
-        paths = {key: str((file.parent / entry[key]).resolve()) for key in ("image", "label") if key in entry}
+    for entry in content.get(split) or []:
+        named = isinstance(entry, dict) and isinstance(entry.get("image"), str)
+        if not named or not isinstance(entry.get("label", ""), str):
+            raise UserError(f'{file}: {entry!r} in {split}: a case needs an "image", one file, and a "label" likewise')
+        # links are not followed, as what they lead to may bear another name: DVC, git-annex and Hugging Face do so
+        paths = {key: os.path.abspath(file.parent / entry[key]) for key in ("image", "label") if key in entry}
         for path in paths.values():
             if not Path(path).is_file():
                 raise UserError(f"{path}: no such file, though {file} lists it; run `lldm3d prepare` again")
-        patient = str(entry.get("patient", Path(entry["image"]).name))
+        patient = Path(entry["image"]).name if entry.get("patient") is None else str(entry["patient"])
         cases.append(Case(stem(paths["image"]), paths["image"], paths.get("label"), patient, split))
     return cases
 
@@ -223,7 +227,7 @@ def add_tasks(dataset_dir: str | Path, tasks: str | Path) -> None:
         content = yaml.safe_load(Path(tasks).read_text())
     except OSError as error:
         raise UserError(f"{tasks}: cannot be read ({error.strerror}); give a YAML file of tasks") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{tasks}: is not valid YAML ({error})") from None
     content = content.get("tasks", content) if isinstance(content, dict) else content
     added = checked_tasks(content, schema.class_names, tasks)

@@ -1,5 +1,6 @@
 """Which values of the data's labels become which class."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,14 +71,14 @@ class StrictLoader(yaml.SafeLoader):
 
 
 def _read(label_map: str | Path | dict) -> tuple[dict, str]:
-    inline = isinstance(label_map, dict) or "{" in str(label_map)
+    inline = isinstance(label_map, dict) or ("{" in str(label_map) and not os.path.isfile(label_map))
     where = "--label_map" if inline else str(label_map)
     try:
         text = str(label_map) if inline else Path(label_map).read_text()
         content = label_map if isinstance(label_map, dict) else yaml.load(text, StrictLoader)
     except OSError as error:
         raise UserError(f"{where}: cannot be read ({error.strerror}); give a YAML file, or `{{liver: 5}}`") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # the last of a name that is a list
         raise UserError(f"{where}: is not valid YAML ({error})") from None
     if not isinstance(content, dict) or not content:
         raise UserError(f"{where}: must hold `class name: value`, one line for each class, holds {content!r}")
@@ -120,7 +121,7 @@ def _checked(classes: dict, content: dict, where: str, background: frozenset[int
     lists = {key: _names(key, content.get(key), list, where) for key in ("priority", "tubular", "lesions")}
     inside = _names("inside", content.get("inside"), dict, where)
     for key, names in {**lists, "inside": (*inside, *inside.values())}.items():
-        if wrong := [name for name in names if name not in classes]:
+        if wrong := [name for name in names if name not in list(classes)]:  # a list, as a name may be one
             raise UserError(f"{where}: {key} names {wrong}; the classes are {list(classes)}")
     lists = {key: tuple(names) for key, names in lists.items()}
     thin = lists["tubular"] + lists["lesions"]

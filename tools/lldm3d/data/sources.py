@@ -8,6 +8,8 @@ from pathlib import Path
 from lldm3d.data.dataset import ENDINGS, SPLITS, Case, read_description, stem
 from lldm3d.errors import UserError
 
+UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, and bytes that are not UTF-8
+
 
 @dataclass(frozen=True)
 class Source:
@@ -36,6 +38,8 @@ def open_source(
     if not source.cases:
         raise UserError(f"{source.path}: no labelled case found; a case is an image and a label, both .nii.gz or .nii")
     names = [case.name for case in source.cases]
+    if odd := [name for name in names if UNWRITABLE.search(name)]:
+        raise UserError(f"{source.path}: the case {odd[0]!r} has a name that no table can hold; rename its files")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{source.path}: cases listed more than once: {', '.join(twice[:20])}; list each once")
     cases = [replace(case, patient=case.patient or _patient(case.name, patient_pattern)) for case in source.cases]
@@ -155,6 +159,8 @@ def scan_files(folder: Path, suffix: str = "", kept: Collection[str] = ()) -> di
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*")):
+        if path.name.lower().endswith(ENDINGS) and not path.name.endswith(ENDINGS):
+            raise UserError(f"{path}: its name ends in capitals, so it would be left out; rename it to .nii.gz or .nii")
         if path.name.endswith(ENDINGS) and not path.name.startswith("."):
             name = stem(path) if stem(path) in kept else stem(path).removesuffix(suffix)
             if name in found:

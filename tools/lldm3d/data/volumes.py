@@ -119,7 +119,7 @@ def load_volume(
         raise UserError(f"{path}: cannot be read as NIfTI ({error})") from None
     if fault:
         raise UserError(f"{path}: {fault}; write its header anew from the original scan")
-    if array.ndim != 3:
+    if array.ndim != 3 or not array.size:
         raise UserError(f"{path}: has the shape {image.shape}, 3D is needed (--channel chooses from 4D images)")
     if array.dtype.kind not in "biuf":
         raise UserError(f"{path}: has voxels of type {array.dtype}; real numbers are needed")
@@ -142,7 +142,7 @@ def header_fault(image: nib.Nifti1Image) -> str | None:
         return f"its sform says voxels of {spacing.round(4).tolist()} mm, its pixdim of {pixdim.round(4).tolist()} mm"
     if sform and sform == qform:
         apart = corners_apart((*image.shape, 1, 1)[:3], image.affine, header.get_qform())
-        if apart > pixdim.max():
+        if not apart <= pixdim.max():  # nor where it is NaN
             return f"its sform and its qform, both of code {sform}, lie {apart:.2f} mm apart"
     return None
 
@@ -165,8 +165,11 @@ def header_note(path: str | Path) -> str | None:
         return "says nothing of its orientation (sform and qform have the code 0), which is guessed"
     shape = (*header.get_data_shape(), 1, 1)[:3]
     if sform and qform and sform != qform:
-        apart = corners_apart(shape, header.get_sform(), header.get_qform())
-        if apart > max(header.get_zooms()[:3]):
+        try:
+            apart = corners_apart(shape, header.get_sform(), header.get_qform())
+        except ValueError:
+            return "has a qform that is no rotation; the sform is taken"
+        if not apart <= max(header.get_zooms()[:3]):  # nor where it is NaN
             return f"has a sform and a qform that lie {apart:.1f} mm apart; the sform is taken"
     return None
 

@@ -290,7 +290,7 @@ def read_yaml(path: Path, remedy: str) -> dict:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path}: is not valid YAML ({error}); correct the file") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: must hold sections `name: ...`, holds {type(content).__name__}; {remedy}")
