@@ -1,9 +1,9 @@
-"""Whether each stage that finds no room, or no right to write, says so, leaves nothing in part, and can be done later.
+"""Whether each stage that cannot write says so, leaves nothing in part, and can be done later.
 
     python -m benchmarks.no_room --workdir work/no_room
 
 Does the stages of `kills.yaml` one after another, each three times: with files of at most 2000 bytes, as on a full disk
-or beyond a quota; as a user who may not write there (only where root runs it); and as it is. The results are compared
+or beyond a quota; on a file system that is read-only (only where root runs it); and as it is. The results are compared
 with those of stages that nothing disturbed. Prints JSON; the exit status is 1 where a stage that could not write ended
 with status 0 or without naming a file, left what it was to write, or where a result differs.
 """
@@ -16,6 +16,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.kills import hashes
@@ -25,7 +26,7 @@ from lldm3d.pipeline.run import planned
 from lldm3d.pipeline.stages import Job, Plan, all_jobs
 
 ROOM = 2000  # bytes of a file
-NOBODY = 65534  # a user without rights
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'  # in a namespace of its own
 
 
 def little_room() -> None:
@@ -33,14 +34,14 @@ def little_room() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, ROOM))
 
 
-def do(work: Path, job: Job, **limits: object) -> subprocess.CompletedProcess:
-    """Run a stage by hand."""
-    command = [sys.executable, "-m", "lldm3d", "stage", "--workdir", str(work), job.name]
+def do(work: Path, job: Job, before: Sequence[str] = (), **limits: object) -> subprocess.CompletedProcess:
+    """Run a stage by hand, by the command `before` if there is one."""
+    command = [*before, sys.executable, "-m", "lldm3d", "stage", "--workdir", str(work), job.name]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tools"), "HOME": "/nonexistent"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/", **limits)
 
 
-def tried(work: Path, job: Job, kind: str, **limits: object) -> dict:
+def tried(work: Path, job: Job, kind: str, **limits) -> dict:
     """What a stage that cannot write said, and what it left."""
     done = do(work, job, **limits)
     last = (done.stderr.strip().splitlines() or [""])[-1].replace(str(work), "W")
@@ -74,7 +75,8 @@ def main() -> None:
     for job in begun(work):
         found.append(tried(work, job, "no room", preexec_fn=little_room))
         if os.geteuid() == 0:
-            found.append(tried(work, job, "no right", user=NOBODY, group=NOBODY, extra_groups=[]))
+            before = ["unshare", "--mount", "sh", "-c", READ_ONLY, str(work)]
+            found.append(tried(work, job, "read-only", before=before))
         do(work, job).check_returncode()
     results = hashes(work)
     different = sorted(name for name in expected | results if expected.get(name) != results.get(name))
