@@ -50,7 +50,13 @@ def start(work: Path, arguments: list[str], mark: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "lldm3d", "run", "--workdir", str(work), "--cores", "1", *arguments]
     environment = {**os.environ, MARK: mark, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tools")}
     with open(work.with_name("log.txt"), "ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        keywords = {"stdout": log, "stderr": log, "env": environment, "start_new_session": True}
+        return subprocess.Popen(command, preexec_fn=heed_interrupts, **keywords)
+
+
+def heed_interrupts() -> None:
+    """What a shell starts in the background ignores interrupts, and so would all that it starts itself."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def processes(mark: str) -> list[psutil.Process]:

@@ -5,7 +5,7 @@
 Does the stages of `kills.yaml` one after another, each three times: with files of at most 2000 bytes, as on a full disk
 or beyond a quota; on a file system that is read-only (only where root runs it); and as it is. The results are compared
 with those of stages that nothing disturbed. Prints JSON; the exit status is 1 where a stage that could not write ended
-with status 0 or without naming a file, left what it was to write, or where a result differs.
+with status 0 or without naming a file, left all that it was to write, or where a result differs.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def tried(work: Path, job: Job, kind: str, **limits) -> dict:
         "status": done.returncode,
         "names_a_file": bool(re.search(r"W/\S+", last)),
         "traceback": "Traceback" in done.stderr,
-        "left": [name for name in job.writes if (work / name).exists()],
+        "taken_for_done": all((work / name).exists() for name in job.writes),
         "said": last[-300:],
     }
 
@@ -81,7 +81,9 @@ def main() -> None:
     results = hashes(work)
     different = sorted(name for name in expected | results if expected.get(name) != results.get(name))
     wrong = [
-        item for item in found if not item["status"] or not item["names_a_file"] or item["traceback"] or item["left"]
+        item
+        for item in found
+        if not item["status"] or not item["names_a_file"] or item["traceback"] or item["taken_for_done"]
     ]
     summary = {"tries": len(found), "wrong": len(wrong), "files": len(expected), "different": different}
     print(json.dumps({**summary, "each": found, "machine": describe()}, indent=1))

@@ -15,6 +15,7 @@ from tests.data.raw import write_decathlon
 from tests.in_process import do_stages, write_run
 
 from lldm3d import cli, plots
+from lldm3d.children import run_logged
 from lldm3d.data.cache import MappedDataset
 from lldm3d.data.prepare import prepare
 from lldm3d.errors import ChildError, UserError
@@ -99,3 +100,8 @@ def test_a_training_without_room_goes_on_once_there_is_some(tmp_path, tiny_datas
     assert not list(Path(tmp_path / training).glob("*.pt")) and not list(tmp_path.rglob(".partial-*"))
     do_stages(tmp_path, training)
     assert (tmp_path / training / "codec.pt").is_file() and (tmp_path / f".done/{training}.json").is_file()
+
+
+def test_a_log_without_room_is_named(tmp_path):
+    with little_room(), pytest.raises(UserError, match=f"{tmp_path}/log.txt: cannot be written"):
+        run_logged([sys.executable, "-c", "print('x' * 5000)"], tmp_path, tmp_path / "log.txt", {})

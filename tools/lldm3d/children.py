@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lldm3d.errors import ChildError, UserError
+from lldm3d.errors import ChildError, UserError, unwritable
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Blocks under 32 MiB are kept when freed, up to 1 GiB in all. By default glibc gives them back to the system in each
@@ -65,22 +65,27 @@ def run_logged(command: list[str], cwd: Path, log: Path, environment: dict[str, 
     shown = f"$ cd {quoted(str(cwd))} && {' '.join(map(quoted, command))}"
     print(shown, flush=True)
     environment = {**KEPT_MEMORY, **source_environment(), **environment, "PYTHONUNBUFFERED": "1"}
-    with open(log, "ab") as file:
-        file.write(f"{shown}\n".encode())
-        file.flush()
-        child = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            preexec_fn=tied_to_me(signal.SIGTERM),
-        )
-        try:
-            tee(child.stdout.fileno(), file)
-            status = child.wait()
-        finally:
-            stop(child)
+    try:
+        with open(log, "ab") as file:
+            file.write(f"{shown}\n".encode())
+            file.flush()
+            child = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                preexec_fn=tied_to_me(signal.SIGTERM),
+            )
+            try:
+                tee(child.stdout.fileno(), file)
+                status = child.wait()
+            finally:
+                stop(child)
+    except BrokenPipeError:  # of the terminal
+        raise
+    except OSError as error:  # of a write there is no name of a file
+        raise unwritable(error.filename or log, error) from None
     if status == -signal.SIGTERM:
         sys.exit(f"{log}: the command in it was ended from outside (SIGTERM)")
     if status:
