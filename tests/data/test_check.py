@@ -1,12 +1,15 @@
 import gzip
 import json
+import re
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from lldm3d.data.checks import faults_of
+from lldm3d.data.label_map import load_label_map
 from lldm3d.data.sources import open_source
+from lldm3d.data.volumes import load_volume
 from lldm3d.errors import UserError
 
 from .raw import save, volumes, write_decathlon
@@ -217,3 +220,31 @@ def test_a_name_that_stands_twice_is_refused(tmp_path):
     (raw / "dataset.json").write_text(text)
     with pytest.raises(UserError, match="map.yaml: is not valid YAML .'liver' stands there twice"):
         faults_of(open_source(raw), tmp_path / "map.yaml")
+    (raw / "dataset.json").write_text(json.dumps({**json.loads(text), "labels": {"liver": 0, "vein": 0, "HCC": 1}}))
+    with pytest.raises(UserError, match="dataset.json: .'liver', 'vein'. all have the value 0"):
+        faults_of(open_source(raw))
+
+
+def test_names_of_a_label_map_stay_as_they_stand_there(tmp_path):
+    """In YAML 1.1 `yes`, `on` and `null` are no words."""
+    (tmp_path / "map.yaml").write_text("yes: 1\nnull: [2, 3]\n1.0: 4\n")
+    assert load_label_map(tmp_path / "map.yaml", {}, "").classes == {"yes": (1,), "null": (2, 3), "1.0": (4,)}
+
+
+def test_what_a_header_cannot_mean_is_refused(tmp_path):
+    """Voxels of a size that no scanner has, of none in a NIfTI-2 file, and more of them than the file holds."""
+    path = tmp_path / "a.nii.gz"
+    for spoil, fault in (
+        (lambda header: header["pixdim"].__setitem__(slice(1, 4), 1e20), "1e+20 mm; from 0.0001 to 1000 are possible"),
+        (zero_spacing, "the size of its voxels is [0.0, 0.0, 0.0] mm"),
+        (lambda header: header["dim"].__setitem__(slice(1, 4), 30000), "(30000, 30000, 30000) voxels, 108000000000"),
+    ):
+        for kind in (nib.Nifti1Image, nib.Nifti2Image):
+            image = kind(volumes()[0], np.eye(4))
+            content, length = image.to_bytes(), image.header.sizeof_hdr
+            header = kind.header_class(content[:length])
+            no_code(header)
+            spoil(header)
+            path.write_bytes(gzip.compress(header.binaryblock + content[length:]))
+            with pytest.raises(UserError, match=f"a.nii.gz: .*{re.escape(fault)}"):
+                load_volume(path)

@@ -76,6 +76,37 @@ def without_doubles(pairs: list[tuple]) -> dict:
     return found
 
 
+class StrictLoader(yaml.SafeLoader):
+    """Reads no mapping in which a name stands twice, and names as they stand there: `yes`, `on` and `null` too."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for name in names:
+            if isinstance(name, yaml.ScalarNode):
+                name.tag = self.DEFAULT_SCALAR_TAG
+        without_doubles([(self.construct_object(name, deep=True), None) for name in names])
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path, remedy: str, text: str | None = None) -> dict:
+    """Read a YAML file that holds a mapping, or its `text`. Raises UserError ending in `remedy`."""
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8-sig") if text is None else text, StrictLoader)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # TypeError of a name that is a list
+        raise UserError(f"{path}: is not valid YAML ({error}); correct the file") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold `name: ...` lines, holds {content!r}; {remedy}")
+    return content
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a killed process left half-written in a folder that no other process writes to now."""
+    for path in folder.glob(f"{PARTIAL}*"):
+        path.unlink(missing_ok=True)
+
+
 def save_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None:
     """Write `array` [X, Y, Z] as NIfTI with its own dtype; `affine` [4, 4] in mm."""
     image = nib.Nifti1Image(np.asfortranarray(array), affine)
@@ -92,12 +123,12 @@ def save_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None:
             nib.save(image, temporary)
 
 
-def open_nifti(path: str | Path) -> nib.Nifti1Image:
+def open_nifti(path: str | Path) -> nib.Nifti1Image | nib.Nifti2Image:
     """A NIfTI file, a `.nii.gz` unpacked at once by libdeflate.
 
     nibabel's Python gzip takes 2.5 times as long, and its `from_bytes` copies the voxels twice. What is not one whole
-    gzip of a NIfTI-1 file (several in a row, more than 4 GiB, NIfTI-2, broken ones) is left to nibabel. Header
-    extensions are not read. Raises ValueError for voxels of no size, for which nibabel takes 1 mm.
+    gzip of a NIfTI file (several in a row, more than 4 GiB, broken ones) is left to nibabel. Header extensions are not
+    read. Raises ValueError for voxels of no size, for which nibabel takes 1 mm.
     """
     if Path(path).exists() and not Path(path).is_file():  # to read a pipe would wait for ever
         raise ValueError("it is a folder, a pipe or a device")
@@ -105,27 +136,48 @@ def open_nifti(path: str | Path) -> nib.Nifti1Image:
     if str(path).endswith(".nii.gz"):
         with suppress(deflate.DeflateError, ValueError, MemoryError):
             content = deflate.gzip_decompress(Path(path).read_bytes())
-    if content[344:348] != b"n+1\0":
+    if (kind := _nifti_kind(content)) is None:
         return _load_checked(path)
-    header = nib.Nifti1Header(bytes(content[: nib.Nifti1Header.sizeof_hdr]), check=False)
-    if not (size := header["pixdim"][1:4][: len(header.get_data_shape())]).min(initial=1) > 0:
-        raise ValueError(f"the size of its voxels is {size.round(4).tolist()} mm")
-    header.check_fix()  # as nibabel.load does, which other code reads headers with
+    header = _checked_header(kind, content)
     shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
-    if offset < nib.Nifti1Header.single_vox_offset:  # 0 is the header to nibabel, what follows it to other programs
+    if offset < kind.header_class.single_vox_offset:  # 0 is the header to nibabel, what follows it to other programs
         raise ValueError(f"its voxels begin at byte {offset}, which is within its header")
     if len(content) < offset + math.prod(shape) * dtype.itemsize:
         return _load_checked(path)
     voxels = np.ndarray(shape, dtype, content, offset, order="F")
-    return nib.Nifti1Image(apply_read_scaling(voxels, *header.get_slope_inter()), header.get_best_affine(), header)
+    return kind(apply_read_scaling(voxels, *header.get_slope_inter()), header.get_best_affine(), header)
+
+
+HEADER_BYTES = nib.Nifti2Header.sizeof_hdr  # the longest one
+
+
+def _nifti_kind(content: bytes) -> type | None:
+    """The class of the file that begins with `content`; None where it is no NIfTI that holds its voxels as well."""
+    if content[344:348] == b"n+1\0":
+        return nib.Nifti1Image
+    return nib.Nifti2Image if content[4:8] == b"n+2\0" else None
+
+
+def _checked_header(kind: type, content: bytes) -> nib.Nifti1Header:
+    """The header as nibabel.load mends it, of voxels that have a size before."""
+    header = kind.header_class(bytes(content[: kind.header_class.sizeof_hdr]), check=False)
+    if not (size := header["pixdim"][1:4][: len(header.get_data_shape())]).min(initial=1) > 0:
+        raise ValueError(f"the size of its voxels is {size.round(4).tolist()} mm")
+    header.check_fix()
+    return header
 
 
 def _load_checked(path: str | Path) -> nib.Nifti1Image:
-    """What nibabel reads, after all of a gzip was unpacked: nibabel stops before the checksum, and reads damage."""
-    if str(path).lower().endswith(".gz"):
-        with gzip.open(path) as file:
-            while file.read(2**24):
-                pass
+    """What nibabel reads, after all of the file was read: it stops before a gzip's checksum, and reads damage."""
+    packed = str(path).lower().endswith(".gz")
+    with gzip.open(path) if packed else open(path, "rb") as file:
+        content = file.read(HEADER_BYTES)
+        length = len(content) + sum(map(len, iter(lambda: file.read(2**24), b"")))
+    if kind := _nifti_kind(content):
+        header = _checked_header(kind, content)
+        needed = header.get_data_offset() + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+        if length < needed:
+            raise ValueError(f"its header tells of {header.get_data_shape()} voxels, {needed} bytes; it has {length}")
     return nib.load(path)
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from lldm3d.errors import UserError
-from lldm3d.files import read_json, write_json
+from lldm3d.files import read_json, read_yaml, write_json
 
 ALL = "multi"  # the task of all classes, which needs no entry
 NAME = re.compile(r"\w[\w-]*")  # a task is a folder
@@ -223,14 +222,8 @@ def add_tasks(dataset_dir: str | Path, tasks: str | Path) -> None:
         UserError: where the file cannot be read, or a task is not possible or already there with other classes.
     """
     schema, path = load_schema(dataset_dir), Path(dataset_dir) / "dataset.json"
-    try:
-        content = yaml.safe_load(Path(tasks).read_text())
-    except OSError as error:
-        raise UserError(f"{tasks}: cannot be read ({error.strerror}); give a YAML file of tasks") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{tasks}: is not valid YAML ({error})") from None
-    content = content.get("tasks", content) if isinstance(content, dict) else content
-    added = checked_tasks(content, schema.class_names, tasks)
+    content = read_yaml(tasks, "write `tasks: {vein: {vein: [portal vein, hepatic vein]}}`")
+    added = checked_tasks(content.get("tasks", content), schema.class_names, tasks)
     if changed := [name for name in added if name in schema.tasks and added[name] != schema.tasks[name]]:
         raise UserError(f"{path}: has other tasks of the names {changed}; choose new names")
     write_json(path, read_json(path) | {"tasks": schema.tasks | added})

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from lldm3d.data.dataset import checked_tasks
 from lldm3d.errors import UserError
-from lldm3d.files import without_doubles
+from lldm3d.files import read_yaml
 
 MAX_VALUE = 65535  # of a label file, so that a lookup table stays small
 
@@ -62,26 +61,15 @@ def load_label_map(label_map: str | Path | dict | None, about: dict, where: str 
     return _checked(content["classes"], content, where, background=None)
 
 
-class StrictLoader(yaml.SafeLoader):
-    """Reads no mapping in which a name stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        without_doubles([(self.construct_object(key, deep=True), None) for key, _ in node.value if key.value != "<<"])
-        return super().construct_mapping(node, deep)
-
-
 def _read(label_map: str | Path | dict) -> tuple[dict, str]:
     inline = isinstance(label_map, dict) or ("{" in str(label_map) and not os.path.isfile(label_map))
     where = "--label_map" if inline else str(label_map)
-    try:
-        text = str(label_map) if inline else Path(label_map).read_text()
-        content = label_map if isinstance(label_map, dict) else yaml.load(text, StrictLoader)
-    except OSError as error:
-        raise UserError(f"{where}: cannot be read ({error.strerror}); give a YAML file, or `{{liver: 5}}`") from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:  # the last of a name that is a list
-        raise UserError(f"{where}: is not valid YAML ({error})") from None
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"{where}: must hold `class name: value`, one line for each class, holds {content!r}")
+    remedy = "give a YAML file of `class name: value`, one line for each class, or `{liver: 5}`"
+    content = label_map
+    if not isinstance(label_map, dict):
+        content = read_yaml(where, remedy, str(label_map) if inline else None)
+    if not content:
+        raise UserError(f"{where}: holds no class; {remedy}")
     return content, where
 
 
@@ -101,6 +89,8 @@ def _from_dataset_json(about: dict, where: str | Path) -> LabelMap:
             "which class with --label_map"
         )
     zero = [name for name, value in classes.items() if value == 0]
+    if len(zero) > 1:
+        raise UserError(f"{where}: {zero} all have the value 0, which is the background; give each class its own value")
     if wrong := {name: value for name, value in classes.items() if type(value) is not int}:
         raise UserError(f"{where}: labels give {wrong}; each class needs a whole number")
     ordered = sorted((value, name) for name, value in classes.items() if name not in zero)

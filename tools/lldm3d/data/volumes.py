@@ -95,7 +95,7 @@ def turned_grid(path: str | Path, axes: np.ndarray | None) -> tuple[tuple[int, .
     except Exception as error:  # nibabel, gzip and the file system each raise their own kinds
         raise UserError(f"{path}: cannot be read as NIfTI ({error})") from None
     shape = tuple(int(size) for size in np.array(image.shape[:3])[np.argsort(to[:, 0])])
-    return shape, image.affine @ nib.orientations.inv_ornt_aff(to, image.shape[:3])
+    return shape, affine_of(image) @ nib.orientations.inv_ornt_aff(to, image.shape[:3])
 
 
 def load_volume(
@@ -107,7 +107,7 @@ def load_volume(
     """
     try:
         image = nib.funcs.squeeze_image(open_nifti(path))
-        fault, scale = header_fault(image), MILLIMETRES.get(image.header.get_xyzt_units()[0], 1)
+        fault = header_fault(image)
         if len(image.shape) == 4 and channel is not None and 0 <= channel < image.shape[3]:
             image = image.slicer[..., channel]
         if len(image.shape) == 3 and not fault:
@@ -123,17 +123,28 @@ def load_volume(
         raise UserError(f"{path}: has the shape {image.shape}, 3D is needed (--channel chooses from 4D images)")
     if array.dtype.kind not in "biuf":
         raise UserError(f"{path}: has voxels of type {array.dtype}; real numbers are needed")
-    return array, np.diag([scale, scale, scale, 1]) @ image.affine
+    return array, affine_of(image)
 
 
 MILLIMETRES = {"micron": 0.001, "meter": 1000}  # of the units that a header may name besides mm
 
 
+def affine_of(image: nib.Nifti1Image) -> np.ndarray:
+    """The affine [4, 4] in mm, whatever unit the header names."""
+    scale = MILLIMETRES.get(image.header.get_xyzt_units()[0], 1)
+    return np.diag([scale, scale, scale, 1]) @ image.affine
+
+
+SPACINGS = (1e-4, 1e3)  # mm between which voxels of any scanner or microscope lie
+
+
 def header_fault(image: nib.Nifti1Image) -> str | None:
     """What contradicts itself in the header about where the voxels lie."""
     header, spacing = image.header, np.array(spacing_of(image.affine))
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-12:
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(affine_of(image)[:3, :3])) < 1e-12:
         return f"its affine {np.round(image.affine[:3], 3).tolist()} says nothing about where the voxels lie"
+    if not SPACINGS[0] <= min(size := spacing_of(affine_of(image))) <= max(size) <= SPACINGS[1]:
+        return f"its voxels are of {', '.join(f'{one:g}' for one in size)} mm; from 0.0001 to 1000 are possible"
     if (angle := skew(image.affine)) > SKEW:
         return f"its axes are not at right angles, by {angle:.1f} degrees (a tilted gantry?); resample it first"
     pixdim = np.array(header.get_zooms()[:3], float)

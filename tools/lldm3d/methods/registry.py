@@ -7,11 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lldm3d.bundle import INFERENCE, TRAIN, bundles_dir
 from lldm3d.errors import UserError, did_you_mean
+from lldm3d.files import read_yaml
 
 FILES = ("configs/method.yaml", "configs/method_*.yaml")  # of a method, and of its variants
 OURS = "lldm"  # the one whose drawn labels others may take
@@ -122,13 +122,7 @@ def method_files() -> dict[str, tuple[Path, dict]]:
 @lru_cache  # jobs of a plan ask for it dozens of times, each of which took 15 ms
 def read_method_file(file: Path, time: int) -> dict:
     """The content of a `method.yaml` that was last changed at `time`. Raises UserError where it is no mapping."""
-    try:
-        content = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: is not valid YAML ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: must hold `title: ...` and so on, holds {type(content).__name__}")
-    return content
+    return read_yaml(file, "a method has a title, trainings and so on")
 
 
 def method_names() -> list[str]:

@@ -10,7 +10,7 @@ from lldm3d import __version__
 from lldm3d.data.dataset import load_schema, moved
 from lldm3d.data.regimes import generator_saw
 from lldm3d.errors import UserError
-from lldm3d.files import read_json, sha256, write_json
+from lldm3d.files import read_json, remove_partial, sha256, write_json
 from lldm3d.methods.registry import Method
 from lldm3d.pairs.sources import LabelFile
 
@@ -113,6 +113,8 @@ def write_dataset_json(
     missing = [case[key] for case in cases for key in folders if not (target / case[key]).is_file()]
     if missing:
         raise UserError(f"{target}: lacks {missing[:3]} after generation; see {target / 'log.txt'}")
+    for folder in folders.values():
+        remove_partial(target / folder)
     content = read_json(dataset_dir / "dataset.json") | {
         "name": f"{schema.name} ({kind})",
         "description": about,

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lldm3d.bundle import undefined
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError, did_you_mean
+from lldm3d.files import read_yaml
 from lldm3d.methods.registry import OURS, load_method, validation_faults
 from lldm3d.pairs.sources import parse_source
 from lldm3d.pipeline.stages import STAGES
@@ -282,16 +282,3 @@ def lay_over(below: dict, above: dict) -> dict:
     both = below.keys() & above.keys()
     nested = [key for key in both if isinstance(below[key], dict) and isinstance(above[key], dict)]
     return {**below, **above, **{key: lay_over(below[key], above[key]) for key in nested}}
-
-
-def read_yaml(path: Path, remedy: str) -> dict:
-    """Read a YAML file that holds a mapping. Raises UserError ending in `remedy`."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path}: is not valid YAML ({error}); correct the file") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold sections `name: ...`, holds {type(content).__name__}; {remedy}")
-    return content

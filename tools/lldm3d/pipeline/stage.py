@@ -8,9 +8,8 @@ from pathlib import Path
 
 from lldm3d.children import end_with_parent, raise_on_sigterm
 from lldm3d.errors import ChildError, UserError
-from lldm3d.files import write_json
+from lldm3d.files import read_yaml, write_json
 from lldm3d.pipeline.checks import check_inputs, depends_on, is_done, mark_done, put_back, set_aside
-from lldm3d.pipeline.profile import read_yaml
 from lldm3d.pipeline.stages import FORMAT, STAGES, Job, Plan, all_jobs, find_job
 
 IN_WORKFLOW = "LLDM3D_WORKFLOW"  # set by the workflow for its jobs: the process that starts one
