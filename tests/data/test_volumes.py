@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import label as components
 
-from lldm3d.data.volumes import load_volume, resample, resample_label, resampled_affine, spacing_of
+from lldm3d.data.volumes import RAS, load_volume, resample, resample_label, resampled_affine, spacing_of, turned_grid
 from lldm3d.errors import UserError
 
 SIZE, LIVER, VEIN = 60, 1, 2
@@ -123,6 +123,7 @@ def test_microns_are_millimetres_once_read(tmp_path):
     assert spacing_of(load_volume(spoilt(tmp_path / "a.nii", units="micron"))[1]) == pytest.approx(
         (0.001, 0.001, 0.002)
     )
+    assert np.allclose(turned_grid(tmp_path / "a.nii", RAS)[1], load_volume(tmp_path / "a.nii")[1])
 
 
 def test_a_label_is_turned_as_its_image_where_two_axes_are_equally_near(tmp_path):

@@ -11,7 +11,7 @@ from lldm3d.data.dataset import load_cases
 from lldm3d.data.regimes import regime_cases
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, write_json
-from lldm3d.pairs.folder import claim, join
+from lldm3d.pairs.folder import claim, join, write_dataset_json
 
 
 @pytest.fixture
@@ -88,3 +88,15 @@ def test_of_pairs_that_are_drawn_anew_only_the_drawn_files_go(parts):
     claim(target, manifest, overwrite=True)
     assert [path.name for path in (target / "imagesTr").iterdir()] == ["measurements.xlsx"]
     assert not list((target / "labelsTr").iterdir())
+
+
+def test_what_a_killed_process_left_half_written_goes_once_the_pairs_are_whole(parts, tiny_dataset):
+    target, names = parts / "part_0", ["synthetic_0_00", "synthetic_0_01"]
+    half, own = target / "imagesTr/.partial-ab.nii.gz", target / "imagesTr/notes.txt"
+    half.touch()
+    own.touch()
+    with pytest.raises(UserError, match="lacks"):
+        write_dataset_json(target, tiny_dataset, "pairs", [*names, "missing"], [*names, "missing"])
+    assert half.exists()
+    write_dataset_json(target, tiny_dataset, "pairs", names, names)
+    assert not half.exists() and own.exists()

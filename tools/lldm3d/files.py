@@ -142,13 +142,10 @@ def open_nifti(path: str | Path) -> nib.Nifti1Image | nib.Nifti2Image:
     shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
     if offset < kind.header_class.single_vox_offset:  # 0 is the header to nibabel, what follows it to other programs
         raise ValueError(f"its voxels begin at byte {offset}, which is within its header")
-    if len(content) < offset + math.prod(shape) * dtype.itemsize:
+    if len(content) < _whole(header):
         return _load_checked(path)
     voxels = np.ndarray(shape, dtype, content, offset, order="F")
     return kind(apply_read_scaling(voxels, *header.get_slope_inter()), header.get_best_affine(), header)
-
-
-HEADER_BYTES = nib.Nifti2Header.sizeof_hdr  # the longest one
 
 
 def _nifti_kind(content: bytes) -> type | None:
@@ -167,17 +164,21 @@ def _checked_header(kind: type, content: bytes) -> nib.Nifti1Header:
     return header
 
 
+def _whole(header: nib.Nifti1Header) -> int:
+    """The bytes of a file with all the voxels that its header tells of."""
+    return header.get_data_offset() + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+
+
 def _load_checked(path: str | Path) -> nib.Nifti1Image:
     """What nibabel reads, after all of the file was read: it stops before a gzip's checksum, and reads damage."""
     packed = str(path).lower().endswith(".gz")
     with gzip.open(path) if packed else open(path, "rb") as file:
-        content = file.read(HEADER_BYTES)
+        content = file.read(nib.Nifti2Header.sizeof_hdr)  # the longest header
         length = len(content) + sum(map(len, iter(lambda: file.read(2**24), b"")))
     if kind := _nifti_kind(content):
         header = _checked_header(kind, content)
-        needed = header.get_data_offset() + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
-        if length < needed:
-            raise ValueError(f"its header tells of {header.get_data_shape()} voxels, {needed} bytes; it has {length}")
+        if length < (whole := _whole(header)):
+            raise ValueError(f"its header tells of {header.get_data_shape()} voxels, {whole} bytes; it has {length}")
     return nib.load(path)
 
 

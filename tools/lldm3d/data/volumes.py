@@ -135,16 +135,17 @@ def affine_of(image: nib.Nifti1Image) -> np.ndarray:
     return np.diag([scale, scale, scale, 1]) @ image.affine
 
 
-SPACINGS = (1e-4, 1e3)  # mm between which voxels of any scanner or microscope lie
+SPACINGS = (1e-4, 1000)  # mm between which voxels of any scanner or microscope lie
 
 
 def header_fault(image: nib.Nifti1Image) -> str | None:
     """What contradicts itself in the header about where the voxels lie."""
-    header, spacing = image.header, np.array(spacing_of(image.affine))
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(affine_of(image)[:3, :3])) < 1e-12:
+    header, spacing, affine = image.header, np.array(spacing_of(image.affine)), affine_of(image)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         return f"its affine {np.round(image.affine[:3], 3).tolist()} says nothing about where the voxels lie"
-    if not SPACINGS[0] <= min(size := spacing_of(affine_of(image))) <= max(size) <= SPACINGS[1]:
-        return f"its voxels are of {', '.join(f'{one:g}' for one in size)} mm; from 0.0001 to 1000 are possible"
+    sizes, (least, most) = spacing_of(affine), SPACINGS
+    if min(sizes) < least or max(sizes) > most:
+        return f"its voxels are of {', '.join(f'{size:g}' for size in sizes)} mm; from {least} to {most} are possible"
     if (angle := skew(image.affine)) > SKEW:
         return f"its axes are not at right angles, by {angle:.1f} degrees (a tilted gantry?); resample it first"
     pixdim = np.array(header.get_zooms()[:3], float)
