@@ -165,6 +165,14 @@ def test_a_label_that_does_not_fit_is_refused(workdir, tmp_path, change, message
 def test_a_method_that_is_not_trained_and_a_strange_folder_are_refused(workdir, tmp_path):
     with pytest.raises(UserError, match="methods/lldm: holds no trained lldm; train it with `lldm3d run --workdir"):
         generate(str(tmp_path), str(tmp_path / "out"))
+    (tmp_path / "run.yaml").write_text("methods: [haar_ldm, lldm]")
+    with pytest.raises(UserError, match="holds no trained haar_ldm; train it"):
+        generate(str(tmp_path), str(tmp_path / "out"))
+    models = tmp_path / "methods/haar_ldm/seed_0"
+    write_json(models / "diffusion/model.pt", {})
+    with pytest.raises(UserError, match="draws images alone, as label_ldm was not trained; give --source training"):
+        generate(str(tmp_path), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="holds no trained lldm of seed 7"):
         generate(str(workdir), str(tmp_path / "out"), model_seed=7)
     (tmp_path / "full").mkdir()

@@ -169,6 +169,18 @@ def test_any_method_that_draws_labels_draws_them_for_the_others(tmp_path):
     assert f"{DRAWN}/dataset.json" in reads, "ours, where it is trained"
 
 
+def test_what_draws_labels_is_trained_only_where_some_are_drawn(tmp_path):
+    def trained(*sources):
+        jobs = all_jobs(plan_of(tmp_path, methods=["haar_ldm"], sources=sources))
+        return [job.values["training"] for job in jobs if job.stage == "train"]
+
+    assert trained("training", "test") == ["autoencoder_image", "autoencoder_label", "latents", "diffusion"]
+    assert "label_ldm" in trained("drawn") and "label_ldm" in trained("training", "drawn")
+    plan = plan_of(tmp_path, methods=["haar_ldm"], sources=["training", "drawn"])
+    reads = find_job(plan, "pairs/haar_ldm/training/seed_0").reads
+    assert not [name for name in reads if "label_ldm" in name], "drawn labels change no pairs of given ones"
+
+
 def test_a_profile_may_name_the_methods_and_sources_of_a_run(tmp_path):
     profile = write_profile(tmp_path / "mine.yaml", methods={"names": ["haar_ldm"], "sources": ["training", "drawn"]})
     plan = plan_of(tmp_path, profile)

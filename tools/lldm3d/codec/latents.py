@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.networks.nets import AutoencoderKL
-from monai.transforms import RandAffined
 from monai.utils import convert_to_tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from lldm3d.codec.codec import Codec, load_codec
 from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema
 from lldm3d.data.scans import read_pair
+from lldm3d.data.warping import warp_pair
 from lldm3d.errors import UserError
 from lldm3d.files import output_folder, read_json, require_replaceable, sha256, write_json
 
@@ -26,14 +26,6 @@ def read_case(case: Case, schema: Schema) -> dict[str, torch.Tensor]:
     scan = read_pair(case, schema)
     volumes = {key: getattr(scan, key) for key in ("image", "label")}
     return {key: torch.from_numpy(np.float32(volume))[None] for key, volume in volumes.items() if volume is not None}
-
-
-def augment(degrees: float, scale: float, shift: float) -> RandAffined:
-    """A small random rotation (degrees), scaling (fraction) and shift (voxels); anatomy stays anatomy, so no flips."""
-    ranges = {"rotate_range": degrees / 180 * torch.pi, "scale_range": scale, "translate_range": shift}
-    ranges = {name: (reach,) * 3 for name, reach in ranges.items()}
-    modes = {"mode": ("bilinear", "nearest"), "padding_mode": "reflection"}  # "border" draws streaks along the edges
-    return RandAffined(("image", "label"), prob=1.0, **ranges, **modes, allow_missing_keys=True)
 
 
 @torch.no_grad()
@@ -74,9 +66,7 @@ def encode(
     output_dir: str,
     label_codec: str | None = None,
     views: int = 1,
-    degrees: float = 5.0,
-    scale: float = 0.05,
-    shift: float = 2.0,
+    strength: float = 1.0,
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
@@ -87,11 +77,9 @@ def encode(
         image_codec: `codec.pt` of the image autoencoder.
         output_dir: folder to make, whole or not at all.
         label_codec: `codec.pt` of the label autoencoder; without it images alone are encoded.
-        views: entries for each training case; the first is the case itself, the others are augmented.
-        degrees: range of the augmentation's rotation.
-        scale: range of its scaling, as a fraction.
-        shift: range of its shift in voxels.
-        seed: seed of the augmentation.
+        views: entries for each training case; the first is the case itself, the others are warped.
+        strength: of the warp, as of the training labels for which pairs are drawn.
+        seed: of the warps.
         overwrite: replace an existing folder.
 
     Raises:
@@ -102,14 +90,13 @@ def encode(
     require_replaceable(output_dir, overwrite, inputs)
     schema = load_schema(dataset_dir)
     codecs = load_codecs(paths, schema, dataset_dir)
-    transform = augment(degrees, scale, shift)
     with output_folder(output_dir, overwrite, inputs) as folder:
         for split in SPLITS:
             cases, entries = load_cases(dataset_dir, split), views if split == "training" else 1
             (folder / split).mkdir()
             seeds = range(seed, seed + 1000 * len(cases), 1000)
             pairs = zip(cases, seeds, strict=True)
-            volumes = chain.from_iterable(views_of(*pair, schema, entries, transform) for pair in pairs)
+            volumes = chain.from_iterable(views_of(*pair, schema, entries, strength) for pair in pairs)
             volumes = tqdm(volumes, f"latents of {split}", mininterval=1)
             encoded = (encode_case(item, codecs) for item in volumes)
             write_split(folder / split, encoded, len(cases) * entries)
@@ -168,14 +155,15 @@ def load_codecs(paths: dict[str, str], schema: Schema, dataset_dir: str) -> dict
     return codecs
 
 
-def views_of(
-    case: Case, seed: int, schema: Schema, views: int, transform: RandAffined
-) -> Iterator[dict[str, torch.Tensor]]:
-    """The case as it is, then `views` - 1 augmented copies of it; the file is read once."""
+def views_of(case: Case, seed: int, schema: Schema, views: int, strength: float) -> Iterator[dict[str, torch.Tensor]]:
+    """The case as it is, then `views` - 1 warped copies of it; the file is read once."""
     volumes = read_case(case, schema)
     yield volumes
+    image, label = (volumes[key][0].numpy() if key in volumes else None for key in ("image", "label"))
     for view in range(1, views):
-        yield transform.set_random_state(seed + view)(dict(volumes))
+        warped = warp_pair(image, label, len(schema.class_names), [seed, view], strength)
+        pairs = zip(("image", "label"), warped, strict=True)
+        yield {key: torch.from_numpy(np.float32(volume))[None] for key, volume in pairs if volume is not None}
 
 
 class LatentDataset(Dataset):

@@ -28,6 +28,7 @@ class Training(BaseModel):
     bundle: str = ""  # the method's own, unless another is named
     configs: tuple[str, ...] = (TRAIN,)  # laid over each other
     run: str = "training"  # id of the configs that is run
+    makes: Literal["label"] | None = None  # what it alone is for: left out where all labels are given
     share: float = Field(0, ge=0, le=1)  # of the method's minutes; 0: it takes what it takes
     after: tuple[str, ...] | None = None  # steps that it reads; None: the one before it
     settings: dict[str, object] = {}  # ids of the configs, where this method differs from their defaults
@@ -47,6 +48,7 @@ class Method(BaseModel):
     makes: tuple[Made, ...] = Field(min_length=1)
     trainings: dict[str, Training] = Field(min_length=1)  # in order
     inference: tuple[str, ...] = (INFERENCE,)  # configs that draw, laid over each other
+    draw_labels: tuple[str, ...] = ()  # further ones, where labels are drawn too
 
     @model_validator(mode="after")
     def check_trainings(self) -> "Method":
@@ -92,7 +94,15 @@ class Method(BaseModel):
     def parts(self) -> dict[str, tuple[str, tuple[str, ...]]]:
         """Bundle and configs of each training and of the inference: the sections of a profile for this method."""
         found = {name: (self.bundle_of(name), training.configs) for name, training in self.trainings.items()}
-        return {**found, "inference": (self.bundle, self.inference)}
+        return {**found, "inference": (self.bundle, self.configs(given=False))}
+
+    def configs(self, given: bool) -> tuple[str, ...]:
+        """The configs that draw where labels are given, or not."""
+        return self.inference if given else self.inference + self.draw_labels
+
+    def used(self, given: bool) -> list[str]:
+        """The trainings whose networks draw where labels are given, or not."""
+        return [name for name, training in self.trainings.items() if not (given and training.makes == "label")]
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from monai.bundle import ConfigParser
 from lldm3d.bundle import bundle_path, defined, load_configs, run_bundle, undefined
 from lldm3d.data.dataset import Schema, load_schema
 from lldm3d.errors import UserError
-from lldm3d.files import read_json
+from lldm3d.files import read_json, read_yaml
 from lldm3d.methods.registry import OURS, Method, load_method, method_names
 from lldm3d.pairs.cases import drawn_name
 from lldm3d.pairs.folder import claim, data_of_models, pair_manifest, write_dataset_json
@@ -34,7 +34,7 @@ from lldm3d.pairs.warping import write_warped_pairs
 def generate(
     workdir: str,
     output_dir: str,
-    method: str = OURS,
+    method: str | None = None,
     source: str = DRAWN,
     label: str | None = None,
     label_values: str | None = None,
@@ -53,7 +53,7 @@ def generate(
     Args:
         workdir: work directory of `lldm3d run`.
         output_dir: folder for the pairs: imagesTr, labelsTr, dataset.json and manifest.json.
-        method: which draws, such as lldm or cond_ldm.
+        method: which draws, such as lldm or cond_ldm; default: the first of the run.
         source: of the labels: drawn, training (real ones, smoothly warped), unwarped (the same as they are), test
             (held-out real ones), or a folder; or reconstructed, the training pairs through the method's image codec.
         label: instead, a NIfTI label map of your own, or several, separated by commas. Their pairs have the axes of
@@ -78,7 +78,8 @@ def generate(
     for name, value, least in (("n", 1 if n is None else n, 1), ("first", first, 0), ("processes", processes, 1)):
         if type(value) is not int or value < least:
             raise UserError(f"--{name} must be a whole number of at least {least}, got {value!r}")
-    work, target, found = Path(workdir).resolve(), Path(output_dir).resolve(), load_method(method)
+    work, target = Path(workdir).resolve(), Path(output_dir).resolve()
+    found = load_method(method or first_method(work))
     models = trained_folder(work, found, model_seed)
     if label:
         labels = [item for path in label.split(",") for item in labels_of_file(path)]
@@ -89,10 +90,27 @@ def generate(
         labels = source_labels(
             work, found, models, parse_source(source), n, target / "labels", seed, strength, label_values
         )
+    check_trained(work, found, models, given=labels is not None)
     if labels is not None and not found.takes_labels:
         raise UserError(f"{found.name} draws images without labels; leave out --label and --source (got {source!r})")
     draw_pairs(found, models, work / "dataset", target, labels, n or 1, first, seed, settings, overlays, processes,
                overwrite=overwrite)  # fmt: skip
+
+
+def first_method(work: Path) -> str:
+    """The method that a run of the work directory trains first; ours where none is named."""
+    path = work / "run.yaml"
+    return (read_yaml(path, "it is of `lldm3d run`").get("methods") or [OURS])[0] if path.is_file() else OURS
+
+
+def check_trained(work: Path, method: Method, models: Path, given: bool) -> None:
+    """Raises UserError where labels are to be drawn by a method of which only what draws images was trained."""
+    drawing = set(method.trainings) - set(method.used(given=True)) if not given else ()
+    if missing := [name for name in drawing if not (models / name / "model.pt").is_file()]:
+        raise UserError(
+            f"{models}: draws images alone, as {', '.join(missing)} was not trained; give --source training or "
+            f"--label, or train it with `lldm3d run --workdir {work} --methods {method.name} --sources drawn`"
+        )
 
 
 def trained_folder(work: Path, method: Method, seed: int | None) -> Path:
@@ -200,7 +218,7 @@ def draw_pairs(
         n: number of cases where no labels are given, from number `first` on.
         settings: ids of the inference config.
     """
-    configs = [*method.inference, *(f"configs/{name}" for name in overlays)]
+    configs = [*method.configs(given=labels is not None), *(f"configs/{name}" for name in overlays)]
     process = process_of(method, configs, settings)
     check_settings(method, configs, {**process, **settings})
     names = [label.name for label in labels] if labels else [drawn_name(index) for index in range(first, first + n)]

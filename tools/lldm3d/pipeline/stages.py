@@ -154,6 +154,11 @@ def method_sources(plan: Plan, method: str) -> list[str]:
     return [source.slug for source in wanted if source.kind in kinds] or [DRAWN]
 
 
+def draws_labels(plan: Plan, method: str) -> bool:
+    """Whether a method of the run draws labels for some of its pairs."""
+    return not {DRAWN, BOTH}.isdisjoint(method_sources(plan, method))
+
+
 def default_pairs(plan: Plan) -> list[str]:
     """Of each method that has labels the pairs of its first source, but never those of test cases."""
     sources = {name: [source for source in method_sources(plan, name) if source != TEST] for name in plan.methods}
@@ -186,8 +191,8 @@ def train_jobs(plan: Plan) -> list[Job]:
     found = []
     for (name, method), seed in product(plan.loaded.items(), plan.seeds):
         folder = method_folder(name, seed)
-        for training, entry in method.trainings.items():
-            section = plan.section(name, training)
+        for training in method.used(given=not draws_labels(plan, name)):
+            entry, section = method.trainings[training], plan.section(name, training)
             kept = {key: value for key, value in section.items() if key not in NO_DIGEST}
             settings = digest(kept, plan.minutes * entry.share if plan.minutes and entry.share else None)
             reads = (seen_by(plan, seed), *(f"{folder}/{other}/{FINISHED}" for other in method.inputs(training)))
@@ -230,7 +235,7 @@ def pairs_reads(plan: Plan, name: str, source: str, seed: int) -> tuple[str, ...
     """What the pairs of a method for a source of labels are made from."""
     if source == BOTH:
         return tuple(f"{pairs_folder(name, part, seed)}/dataset.json" for part in PARTS)
-    trainings = [IMAGE_CODEC] if source == RECONSTRUCTED else plan.loaded[name].trainings
+    trainings = [IMAGE_CODEC] if source == RECONSTRUCTED else plan.loaded[name].used(given=source != DRAWN)
     labels = {TRAINING: [f"labels/{TRAINING}/seed_{seed}/labels.json"]}
     if plan.loaded[name].needs_drawn_labels:
         labels[DRAWN] = [f"{pairs_folder(plan.label_drawer or OURS, DRAWN, seed)}/dataset.json"]
