@@ -122,6 +122,18 @@ def test_a_run_remembers_methods_sources_and_profile(tmp_path):
     assert other["methods"] == ["ddpm"] and other["sources"] == ["drawn", "test"]
 
 
+def test_settings_of_a_method_that_the_run_does_not_train_are_told(tmp_path, dry_run, monkeypatch):
+    printed = []
+    monkeypatch.setattr("builtins.print", lambda *words, **_: printed.append(" ".join(map(str, words))))
+    (tmp_path / "mine.yaml").write_text("{base: small, methods: {lldm: {image_ldm: {epochs: 8}}}}")
+    options = {"profile": str(tmp_path / "mine.yaml"), "data": str(tmp_path)}
+    run(str(tmp_path / "work"), dry_run=True, **options)
+    assert any("trains haar_ldm; settings of lldm in the profile change nothing" in line for line in printed)
+    printed.clear()
+    run(str(tmp_path / "work"), dry_run=True, methods="lldm", **options)
+    assert not any("change nothing" in line for line in printed)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,5 +1,6 @@
 """Profiles: the settings of all stages, in one YAML file with a section for each."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -254,6 +255,14 @@ def merged(profile: str, folder: Path = Path()) -> dict:
     base = settings.pop("base", None)
     settings = translated(settings)
     return lay_over(merged(str(base), path.parent), settings) if base else settings
+
+
+def idle_methods(profile: str, methods: Collection[str]) -> list[str]:
+    """The methods that a user's profile has settings for, though a run does not train them."""
+    if profile in BUILT_IN:
+        return []
+    own = translated(read_yaml(profile, "a profile is a YAML file")).get("methods", {})
+    return [name for name in own if name not in MethodsSettings.model_fields and name not in methods]
 
 
 def translated(content: dict) -> dict:

@@ -12,7 +12,7 @@ from lldm3d.errors import UserError
 from lldm3d.methods.registry import OURS, load_method, method_names
 from lldm3d.pairs.sources import DRAWN, parse_source
 from lldm3d.pipeline.axes import ladder_axes, pairs_at_hand, pairs_to_make, sources_with
-from lldm3d.pipeline.profile import BUILT_IN, load_profile
+from lldm3d.pipeline.profile import BUILT_IN, idle_methods, load_profile
 from lldm3d.pipeline.stage import read_plan
 from lldm3d.pipeline.stages import FORMAT, OF_STUDY, Plan, all_jobs, check_pairs, check_plan, pairs_of, selected_jobs
 from lldm3d.pipeline.workflow import execute
@@ -79,6 +79,9 @@ def run(
     require_own_data(work, content)
     plan = Plan.of(content)
     check_plan(plan)
+    if methods is None and (idle := idle_methods(content["profile"], plan.methods)):
+        trained, others = ", ".join(plan.methods), ", ".join(idle)
+        print(f"lldm3d: trains {trained}; settings of {others} in the profile change nothing without --methods")
     selected = selected_jobs(plan, until)
     where = {"cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
     execute(work, content, selected, dry_run, **where)

@@ -1,0 +1,83 @@
+"""`lldm3d filter`: of some pairs those with whose labels networks that learnt from real data agree best."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from lldm3d import __version__
+from lldm3d.data.dataset import Case, Schema, load_cases, load_schema, moved
+from lldm3d.data.scans import read_pair
+from lldm3d.errors import UserError
+from lldm3d.evaluation.alignment import class_agreement
+from lldm3d.evaluation.features import Segmenter, load_segmenter
+from lldm3d.files import read_json, write_json
+from lldm3d.pairs.folder import is_ours
+
+ENSEMBLE = "segment/*/*/multi/R/real/seed_*/model.pt"  # all classes, real data alone
+
+
+def keep_agreeing(workdir: str, pairs: str, output_dir: str, share: float = 0.5, overwrite: bool = False) -> None:
+    """Keep the share of some pairs on whose labels networks that were trained on real data agree best.
+
+    The pairs stay where they are; `dataset.json` and `manifest.json` name the kept ones. An image that does not show
+    its label, or a label that no patient has, teaches a segmentation what is wrong (as the quality filters of DiffTumor
+    and of self-training do). The networks are all of regime R in the work directory, so draw two pairs or more for each
+    that is kept.
+
+    Args:
+        workdir: work directory of `lldm3d run`, whose networks judge.
+        pairs: folder of pairs, such as W/pairs/haar_ldm/training/seed_0.
+        output_dir: folder of the two files; everything that reads a generated data set reads it too.
+        share: of the pairs that are kept.
+        overwrite: replace them.
+
+    Raises:
+        UserError: for a share that is none, pairs without labels, or a work directory without such networks.
+    """
+    source, target = Path(pairs).resolve(), Path(output_dir).resolve()
+    if not (type(share) in (int, float) and 0 < share < 1):
+        raise UserError(f"--share {share!r}: give a share above 0 and below 1, such as 0.5")
+    if (target / "dataset.json").exists() and (target == source or not (overwrite and is_ours(target))):
+        raise UserError(f"{target}: holds a data set already; choose another --output_dir")
+    paths = sorted(Path(workdir).resolve().glob(ENSEMBLE))
+    if not paths:
+        raise UserError(
+            f"{workdir}: holds no segmentation of all classes in regime R; `lldm3d study --workdir {workdir} --regimes "
+            "R --seeds 0,1,2` trains some"
+        )
+    schema, cases = load_schema(source), load_cases(source, "training")
+    if without := [case.name for case in cases if case.label is None]:
+        raise UserError(f"{source}: {without[0]} has no label to agree with; give pairs of image and label")
+    networks = [load_segmenter(path, schema.class_names) for path in paths]
+    agreement = [agreement_of(case, schema, networks) for case in tqdm(cases, desc="agreement", mininterval=1)]
+    kept = set(np.argsort(agreement)[::-1][: math.ceil(share * len(cases))].tolist())
+    write_kept(source, target, sorted(kept), agreement, {"share": share, "networks": [str(path) for path in paths]})
+    least = min(agreement[index] for index in kept)
+    print(
+        f"lldm3d: kept {len(kept)} of {len(cases)} pairs, with a Dice of {least:.3f} or more between the label and "
+        f"{len(networks)} networks (all pairs: {np.mean(agreement):.3f} on average)"
+    )
+
+
+def agreement_of(case: Case, schema: Schema, networks: list[Segmenter]) -> float:
+    """Mean Dice of the classes of the label over all networks; 1 where label and predictions are empty."""
+    scan, values = read_pair(case, schema), []
+    for network in networks:
+        _, pred = network(scan.image)
+        found = class_agreement(pred, scan.label, schema)["dice"].values()
+        values.append(np.mean([*found]) if found else float(not pred.any()))
+    return float(np.mean(values))
+
+
+def write_kept(source: Path, target: Path, kept: list[int], agreement: list[float], how: dict) -> None:
+    """Write `dataset.json` and `manifest.json` of the kept pairs; in the latter the agreement of each."""
+    content, names = read_json(source / "dataset.json"), [case.name for case in load_cases(source, "training")]
+    manifest = read_json(source / "manifest.json") if is_ours(source) else {"method": "of another program"}
+    known = {case["name"]: case for case in manifest.get("cases", [])}
+    cases = [{"name": names[i], **known.get(names[i], {}), "agreement": round(agreement[i], 4)} for i in kept]
+    filtered = {"filtered": {"pairs": str(source), **how}}
+    write_json(target / "manifest.json", {"lldm3d": __version__, **manifest, "cases": cases, **filtered})
+    entries = [moved(content["training"][index], source, target) for index in kept]
+    write_json(target / "dataset.json", content | {"numTraining": len(entries), "training": entries})
