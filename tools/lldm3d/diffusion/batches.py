@@ -100,7 +100,10 @@ def noised(
     latent: torch.Tensor, process: NoiseProcess, generators: list[torch.Generator] | None, non_blocking: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The noisy latent [B, C, x, y, z], what the network shall answer, and the times [B] that were drawn."""
-    noise, draws = normal_noise(latent, generators), [(1, one) for one in generators or ()] or [(len(latent), None)]
+    noise = normal_noise(latent, generators)
+    if process.offset:
+        noise = noise + process.offset * normal_noise(latent[..., :1, :1, :1], generators)
+    draws = [(1, one) for one in generators or ()] or [(len(latent), None)]
     timesteps = torch.cat([process.sample_timesteps(*draw) for draw in draws])
     timesteps = timesteps.to(latent.device, non_blocking=non_blocking)
     return *process.noisy_and_target(latent, noise, timesteps), timesteps

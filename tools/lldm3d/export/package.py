@@ -49,7 +49,7 @@ def copies_note(work: Path, method: str = "*") -> str:
 
 
 OWN = ("_dir", "_path", "bundle_root")  # ids of paths on the machine that trained; they do not travel
-SAMPLING = ("num_inference_steps", "solver", "time_shift", "guidance_scale")
+SAMPLING = ("num_inference_steps", "solver", "time_shift", "time_grid", "guidance_scale")
 
 
 @dataclass(frozen=True)

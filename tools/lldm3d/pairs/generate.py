@@ -256,7 +256,7 @@ def process_of(method: Method, configs: list[str], settings: dict) -> dict:
     process = load_configs(bundle_path(method.bundle), configs).get("noise_scheduler")
     if not isinstance(process, dict):
         return {}
-    if wrong := [name for name in ("solver", "time_shift") if name in settings and name not in process]:
+    if wrong := [name for name in ("solver", "time_shift", "time_grid") if name in settings and name not in process]:
         raise UserError(f"--{wrong[0]} is of rectified flow; {process.get('_target_')} has no such setting")
     return {"noise_scheduler": process | {key: settings[key] for key in ("num_inference_steps",) if key in settings}}
 

@@ -20,10 +20,15 @@ from lldm3d.training.checkpoints import ARCHITECTURES, load_model
 from lldm3d.training.inferers import AutocastInferer
 
 
-def case_noise(seed: int, index: int, kind: str, shape: list[int]) -> torch.Tensor:
-    """The noise [C, x, y, z] of case `index`: the same whatever the batch, the number of cases or the device."""
+def case_noise(seed: int, index: int, kind: str, shape: list[int], offset: float = 0.0) -> torch.Tensor:
+    """The noise [C, x, y, z] of case `index`: the same whatever the batch, the number of cases or the device.
+
+    `offset` is that of the noise process.
+    """
     number = np.random.SeedSequence([seed, index, ("label", "image").index(kind)]).generate_state(1, np.uint64)[0]
-    return torch.randn(shape, generator=torch.Generator().manual_seed(int(number) % 2**63))
+    generator = torch.Generator().manual_seed(int(number) % 2**63)
+    noise = torch.randn(shape, generator=generator)
+    return noise + offset * torch.randn([shape[0], 1, 1, 1], generator=generator) if offset else noise
 
 
 class LatentSampler:
@@ -67,7 +72,8 @@ class LatentSampler:
         shape = self.latent_shape
         if condition is not None and condition.shape[2:] != torch.Size(shape[1:]):
             shape = [shape[0], *(math.ceil(size / self.codec.stride) for size in condition.shape[2:])]
-        noise = torch.stack([case_noise(self.seed, index, self.codec.kind, shape) for index in indices])
+        offset = self.noise_scheduler.offset
+        noise = torch.stack([case_noise(self.seed, index, self.codec.kind, shape, offset) for index in indices])
         if self.device.type == "cuda":  # else the copy would wait for all that the GPU was given before
             noise = noise.pin_memory().to(self.device, non_blocking=True)
         return self.noise_scheduler.sample(self.predictor(condition), noise)
