@@ -103,6 +103,7 @@ def encode(
         description = {
             "class_names": list(schema.class_names),
             "latent_shape": {kind: list(mapped(folder / f"training/{kind}_mean.npy").shape[1:]) for kind in codecs},
+            "offsets": {kind: deviation_of_means(mapped(folder / f"training/{kind}_mean.npy")) for kind in codecs},
             "spacing": list(schema.spacing),
             "roi_size": list(schema.roi_size),
             "codecs": {kind: sha256(path) for kind, path in paths.items()},
@@ -110,6 +111,11 @@ def encode(
             "views": views,
         }
         write_json(folder / "latents.json", description)
+
+
+def deviation_of_means(latents: np.ndarray) -> list[float]:
+    """For each channel of latents [N, C, x, y, z] the standard deviation of its mean over the cases."""
+    return np.stack([case.mean((1, 2, 3), dtype=np.float64) for case in latents]).std(0).tolist()
 
 
 def write_split(folder: Path, entries: Iterator[dict[str, torch.Tensor]], count: int) -> None:
@@ -193,6 +199,7 @@ class LatentDataset(Dataset):
         labelled = np.load(path) if path.is_file() else np.ones(count, bool)  # before 0.9 all were
         self.entries = np.flatnonzero(labelled) if labelled_only else np.arange(count)
         self.labelled = labelled[self.entries]
+        self.offsets = read_json(Path(dataset_dir) / "latents.json").get("offsets", {})  # by kind; since 0.10
 
     def __len__(self) -> int:
         return len(self.entries)

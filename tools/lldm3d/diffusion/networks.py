@@ -11,6 +11,7 @@ from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock
 from torch import nn
 from torch.distributed.algorithms._checkpoint import checkpoint_wrapper as torch_wrapper
 
+from lldm3d.diffusion.noise import TIME_SCALE
 from lldm3d.errors import UserError
 
 
@@ -78,12 +79,17 @@ class ConcatenatedDiffusion(nn.Module):
         latent_channels: C of the latent.
         num_classes: K of the one-hot label, with background.
         stride: voxels of the label for each latent voxel, along each axis.
+        preconditioned: add the best linear answer to velocities of rectified flow, with data and noise of variance 1,
+            so that the network learns the rest alone (Karras et al. 2022, table 1, for this process: skip (1 - 2t) / a,
+            input and output 1 / √a with a = (1 - t)² + t²).
         unet: further arguments of `DiffusionModelUNet`.
     """
 
-    def __init__(self, latent_channels: int, num_classes: int, stride: int, **unet: object) -> None:
+    def __init__(
+        self, latent_channels: int, num_classes: int, stride: int, preconditioned: bool = False, **unet: object
+    ) -> None:
         super().__init__()
-        self.stride = stride
+        self.stride, self.preconditioned = stride, preconditioned
         inputs = latent_channels + num_classes * stride**3
         self.unet = DiffusionModelUNet(in_channels=inputs, out_channels=latent_channels, **unet)
 
@@ -92,7 +98,12 @@ class ConcatenatedDiffusion(nn.Module):
         beside = rearrange(
             condition, "b k (x i) (y j) (z l) -> b (k i j l) x y z", i=self.stride, j=self.stride, l=self.stride
         )
-        return self.unet(torch.cat([x, beside], 1), timesteps=timesteps)
+        if not self.preconditioned:
+            return self.unet(torch.cat([x, beside], 1), timesteps=timesteps)
+        time = (timesteps / TIME_SCALE).view(-1, 1, 1, 1, 1)
+        variance = (1 - time) ** 2 + time**2
+        rest = self.unet(torch.cat([x / variance.sqrt(), beside], 1), timesteps=timesteps)
+        return (1 - 2 * time) / variance * x + rest / variance.sqrt()
 
 
 BLOCKS = (DiffusionUNetResnetBlock, SpatialAttentionBlock)

@@ -18,7 +18,6 @@ class NoiseProcess(Protocol):
 
     name: str  # in checkpoints, so that no model is sampled by another process
     num_inference_steps: int
-    offset: float  # standard deviation of the part of the noise that all voxels of a channel share
 
     def sample_timesteps(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """Times [num] of `num` training cases, on the CPU."""
@@ -49,11 +48,9 @@ class RectifiedFlow:
             variance 0.05 to 10 gives 0.96 to 1.04 of their standard deviation, by 16 of Euler, which cost as much, 0.86
             to 0.92: duller images.
         times: of training: "uniform", or "logit_normal", more of them in the middle of the path (there, eq. 19).
-        offset: standard deviation of a part of the noise that all voxels of a channel share. In white noise that part
-            shrinks with the number of voxels, so that whether a scan is bright or dark shows only at times next to 1,
-            which are hardly trained, and all that is drawn is of average brightness (Lin et al. 2023, *Common Diffusion
-            Noise Schedules and Sample Steps are Flawed*). With 1 it is decided on the way, as all else.
     """
+
+    name = "rectified_flow"  # in checkpoints, so that no model is sampled by the other process
 
     def __init__(
         self,
@@ -62,10 +59,7 @@ class RectifiedFlow:
         time_shift: float = 1.0,
         times: str = "uniform",
         time_grid: str = "even",
-        offset: float = 0.0,
     ) -> None:
-        if not offset >= 0:
-            raise ValueError(f"offset must be 0 or more, got {offset}")
         if times not in ("uniform", "logit_normal"):
             raise ValueError(f"times must be 'uniform' or 'logit_normal', got {times!r}")
         if solver not in ("euler", "heun"):
@@ -77,12 +71,7 @@ class RectifiedFlow:
         if not time_shift > 0:
             raise ValueError(f"time_shift must be above 0, got {time_shift}")
         self.num_inference_steps, self.solver, self.time_shift = num_inference_steps, solver, time_shift
-        self.training_times, self.time_grid, self.offset = times, time_grid, offset
-
-    @property
-    def name(self) -> str:
-        """In checkpoints, so that no model is sampled by the other process or from other noise."""
-        return f"rectified_flow, noise offset {self.offset:g}" if self.offset else "rectified_flow"
+        self.training_times, self.time_grid = times, time_grid
 
     def sample_timesteps(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """Times [num] in [0, 1000), one in each of `num` equal parts, so that a batch covers the path evenly.
@@ -145,7 +134,7 @@ class DDPM:
         UserError: for a number of steps by which DDIM would step back less far than its times lie apart.
     """
 
-    name, offset = "ddpm", 0.0  # in checkpoints, so that no model is sampled by the other process
+    name = "ddpm"  # in checkpoints, so that no model is sampled by the other process
 
     def __init__(
         self,
