@@ -248,3 +248,63 @@ def test_what_a_header_cannot_mean_is_refused(tmp_path):
             path.write_bytes(gzip.compress(header.binaryblock + content[length:]))
             with pytest.raises(UserError, match=f"a.nii.gz: .*{re.escape(fault)}"):
                 load_volume(path)
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        ({"liver": 0, "background": 1}, "background has the value 1, it must be 0"),
+        ({"0": "background", "1": "Liver", "2": "liver "}, "differ in case or spaces alone"),
+        ({"0": "background", "1": None}, "the class of the value 1 is named ''"),
+    ],
+)
+def test_labels_that_may_mean_two_things_are_refused(labels, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_label_map(None, {"labels": labels}, "raw")
+
+
+def test_a_class_of_the_value_0_is_told_to_be_the_background(capsys):
+    mapping = load_label_map(None, {"labels": {"liver": 0, "tumour": 1.0}}, "raw")
+    assert mapping.classes == {"tumour": (1,)}
+    assert "'liver' has the value 0, which is the background" in capsys.readouterr().out
+    load_label_map(None, {"labels": {"Background": 0, "tumour": 1}}, "raw")
+    assert not capsys.readouterr().out
+
+
+def test_names_that_differ_in_how_they_are_encoded_are_one(tmp_path):
+    """macOS writes an umlaut as two signs: images from there and labels from elsewhere belong together."""
+    image, label = volumes()
+    save(tmp_path / "images" / "Mu\u0308ller.nii.gz", image)
+    save(tmp_path / "labels" / "M\u00fcller.nii.gz", label)
+    assert [case.name for case in open_source(images=tmp_path / "images", labels=tmp_path / "labels").cases] == [
+        "M\u00fcller"
+    ]
+    save(tmp_path / "images" / "M\u00fcller.nii.gz", image)
+    with pytest.raises(UserError, match="are both"):
+        open_source(images=tmp_path / "images", labels=tmp_path / "labels")
+
+
+def test_cases_that_differ_in_capitals_alone_are_refused(tmp_path):
+    for folder, array in zip(("images", "labels"), volumes(), strict=True):
+        for name in ("p0", "P0"):
+            save(tmp_path / folder / f"{name}.nii.gz", array)
+    with pytest.raises(UserError, match="'P0' and 'p0' differ in capitals alone"):
+        open_source(images=tmp_path / "images", labels=tmp_path / "labels")
+
+
+def test_paths_as_windows_writes_them_are_read(tmp_path):
+    folder = write_decathlon(tmp_path, 2)
+    path = folder / "dataset.json"
+    path.write_text(path.read_text().replace("Tr/", "Tr\\\\"))
+    assert not faults_of(open_source(folder))
+
+
+def test_values_beyond_all_scanners_and_unknown_units_are_faults(tmp_path):
+    folder = write_decathlon(tmp_path, 2)
+    save(folder / "imagesTr/case_0.nii.gz", volumes()[0].astype(np.float64) * 1e300)
+    with gzip.open(folder / "imagesTr/case_1.nii.gz", "rb") as file:
+        content = bytearray(file.read())
+    content[123] = 7
+    (folder / "imagesTr/case_1.nii.gz").write_bytes(gzip.compress(bytes(content)))
+    first, second = faults_of(open_source(folder))[:2]
+    assert "which no scanner gives" in first and "unit of length has the code 7" in second

@@ -279,12 +279,21 @@ def test_too_few_cases_are_refused(work, tmp_path):
         evaluate(work / "dataset", tmp_path / "few", tmp_path / "out", work / "stage")
 
 
-@pytest.mark.parametrize("fill, message", [(np.nan, "holds NaN"), (0.5, "is constant")])
-def test_unusable_images_are_named(work, tmp_path, fill, message):
+def test_pairs_that_show_nothing_are_judged_and_told(work, tmp_path, capsys):
+    """All images of one value: a method that fails may draw them, and the report is to show it."""
+    write_dataset(tmp_path / "flat", {"training": [300, 301]}, lambda image, label, index: (0 * image, label))
+    evaluate(work / "dataset", tmp_path / "flat", tmp_path / "out", work / "stage")
+    assert "2 of 2 images show nothing" in capsys.readouterr().out
+    rows = read_metrics(tmp_path / "out" / "metrics.json")["rows"]
+    assert find_row(rows, Metric.NEAR_COPIES_SHARE)["value"] == 0
+    assert find_row(rows, Metric.ALIGNMENT_DICE, class_name="liver")["value"] is not None
+
+
+def test_unusable_images_are_named(work, tmp_path):
     write_dataset(tmp_path / "bad", NEW)
     path = tmp_path / "bad" / "imagesTr" / "training_02.nii.gz"
     image, affine = load_nifti(path)
-    save_nifti(path, np.full_like(image, fill), affine)
-    with pytest.raises(UserError, match=f"training_02.nii.gz: {message}"):
+    save_nifti(path, np.full_like(image, np.nan), affine)
+    with pytest.raises(UserError, match="training_02.nii.gz: holds NaN"):
         evaluate(work / "dataset", tmp_path / "bad", tmp_path / "out", work / "stage")
     assert not (tmp_path / "out" / "metrics.json").exists()

@@ -10,7 +10,7 @@ import pytest
 from lldm3d.study.figure import study_figure
 from lldm3d.study.stages import REAL, Arm, SegmentStage
 from lldm3d.study.statistics import ArmResult, Gain, Line
-from lldm3d.study.tables import gain_table, study_latex, study_markdown
+from lldm3d.study.tables import gain_table, markdown_table, study_latex, study_markdown
 
 SPACING = (1.0, 1.0, 2.5)
 R, TENTH = Arm("R", REAL), Arm("0.1R", REAL)
@@ -143,3 +143,9 @@ def test_the_figure_has_a_column_for_each_task_and_length_and_names_each_arm(fou
     assert [label.get_text() for label in gains.get_xticklabels()] == ["lldm", "cond_ldm-training", "lldm"]
     assert [text.get_text() for text in gains.texts] == ["R+S", "S>R", "0.1R+S"]
     assert [text.get_text() for text in dice.texts] == ["R", "R+S", "S>R", "0.1R", "0.1R+S"]
+
+
+def test_a_class_named_like_a_tag_is_no_tag_in_markdown():
+    assert markdown_table([["<img src=x onerror=alert(1)>|", "0.5<br>+0.1"]]) == (
+        "| &lt;img src=x onerror=alert(1)>\\| | 0.5<br>+0.1 |"
+    )

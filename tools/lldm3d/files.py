@@ -63,6 +63,8 @@ def read_json(path: str | Path) -> dict:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=without_doubles)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of an existing JSON file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 ({error}); save it with this encoding") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not valid JSON ({error})") from None
 

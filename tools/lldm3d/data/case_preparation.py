@@ -183,7 +183,9 @@ def load_case(case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np.nd
     if not (image.min() >= 0 and image.max() <= 1):
         raise UserError(f"{case.image}: cannot be scaled to [0, 1], its percentiles are equal; use --intensity min_max")
     if image.min() == image.max():
-        raise UserError(f"{case.image}: is constant once scaled, as its values lie outside of --window")
+        raise UserError(
+            f"{case.image}: is constant once scaled: its values lie outside of --window, or differ too little"
+        )
     label = recipe.label_map.apply(label)
     before = class_volumes(label, spacing, len(names))
     label = resample_label(label, spacing, recipe.spacing, priority, thin)

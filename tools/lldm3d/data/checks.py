@@ -26,6 +26,7 @@ class CaseRecord:
     values: tuple[int, ...] = ()
     labelled: tuple[int, ...] = (0, 0, 0)
     range: tuple[float, float] = (0.0, 1.0)  # of the image
+    crowded: bool = False  # whether nearly all of the image's values lie in the lowest twentieth of their range
     digest: str = ""  # of the image's voxels
     notes: tuple[str, ...] = ()  # what its headers leave open
     stored: tuple[int, ...] = (0, 1, 2)  # of each axis as it is stored, the thick one last, the axis in RAS
@@ -93,6 +94,8 @@ def read_record(case: Case, label_map: LabelMap, channel: int | None = None) -> 
         faults = image_faults(case.image, image[0], found.range)
         found.faults += faults
         found.size, found.spacing = image[0].shape, spacing_of(image[1])
+        low, high = map(float, found.range)
+        found.crowded = bool(np.quantile(image[0].ravel("K")[::16], 0.99) < low + (high - low) / 20)
         affine = nib.load(case.image).affine
         found.stored = tuple(turn(affine, RAS)[np.argsort(turn(affine, None)[:, 0]), 0].astype(int).tolist())
         found.digest = "" if faults else f"{found.size} {hashlib.blake2b(image[0].tobytes('F')).hexdigest()}"
@@ -124,11 +127,13 @@ def _load(
 
 
 def image_faults(path: Path, image: np.ndarray, extremes: tuple[float, float]) -> list[str]:
-    """NaN, infinite or constant values."""
+    """NaN, infinite, constant or impossible values."""
     low, high = extremes
     if not np.isfinite(extremes).all():
         wrong = image.size - np.count_nonzero(np.isfinite(image))
         return [f"{path}: {wrong} voxels are NaN or infinite; all must be finite"]
+    if max(-low, high) > np.finfo(np.float32).max:
+        return [f"{path}: values from {low:g} to {high:g}, which no scanner gives; write it anew"]
     return [f"{path}: every voxel is {low}; a constant image cannot be scaled"] if low == high else []
 
 

@@ -1,6 +1,7 @@
 """Which values of the data's labels become which class."""
 
 import os
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,8 +81,8 @@ def _from_dataset_json(about: dict, where: str | Path) -> LabelMap:
     if not isinstance(labels, dict) or not labels:
         raise UserError(f"{where}: no class names found; give --label_map, a YAML file with lines `liver: 5`")
     decathlon = all(str(key).isdecimal() for key in labels)
-    classes = {str(name): int(value) for value, name in labels.items()} if decathlon else dict(labels)
-    classes = {name: int(value) if str(value).isdecimal() else value for name, value in classes.items()}
+    pairs = [(name, value) for value, name in labels.items()] if decathlon else list(labels.items())
+    classes = {"" if name is None else str(name): whole(value) for name, value in pairs}
     regions = [name for name, value in classes.items() if isinstance(value, list) or name == "ignore"]
     if regions or len(classes) != len(labels):
         raise UserError(
@@ -93,8 +94,17 @@ def _from_dataset_json(about: dict, where: str | Path) -> LabelMap:
         raise UserError(f"{where}: {zero} all have the value 0, which is the background; give each class its own value")
     if wrong := {name: value for name, value in classes.items() if type(value) is not int}:
         raise UserError(f"{where}: labels give {wrong}; each class needs a whole number")
+    if classes.get("background", 0):
+        raise UserError(f"{where}: background has the value {classes['background']}, it must be 0; correct the labels")
+    if zero and zero[0].lower() != "background":
+        print(f"{where}: {zero[0]!r} has the value 0, which is the background, so it is no class")
     ordered = sorted((value, name) for name, value in classes.items() if name not in zero)
     return _checked({name: value for value, name in ordered}, about, where, background=frozenset({0}))
+
+
+def whole(value: object) -> object:
+    """A value as people write whole numbers, `1`, `"1"` or `1.0`, as int; any other as it is."""
+    return int(value) if str(value).removesuffix(".0").isdecimal() else value
 
 
 def _checked(classes: dict, content: dict, where: str, background: frozenset[int] | None) -> LabelMap:
@@ -103,6 +113,9 @@ def _checked(classes: dict, content: dict, where: str, background: frozenset[int
     classes = {str(name): _values(name, value, where) for name, value in classes.items() if name != "background"}
     if odd := [(name, group[0]) for name, group in classes.items() if not name.strip() or not name.isprintable()]:
         raise UserError(f"{where}: the class of the value {odd[0][1]} is named {odd[0][0]!r}; give it a name to print")
+    first: dict[str, str] = {}
+    if alike := [(first[key], name) for name in classes if first.setdefault(key := plain(name), name) != name]:
+        raise UserError(f"{where}: the classes {alike[0]} differ in case or spaces alone; rename or merge them")
     values = [value for group in classes.values() for value in group]
     if twice := sorted({value for value in values if values.count(value) > 1}):
         raise UserError(f"{where}: the values {twice} belong to more than one class; give each value to one class")
@@ -119,6 +132,11 @@ def _checked(classes: dict, content: dict, where: str, background: frozenset[int
     lists["priority"] = (*rest, *lists["priority"])  # those that it leaves out come lowest, thin ones above others
     tasks = checked_tasks(content.get("tasks") or {}, ("background", *classes), where)
     return LabelMap(classes=classes, **lists, inside=inside, tasks=tasks, background=background)
+
+
+def plain(name: str) -> str:
+    """What tells a name from others for a reader."""
+    return unicodedata.normalize("NFKC", " ".join(name.split())).casefold()
 
 
 def _names(key: str, value: list | dict | None, kind: type, where: str) -> list | dict:

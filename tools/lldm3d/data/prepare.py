@@ -248,6 +248,11 @@ def print_values(records: list[CaseRecord], label_map: LabelMap, intensity: str)
         print(f"classes that no case has: {', '.join(absent)}")
     if dropped := sorted(values - label_map.named - {0}):
         print(f"the label map leaves out {len(dropped)} values of the data, they become background: {dropped}")
+    if intensity == "min_max" and (crowded := sum(record.crowded for record in records)):
+        print(
+            f"intensities: in {crowded} of {len(records)} cases nearly all voxels lie in the lowest twentieth of the "
+            "range, as beside metal, and become nearly black; --intensity percentile or window prevents it"
+        )
     lows = sorted(record.range[0] for record in records)
     if intensity != "window" and -5000 < lows[len(lows) // 2] < HOUNSFIELD:
         print(

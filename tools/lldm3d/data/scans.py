@@ -29,15 +29,15 @@ class Scan:
 def read_pair(case: Case, schema: Schema) -> Scan:
     """Read image and label of a case, both along the axes of its data set, whatever axes their files have.
 
-    Raises UserError where a file does not fit `schema`, image and label lie in different places, or the image shows
-    nothing.
+    An image of one value is read, as a method that fails may draw it. Raises UserError where a file does not fit
+    `schema`, or image and label lie in different places.
     """
     image, affine = load_volume(case.image, axes=schema.axes)
     check_grid(case.image, image.shape, affine, schema)
     if not np.isfinite(image).all():
         raise UserError(f"{case.image}: holds NaN or infinite values; remove the case or make it again")
     low, high = image.min(), image.max()
-    if low == high:
+    if low == high and case.rescale:
         raise UserError(f"{case.image}: is constant ({low:g} everywhere); remove the case or make it again")
     image = image.astype(np.float32)
     if case.rescale:

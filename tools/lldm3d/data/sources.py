@@ -1,6 +1,8 @@
 """Finding the cases of a user's data: Decathlon and nnU-Net folders, or images and labels with equal names."""
 
 import re
+import reprlib
+import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +44,12 @@ def open_source(
         raise UserError(f"{source.path}: the case {odd[0]!r} has a name that no table can hold; rename its files")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{source.path}: cases listed more than once: {', '.join(twice[:20])}; list each once")
+    alike = {name.casefold(): name for name in names}
+    if near := [(name, alike[name.casefold()]) for name in names if alike[name.casefold()] != name]:
+        raise UserError(
+            f"{source.path}: the cases {near[0][0]!r} and {near[0][1]!r} differ in capitals alone, which not every "
+            "disk keeps apart; rename one"
+        )
     cases = [replace(case, patient=case.patient or _patient(case.name, patient_pattern)) for case in source.cases]
     return replace(source, cases=cases)
 
@@ -76,10 +84,13 @@ def _decathlon(folder: Path, about: dict, channel: int | None) -> list[Case]:
             if isinstance(entry, dict) and "label" in entry:
                 if not all(isinstance(entry.get(key), str) and "\0" not in entry[key] for key in ("image", "label")):
                     raise UserError(f'{where}: {entry} in {split}: "image" and "label" must be one file each')
-                image = _with_channel(folder, entry["image"], about.get("modality"), channel)
-                cases.append(raw_case(image, folder / entry["label"], _named_patient(entry, where), split))
+                image = _with_channel(_listed(folder, entry["image"]), about.get("modality"), channel)
+                label = _listed(folder, entry["label"])
+                cases.append(raw_case(image, label, _named_patient(entry, where), split))
             elif split == "training":
-                raise UserError(f'{where}: {entry!r} in training: each needs an "image" and a "label"; remove it')
+                raise UserError(
+                    f'{where}: {reprlib.repr(entry)} in training: each needs an "image" and a "label"; remove it'
+                )
     return cases
 
 
@@ -93,14 +104,19 @@ def _named_patient(entry: dict, where: Path) -> str:
     return str(patient)
 
 
-def _with_channel(folder: Path, name: str, modality: object, channel: int | None) -> Path:
+def _listed(folder: Path, name: str) -> Path:
+    """A file as dataset.json lists it, also as Windows writes paths."""
+    path = folder / name
+    return path if path.exists() or "\\" not in name else folder / name.replace("\\", "/")
+
+
+def _with_channel(image: Path, modality: object, channel: int | None) -> Path:
     """The first nnU-Net format lists `a.nii.gz` for the file `a_0000.nii.gz`, and one more for each other channel."""
-    image = folder / name
     numbered = image.with_name(f"{stem(image)}_{channel or 0:04d}{image.name.removeprefix(stem(image))}")
     if image.exists() or not numbered.exists():
         return image
     if isinstance(modality, dict) and len(modality) > 1 and channel is None:
-        raise UserError(f"{folder}: the images have the channels {modality}; choose one with --channel NUMBER")
+        raise UserError(f"{image.parent}: the images have the channels {modality}; choose one with --channel NUMBER")
     return numbered
 
 
@@ -111,6 +127,8 @@ def _nnunet(folder: Path, about: dict, channel: int | None) -> list[Case]:
     channels = about.get("channel_names") or {"0": "image"}
     if isinstance(channels, str):  # one channel, as some write it
         channels = {"0": channels}
+    if not isinstance(channels, dict | list):
+        raise UserError(f'{folder}/dataset.json: channel_names is {channels!r}; write it as {{"0": "MRI"}}')
     if len(channels) > 1 and channel is None:
         raise UserError(f"{folder}: the images have the channels {channels}; choose one with --channel NUMBER")
     labels = [path for path in scan_files(folder / "labelsTr").values() if path.name.endswith(ending)]
@@ -162,7 +180,8 @@ def scan_files(folder: Path, suffix: str = "", kept: Collection[str] = ()) -> di
         if path.name.lower().endswith(ENDINGS) and not path.name.endswith(ENDINGS):
             raise UserError(f"{path}: its name ends in capitals, so it would be left out; rename it to .nii.gz or .nii")
         if path.name.endswith(ENDINGS) and not path.name.startswith("."):
-            name = stem(path) if stem(path) in kept else stem(path).removesuffix(suffix)
+            name = unicodedata.normalize("NFC", stem(path))  # macOS and Linux write an umlaut in different ways
+            name = name if name in kept else name.removesuffix(suffix)
             if name in found:
                 raise UserError(f"{folder}: {found[name].name} and {path.name} are both {name!r}; remove one of them")
             found[name] = path

@@ -126,13 +126,18 @@ def load_volume(
     return array, affine_of(image)
 
 
-MILLIMETRES = {"micron": 0.001, "meter": 1000}  # of the units that a header may name besides mm
+MILLIMETRES = {0: 1, 1: 1000, 2: 1, 3: 0.001}  # of the codes of units: not known, metre, mm, micron
 
 
 def affine_of(image: nib.Nifti1Image) -> np.ndarray:
     """The affine [4, 4] in mm, whatever unit the header names."""
-    scale = MILLIMETRES.get(image.header.get_xyzt_units()[0], 1)
+    scale = MILLIMETRES.get(unit_of(image), 1)
     return np.diag([scale, scale, scale, 1]) @ image.affine
+
+
+def unit_of(image: nib.Nifti1Image) -> int:
+    """The code of the unit of lengths, without that of times, which may be any."""
+    return int(image.header["xyzt_units"]) & 7
 
 
 SPACINGS = (1e-4, 1000)  # mm between which voxels of any scanner or microscope lie
@@ -141,6 +146,8 @@ SPACINGS = (1e-4, 1000)  # mm between which voxels of any scanner or microscope 
 def header_fault(image: nib.Nifti1Image) -> str | None:
     """What contradicts itself in the header about where the voxels lie."""
     header, spacing, affine = image.header, np.array(spacing_of(image.affine)), affine_of(image)
+    if unit_of(image) not in MILLIMETRES:
+        return f"its unit of length has the code {unit_of(image)}, which NIfTI does not know"
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         return f"its affine {np.round(image.affine[:3], 3).tolist()} says nothing about where the voxels lie"
     sizes, (least, most) = spacing_of(affine), SPACINGS

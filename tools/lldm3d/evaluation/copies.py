@@ -1,7 +1,7 @@
 """Copies: is a synthetic case nearer to some training case than real held-out cases are?"""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
 
@@ -37,13 +37,18 @@ def block_size(size: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def nearest_images(
-    queries: np.ndarray, training: np.ndarray, size: tuple[int, ...], device: torch.device, description: str
+    queries: np.ndarray,
+    training: np.ndarray,
+    size: tuple[int, ...],
+    device: torch.device,
+    description: str,
+    others: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The training image nearest to each query: its distance [N] and its index [N].
 
-    The distance is 1 - r for the correlation r of the images less the mean training image (what all patients share
-    would else make any two scans near copies), the best of the eight mirrored queries and of all shifts by up to 2
-    voxels along each axis. In float32: r is right to 1e-5.
+    The distance is 1 - r for the partial correlation r of the images given the mean training image (what all patients
+    share would else make any two scans near copies, and another brightness or contrast hide one), the best of the eight
+    mirrored queries and of all shifts by up to 2 voxels along each axis. In float32: r is right to 1e-5.
 
     Args:
         queries: coarse images [N, x, y, z].
@@ -51,16 +56,19 @@ def nearest_images(
         size: voxels of the scans.
         device: where all are compared with all, most of what grows with N times M in an evaluation.
         description: shown by the progress bar.
+        others: bool [N, M], the training images that count, of which those nearer than `SAME` are left out; infinity
+            where none is left. Default: all count.
     """
     margin = tuple(-(-SHIFT // block) for block in block_size(size))
     inner = tuple(slice(cut, length - cut) for cut, length in zip(margin, training.shape[1:], strict=True))
     queries, training = (torch.as_tensor(images, dtype=torch.float32, device=device) for images in (queries, training))
     window, mean = training[0][inner].shape, training.mean(0)[inner].flatten()
-    targets = centred_unit(training[:, *inner].flatten(1) - mean)
-    found = [
-        (centred_unit(shifted_windows(mirror_images(query), window) - mean) @ targets.T).amax(0).max(0)
-        for query in tqdm(queries, desc=description, mininterval=1)
-    ]
+    targets, found = residuals(training[:, *inner].flatten(1), mean), []
+    for number, query in enumerate(tqdm(queries, desc=description, mininterval=1)):
+        match = (residuals(shifted_windows(mirror_images(query), window), mean) @ targets.T).amax(0)
+        if others is not None:
+            match[~torch.as_tensor(others[number], device=device) | (match > 1 - SAME)] = -torch.inf
+        found.append(match.max(0))
     best = np.array([float(item.values) for item in found])
     return np.maximum(1 - best, 0), np.array([int(item.indices) for item in found])
 
@@ -77,11 +85,19 @@ def shifted_windows(images: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor
     return images.reshape(-1, math.prod(size))
 
 
-def centred_unit(rows: torch.Tensor) -> torch.Tensor:
-    """Rows [N, P] less their means, of length 1."""
-    return torch.nn.functional.normalize(rows - rows.mean(1, keepdim=True), eps=1e-6)
+def residuals(rows: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Rows [N, P] less what a multiple of `mean` [P] and a constant explain of them, of length 1."""
+    rows, mean = rows - rows.mean(1, keepdim=True), centred_unit(mean)
+    return torch.nn.functional.normalize(rows - (rows @ mean)[:, None] * mean, eps=1e-3)  # above what rounding leaves
 
 
+def centred_unit(row: torch.Tensor) -> torch.Tensor:
+    """[P] less its mean, of length 1."""
+    return torch.nn.functional.normalize(row - row.mean(), dim=0, eps=1e-3)
+
+
+SAME = 0.01  # distance below which two scans are one
+SAMPLED = 100  # training cases at most whose distances to those of other patients are taken
 PERCENTILE = 5  # of the held-out distances; the share of held-out cases below it is chance
 WORST = 10
 TOO_FEW = "fewer than 2 held-out real cases (validation and test)"
@@ -95,6 +111,7 @@ class NearestCases:
     synthetic: np.ndarray
     held_out: np.ndarray
     neighbours: np.ndarray  # [N] index of the training case nearest to each synthetic case
+    others: np.ndarray = field(default_factory=lambda: np.empty(0))  # of training cases to those of other patients
 
     @property
     def comparable(self) -> bool:
@@ -116,17 +133,36 @@ def nearest_cases(
     """Distances between images (`nearest_images`; `size` are the voxels of the scans), and before it, where there is
     a feature space, between features (Euclidean, each divided by its standard deviation over the training cases)."""
     real = [split for split in held_out if len(split)]
+    sample, others = apart(training)
     find = partial(nearest_images, training=training.coarse, size=size, device=device())
     distances, neighbours = find(synthetic.coarse, description="evaluate copies")
     other = [find(split.coarse, description="evaluate held-out real cases")[0] for split in real]
-    images = NearestCases("image", distances, np.concatenate([np.empty(0), *other]), neighbours)
+    among = find(sample.coarse, description="evaluate training cases", others=others)[0]
+    images = nearest("image", distances, neighbours, other, among)
     if space is None:
         return [images]
     points = scaled_features(training, training, space)
-    between = cdist(scaled_features(synthetic, training, space), points)
-    other = [cdist(scaled_features(split, training, space), points).min(1) for split in real]
-    by_features = (between.min(1), np.concatenate([np.empty(0), *other]), between.argmin(1))
-    return [NearestCases("features", *by_features), images]
+    between, *other, among = (
+        cdist(scaled_features(cases, training, space), points) for cases in (synthetic, *real, sample)
+    )
+    among = np.where(others & (among > SAME), among, np.inf).min(1)
+    by_features = between.min(1), between.argmin(1), [item.min(1) for item in other], among
+    return [nearest("features", *by_features), images]
+
+
+def nearest(
+    by: str, synthetic: np.ndarray, neighbours: np.ndarray, held_out: list[np.ndarray], others: np.ndarray
+) -> NearestCases:
+    joined = np.concatenate([np.empty(0), *held_out])
+    return NearestCases(by, synthetic, joined, neighbours, others[np.isfinite(others)])
+
+
+def apart(training: CaseRecords) -> tuple[CaseRecords, np.ndarray]:
+    """Up to `SAMPLED` training cases, and which of all are of other patients, bool [N, M]."""
+    known = training.in_domain()
+    chosen = np.unique(np.linspace(0, len(known) - 1, SAMPLED).astype(int))
+    sample = CaseRecords([known.cases[index] for index in chosen], [known.records[index] for index in chosen])
+    return sample, np.array([[case.patient != other.patient for other in training.cases] for case in sample.cases])
 
 
 def scaled_features(cases: CaseRecords, training: CaseRecords, space: FeatureSpace) -> np.ndarray:
@@ -160,8 +196,8 @@ def nearest_rows(item: NearestCases, common: dict) -> list[Row]:
     )
     if not item.comparable:
         return [copies, nearer, distance]
-    note = "nearer than half the distance that three in four held-out cases keep"
-    if near := int((item.held_out < copy_distance(item.held_out)).sum()):
+    note = "nearer than half the distance that three in four real cases keep"
+    if near := int((item.held_out < copy_distance(item.held_out, item.others)).sum()):
         note += f"; so near are {near} of the held-out cases: is one patient in two splits?"
     share = nearer_share(item.synthetic, item.held_out)
     interval = bootstrap_interval(nearer_share, item.synthetic, item.held_out)
@@ -172,18 +208,20 @@ def nearest_rows(item: NearestCases, common: dict) -> list[Row]:
     ]
 
 
-def copy_distance(held_out: np.ndarray) -> float:
+def copy_distance(held_out: np.ndarray, others: np.ndarray | None = None) -> float:
     """The distance below which a case is a near copy: half of what three in four held-out cases keep.
 
     Of the distances the one above the lower quarter, as the least may be that of a scan which is filed in training and
-    test, or of a follow-up scan: it would switch the search off.
+    test, or of a follow-up scan: it would switch the search off. Where many are, what training cases keep from those of
+    other patients, if that is more.
     """
-    return float(np.quantile(held_out, 0.25, method="higher")) / 2
+    known = [values for values in (held_out, others) if values is not None and len(values)]
+    return max(float(np.quantile(values, 0.25, method="higher")) for values in known) / 2
 
 
 def near_copies(item: NearestCases) -> np.ndarray:
     """Which synthetic cases [N] lie nearer than `copy_distance`."""
-    return item.synthetic < copy_distance(item.held_out)
+    return item.synthetic < copy_distance(item.held_out, item.others)
 
 
 def copied_share(nearest: list[NearestCases]) -> float:

@@ -75,6 +75,8 @@ def evaluate(
     records = extract_shared(cases, RecordCache(extractor, Path(cache_dir or output_dir / "cache")))
     if records is None:
         return
+    if empty := sum(not np.ptp(record.coarse) for record in records["synthetic"].records):
+        print(f"{synthetic}: {empty} of {len(records['synthetic'])} images show nothing, all their voxels are equal")
     further = open_data(Path(truth))[1]["training"] if truth else []
     rows, nearest = compute_metrics(records, extractor, further)
     if segmenter_command is not None:

@@ -44,7 +44,7 @@ def copies_note(work: Path, method: str = "*") -> str:
     share, number = found
     return (
         f"**Copies of patients:** of {number} pairs drawn with these models, {share:.1%} lie nearer to a "
-        "training case than half the distance of any held-out case (`lldm3d evaluate`)."
+        "training case than half the distance that three in four real cases keep (`lldm3d evaluate`)."
     )
 
 

@@ -83,12 +83,7 @@ def given_case(
         raise UserError(f"{path}: holds the values {wrong[:8]}; allowed are {allowed}")
     if not label.any():
         raise UserError(f"{path}: is empty; it must hold at least one of {allowed}")
-    found = spacing_of(affine)
-    if not np.allclose(found, spacing, rtol=0.05):
-        raise UserError(
-            f"{path}: has a spacing of {np.round(found, 3).tolist()} mm, but the model was trained at {list(spacing)} "
-            "mm (5 % tolerance); resample the label first"
-        )
+    require_spacing(path, affine, spacing)
     if any(size % multiple for size in label.shape):
         raise UserError(
             f"{path}: has {list(label.shape)} voxels; each must be a multiple of {multiple}: pad or crop the label"
@@ -96,3 +91,13 @@ def given_case(
     name = stem(Path(path))
     volume = torch.from_numpy(label.astype(np.uint8))[None]
     return {"index": index, "name": name, "label": volume, "affine": torch.from_numpy(affine)}
+
+
+def require_spacing(path: str, affine: np.ndarray, spacing: Sequence[float]) -> None:
+    """Raises UserError where a label map of `affine` [4, 4] has voxels of another size than `spacing` (mm)."""
+    found = spacing_of(affine)
+    if not np.allclose(found, spacing, rtol=0.05):
+        raise UserError(
+            f"{path}: has a spacing of {np.round(found, 3).tolist()} mm, but the model was trained at {list(spacing)} "
+            "mm (5 % tolerance); resample the label first"
+        )

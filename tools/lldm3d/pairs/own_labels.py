@@ -10,6 +10,7 @@ from lldm3d.data.dataset import Schema
 from lldm3d.data.volumes import load_volume, spacing_of
 from lldm3d.errors import UserError
 from lldm3d.files import save_nifti
+from lldm3d.pairs.cases import require_spacing
 from lldm3d.pairs.sources import LabelFile
 
 CLASSES, SOURCE = "classes", "source"
@@ -24,7 +25,7 @@ def own_labels(labels: Sequence[LabelFile], schema: Schema, numbering: str | Non
             which what the label map leaves out becomes background; None: what the values allow.
 
     Raises:
-        UserError: where a label is empty, or its values are neither of both, or may be both.
+        UserError: where a label is empty, of another spacing, or its values are neither of both, or may be both.
     """
     if numbering not in (None, CLASSES, SOURCE):
         raise UserError(f"--label_values {numbering!r}: allowed are {CLASSES}, {SOURCE}")
@@ -34,6 +35,7 @@ def own_labels(labels: Sequence[LabelFile], schema: Schema, numbering: str | Non
 def with_classes(label: LabelFile, schema: Schema, numbering: str | None) -> LabelFile:
     """The label with its table, see `own_labels`."""
     volume, affine = load_volume(label.path, axes=schema.axes)
+    require_spacing(label.path, affine, schema.spacing)
     values, counts = np.unique(volume, return_counts=True)
     values, names = values.tolist(), schema.class_names
     sizes = dict(zip(values, counts * float(np.prod(spacing_of(affine))) / 1000, strict=True))

@@ -95,7 +95,7 @@ def copies_answer(rows: list[dict]) -> dict:
         return answer(question, "Not measured", "needs an evaluation with held-out real cases", "none")
     near = max(row["value"] for row in find_rows(rows, Metric.NEAR_COPIES))
     if near:
-        detail = f"pairs at less than half the distance of any held-out case from a training case: {number(near)}"
+        detail = f"pairs nearer to a training case than half of what three in four real cases keep: {number(near)}"
         return answer(question, "Some look like copies", f"{detail}: see the pictures below", "bad")
     worst = max(shares, key=lambda row: row["value"])
     detail = f"{worst['value']:.0%} of the synthetic cases lie suspiciously near a training case; 5 % is chance"

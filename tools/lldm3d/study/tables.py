@@ -135,7 +135,9 @@ def study_markdown(
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells, in which a sign of the table stands as itself."""
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+    # a class may be named like a tag, which viewers of Markdown would run; the only tag of our own is a new line
+    safe = [[cell.replace("|", "\\|").replace("<", "&lt;").replace("&lt;br>", "<br>") for cell in row] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in safe)
 
 
 def rows_and_columns(found: Sequence[Line]) -> tuple[dict, list[tuple[str, Arm]]]:
