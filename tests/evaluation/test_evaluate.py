@@ -182,6 +182,12 @@ def test_further_real_pairs_are_truth_for_the_labels_that_they_show(work, no_fig
     evaluate(work / "dataset", work / "for_warped", work / "for_warped_judged", truth=work / "warped", **options)
     row = find_row(read_metrics(work / "for_warped_judged/metrics.json")["rows"], Metric.PAIRED_SSIM)
     assert row["value"] == pytest.approx(1) and row["n"] == len(FURTHER) and row["floor"] < 0.9
+    found = read_metrics(work / "for_warped_judged/metrics.json")
+    assert near_copies_share(found) == (1, len(FURTHER)), (
+        "each repeats a patient whose scan was warped as the label was"
+    )
+    assert {entry["case"] for entry in found["nearest"]} == {entry["nearest"] for entry in found["nearest"]}
+    assert found["cases"]["warped"] == len(FURTHER)
 
 
 def test_medicalnet_is_a_second_pair_of_eyes(work, tmp_path, no_figures):

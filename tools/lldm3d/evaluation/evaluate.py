@@ -1,6 +1,6 @@
 """Judge a synthetic data set against the real one: the command `lldm3d evaluate`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,8 +58,8 @@ def evaluate(
         radiomics: also compare radiomic features.
         segmenter_command: a further segmenter for the alignment: a command with `{images}` and `{labels}` in it.
         max_copies: largest share of near copies that the data may hold.
-        truth: folder of further real pairs, some with the labels of synthetic ones, for the figures of pairs: warped
-            ones lie in labels/training/seed_<k> of a work directory.
+        truth: folder of warped real training pairs with the labels of synthetic ones, for the figures of pairs and the
+            search for copies: they lie in labels/training/seed_<k> of a work directory.
         cache_dir: where findings of each case are kept for further evaluations; default: `cache` in `output_dir`.
         overwrite: replace an evaluation that is there.
 
@@ -72,16 +72,18 @@ def evaluate(
     schema, cases = open_both(real, synthetic)
     check_requirements(real, synthetic, cases, segmenter_command, max_copies)
     extractor = open_extractor(schema, real, segmenter, medicalnet, radimagenet, radiomics)
+    if truth:
+        cases["warped"] = open_data(Path(truth))[1]["training"]
     records = extract_shared(cases, RecordCache(extractor, Path(cache_dir or output_dir / "cache")))
     if records is None:
         return
     if empty := sum(not np.ptp(record.coarse) for record in records["synthetic"].records):
         print(f"{synthetic}: {empty} of {len(records['synthetic'])} images show nothing, all their voxels are equal")
-    further = open_data(Path(truth))[1]["training"] if truth else []
-    rows, nearest = compute_metrics(records, extractor, further)
+    rows, nearest = compute_metrics(records, extractor)
     if segmenter_command is not None:
         rows += command_rows(segmenter_command, records["synthetic"].cases, records["test"].cases, schema)
-    pairs = nearest_pairs(nearest, records["synthetic"].cases, records["training"].cases)
+    warped = records["warped"].cases if truth else []
+    pairs = nearest_pairs(nearest, records["synthetic"].cases, records["training"].cases, warped)
     figures.write_figures(output_dir / "figures", records, nearest, pairs, rows, extractor)
     write_csv(output_dir / "label_statistics.csv", STATISTICS, statistic_rows(records))
     networks = [{"feature_space": one.name, "network": one.network, "weights": one.weights} for one in extractor.spaces]
@@ -230,19 +232,19 @@ def extract_all(cases: dict[str, list[Case]], extract: Callable[..., Record]) ->
 
 
 def compute_metrics(
-    records: dict[str, CaseRecords], extractor: RecordExtractor, further: Sequence[Case] = ()
+    records: dict[str, CaseRecords], extractor: RecordExtractor
 ) -> tuple[list[Row], list[NearestCases]]:
     """All rows, and the nearest training cases.
 
     Args:
-        records: training (blurred too), validation, test and synthetic.
-        further: real pairs that are in no split, such as warped ones.
+        records: training (blurred too), validation, test and synthetic; and warped training cases, where there are any.
     """
     ours, training, validation, test = (records[split] for split in ("synthetic", "training", "validation", "test"))
     schema, spaces = extractor.schema, extractor.spaces
     near = [space for space in spaces if space.neighbours]
     first = near[0] if near else None
-    nearest = nearest_cases(ours, training, [validation, test], schema.roi_size, first)
+    warped = records.get("warped")
+    nearest = nearest_cases(ours, training, [validation, test], schema.roi_size, first, warped)
     training = training.in_domain()  # copies are looked for among all cases that a generator may have seen
     if ours.scores:
         alignment = alignment_rows(ours.scores, test.scores, schema, spaces[0].identity)
@@ -256,6 +258,6 @@ def compute_metrics(
         *label_rows(ours, training, test, schema),
         *alignment,
         *copy_rows(nearest, first),
-        *paired_rows(ours, [training, validation, test], schema, device(), further=further),
+        *paired_rows(ours, [training, validation, test], schema, device(), further=warped.cases if warped else ()),
     ]
     return rows, nearest

@@ -196,7 +196,7 @@ def nearest_distances_figure(nearest: list[NearestCases]) -> Figure:
 def nearest_pairs_figure(pairs: list[dict], records: dict[str, CaseRecords], schema: Schema) -> Figure:
     """The synthetic cases nearest to training cases by features and by image, above those training cases."""
     chosen = [entry for by in DISTANCES for entry in [pair for pair in pairs if pair["by"] == by][:PAIRS_SHOWN]]
-    cases = {case.image: case for split in ("synthetic", "training") for case in records[split].cases}
+    cases = {case.image: case for split in records.values() for case in split.cases}
     figure, grid = plots.dark(2, len(chosen), 1.4 * len(chosen), 4.1)
     for column, entry in zip(grid.T, chosen, strict=True):
         scans = [read_pair(cases[entry[key]], schema) for key in ("image", "nearest_image")]
