@@ -82,7 +82,7 @@ def test_a_table_beside_the_label_names_the_classes_too(folder):
         (lambda folder: (folder / LABELS / "dseg.tsv").write_text("value,name\n"), "needs the columns index and name"),
         (lambda folder: (folder / LABELS / "dseg.tsv").write_bytes(b"index\tname\n1\t\xff\n"), "cannot be read"),
         (lambda folder: (folder / "dataset_description.json").write_text("{"), "not valid JSON"),
-        (lambda folder: (folder / "dataset_description.json").unlink(), "holds no dataset.json or dataset_desc"),
+        (lambda folder: (folder / "dataset_description.json").unlink(), "holds no dataset.json, dataset_desc"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_told(folder, change, words):
