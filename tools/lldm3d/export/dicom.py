@@ -68,7 +68,7 @@ def image_series(volume, name: str, kind: str) -> list:
     for index, pixels in enumerate(volume.array):
         dataset = Dataset()
         dataset.file_meta = FileMetaDataset()
-        position = decimals(volume.map_indices_to_reference(np.array([[index, 0, 0]]))[0])
+        position = decimal_strings(volume.map_indices_to_reference(np.array([[index, 0, 0]]))[0])
         own = {"SOPInstanceUID": generate_uid(), "InstanceNumber": index + 1, "ImagePositionPatient": position}
         for keyword, value in (common | own).items():
             setattr(dataset, keyword, value)
@@ -106,16 +106,16 @@ def geometry(volume) -> dict:
     """Size, place and pixel format that all slices of a highdicom volume share; lengths in mm."""
     spacing = volume.spacing
     return {
-        **{"Rows": volume.shape[1], "Columns": volume.shape[2], "PixelSpacing": decimals(spacing[1:])},
-        **{"SliceThickness": decimals(spacing[:1])[0], "SpacingBetweenSlices": decimals(spacing[:1])[0]},
-        "ImageOrientationPatient": decimals([*volume.direction[:, 2], *volume.direction[:, 1]]),
+        **{"Rows": volume.shape[1], "Columns": volume.shape[2], "PixelSpacing": decimal_strings(spacing[1:])},
+        **{"SliceThickness": decimal_strings(spacing[:1])[0], "SpacingBetweenSlices": decimal_strings(spacing[:1])[0]},
+        "ImageOrientationPatient": decimal_strings([*volume.direction[:, 2], *volume.direction[:, 1]]),
         **{"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "PixelRepresentation": 0},
         **{"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15},
         **{"WindowCenter": (WHITE + 1) // 2, "WindowWidth": WHITE + 1},
     }
 
 
-def decimals(values) -> list:
+def decimal_strings(values) -> list:
     """Numbers as the decimal strings of DICOM hold them, in 16 characters."""
     from pydicom.valuerep import DSfloat
 
