@@ -115,7 +115,7 @@ def test_a_task_s_classes_are_the_labels(tiny_dataset, tmp_path):
     "options, message",
     [
         ({"format": "nnunet"}, "such as Dataset501_Liver"),
-        ({"format": "bids"}, "--format 'bids' does not exist; choose one of decathlon, nnunet, auto3dseg"),
+        ({"format": "minc"}, "--format 'minc' does not exist; choose one of decathlon, nnunet, auto3dseg, bids"),
         ({"regime": "R+9S"}, "takes 36"),
         ({"regime": "R+S", "synthetic": None}, "needs synthetic pairs"),
         ({"regime": "T"}, "there is no regime 'T'"),

@@ -1,7 +1,9 @@
 """The exceptions that the command line shows as one line, and a hint that their messages share."""
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from types import ModuleType
 
 
 class UserError(Exception):
@@ -16,6 +18,14 @@ def unwritable(path: object, error: OSError) -> UserError:
     return UserError(
         f"{path}: cannot be written ({error.strerror or error}); make room or take another folder, then call it again"
     )
+
+
+def needs_package(name: str, extra: str) -> ModuleType:
+    """A package of an extra, imported. Raises UserError where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"{name} cannot be imported ({error}); `pip install 'lldm3d[{extra}]'`") from None
 
 
 class Refused(Exception):

@@ -48,7 +48,7 @@ def check(
     """Print that the data have no faults, or all faults, one on each line (exit status 2).
 
     Args:
-        data: a Decathlon, nnU-Net raw or prepared folder; or instead
+        data: a Decathlon, nnU-Net raw, BIDS, DICOM or prepared folder; or instead
         images: a folder of NIfTI images (or one file), with
         labels: a folder of labels with the same names (or one file).
         label_map: YAML file or mapping of class names to values of the data; default: the labels of dataset.json.

@@ -79,7 +79,10 @@ def _from_dataset_json(about: dict, where: str | Path) -> LabelMap:
     where = f"{where}/dataset.json"
     labels = about.get("labels")
     if not isinstance(labels, dict) or not labels:
-        raise UserError(f"{where}: no class names found; give --label_map, a YAML file with lines `liver: 5`")
+        raise UserError(
+            f"{where}: no class names found there, or in a dseg.tsv of BIDS; give --label_map, a YAML file with lines "
+            "`liver: 5`"
+        )
     decathlon = all(str(key).isdecimal() for key in labels)
     pairs = [(name, value) for value, name in labels.items()] if decathlon else list(labels.items())
     classes = {"" if name is None else str(name): whole(value) for name, value in pairs}

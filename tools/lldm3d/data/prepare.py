@@ -112,7 +112,7 @@ def prepare(
 
     Args:
         output_dir: the new folder.
-        data: a Decathlon or nnU-Net raw folder; or instead
+        data: a Decathlon, nnU-Net raw, BIDS or DICOM folder; or instead
         images: a folder of NIfTI images (or one file), with
         labels: a folder of labels with the same names (or one file).
         label_map: YAML file or mapping of class names to values of the data; default: the labels of dataset.json.

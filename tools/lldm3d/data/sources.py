@@ -1,4 +1,4 @@
-"""Finding the cases of a user's data: Decathlon and nnU-Net folders, or images and labels with equal names."""
+"""Finding the cases of a user's data: Decathlon, nnU-Net, BIDS and DICOM folders, or images and labels by name."""
 
 import re
 import reprlib
@@ -6,7 +6,9 @@ import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from lldm3d.data import bids, dicom
 from lldm3d.data.dataset import ENDINGS, SPLITS, Case, read_description, stem
 from lldm3d.errors import UserError
 
@@ -20,6 +22,7 @@ class Source:
     path: Path
     cases: list[Case]
     about: dict
+    converted: TemporaryDirectory | None = None  # where files lie that were no NIfTI, as long as this lives
 
 
 def open_source(
@@ -29,10 +32,11 @@ def open_source(
     channel: int | None = None,
     patient_pattern: str | None = None,
 ) -> Source:
-    """List the labelled cases of `data` (Decathlon or nnU-Net raw), or of `images` and `labels` (folders or files).
+    """List the labelled cases of `data` (a folder), or of `images` and `labels` (folders or files).
 
     A case's patient is the "patient" of its entry in dataset.json, else what `patient_pattern` (a regular expression,
-    its first group if it has one) finds in the case's name, else the name. Raises UserError where no case is found.
+    its first group if it has one) finds in the case's name, else the name; of BIDS it is the `sub-`. Raises UserError
+    where no case is found.
     """
     if (data is None) == (images is None and labels is None) or (images is None) != (labels is None):
         raise UserError("give either --data FOLDER, or both --images and --labels (two folders, or two files)")
@@ -56,9 +60,14 @@ def open_source(
 
 def _folder(folder: Path, channel: int | None) -> Source:
     if not (folder / "dataset.json").is_file():
+        if (folder / bids.DESCRIPTION).is_file():
+            return Source(folder, *bids.bids_cases(folder))
+        if next(dicom.dicom_files(folder), None):
+            converted = TemporaryDirectory(prefix="lldm3d-dicom-")
+            return Source(folder, *dicom.dicom_cases(folder, Path(converted.name)), converted)
         raise UserError(
-            f"{folder}: holds no dataset.json; --data takes a Decathlon or nnU-Net raw folder, "
-            "for other folders give --images, --labels and --label_map"
+            f"{folder}: holds no dataset.json, {bids.DESCRIPTION} or DICOM files; --data takes a Decathlon, nnU-Net "
+            "raw, BIDS or DICOM folder, for other folders give --images, --labels and --label_map"
         )
     about = read_description(folder / "dataset.json")
     if "training" in about:

@@ -192,9 +192,10 @@ def format_number(value: float | None, signed: bool = False) -> str:
 
 
 def write_csv(path: str | Path, columns: Sequence[str] | None, rows: Iterable[dict] | pd.DataFrame) -> None:
-    """Write rows as CSV; what is None or absent stays empty, and entries beside `columns` (None: all) are left out."""
+    """Write rows as CSV, or with tabs to a `.tsv`; what is None or absent stays empty, and entries beside `columns`
+    (None: all) are left out."""
     table = pd.DataFrame(rows, columns=columns)
     if "n" in table:
         table["n"] = table["n"].astype("Int64")  # else a single absent count would make all of them floats
     with atomic_write(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+        table.to_csv(temporary, index=False, lineterminator="\n", sep="\t" if Path(path).suffix == ".tsv" else ",")

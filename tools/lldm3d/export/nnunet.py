@@ -43,7 +43,8 @@ def write_nnunet(content: dict, task: Task, folder: Path) -> None:
         )
     for split, place in PLACES.items():
         for name, case in zip(names[split], content[split], strict=True):
-            copy_case(case, task, folder, place, name, axes_of(content.get("orientation")))
+            paths = folder / f"images{place}" / f"{name}_0000{ENDING}", folder / f"labels{place}" / f"{name}{ENDING}"
+            copy_case(case, task, *paths, axes_of(content.get("orientation")))
     labels = {name: value for value, name in enumerate(task.class_names)}
     number = len(names["training"]) + len(names["validation"])
     dataset = {"channel_names": {"0": "image"}, "labels": labels, "numTraining": number, "file_ending": ENDING}
@@ -51,14 +52,13 @@ def write_nnunet(content: dict, task: Task, folder: Path) -> None:
     write_json(folder / "splits_final.json", [{"train": names["training"], "val": names["validation"]}])
 
 
-def copy_case(case: dict, task: Task, folder: Path, place: str, name: str, axes: np.ndarray | None) -> None:
+def copy_case(case: dict, task: Task, image: Path, label: Path, axes: np.ndarray | None) -> None:
     """Write image and label of a case along the axes of its data set, the label with the values of the task."""
-    image = folder / f"images{place}" / f"{name}_0000{ENDING}"
-    image.parent.mkdir(exist_ok=True)
+    image.parent.mkdir(parents=True, exist_ok=True)
     volume, affine = load_volume(case["image"], axes=axes)
     if case["image"].endswith(ENDING) and lies_along(case["image"], axes):
         shutil.copyfile(case["image"], image)
     else:  # not packed, or a pair of another program that is stored along other axes
         save_nifti(image, volume, affine)
-    label, affine = load_volume(case["label"], axes=affine)
-    save_nifti(folder / f"labels{place}" / f"{name}{ENDING}", np.array(task.targets, np.uint8)[label], affine)
+    values, affine = load_volume(case["label"], axes=affine)
+    save_nifti(label, np.array(task.targets, np.uint8)[values], affine)

@@ -265,7 +265,8 @@ def build(package: Package, folder: Path) -> None:
         note = f"\n{package.privacy_note}\n" if package.privacy_note else ""
         readme.write_text(readme.read_text().replace(NO_WEIGHTS, "") + SECTION + "".join(rows) + note)
     if any("lldm3d." in config.read_text() for config in folder.glob("configs/*.yaml")):
-        shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "bundles"))
+        unneeded = shutil.ignore_patterns("__pycache__", "bundles", "niivue")  # the viewer of reports: 2 MB
+        shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=unneeded)
 
 
 def compress(folder: Path, path: Path) -> None:

@@ -3,14 +3,18 @@
 from pathlib import Path
 
 from lldm3d.data.dataset import ALL, SPLITS, axes_of, load_schema
+from lldm3d.data.regimes import parse_regime
 from lldm3d.data.volumes import lies_along
 from lldm3d.errors import UserError
 from lldm3d.export.auto3dseg import write_auto3dseg
+from lldm3d.export.bids import write_bids
+from lldm3d.export.dicom import write_dicom
 from lldm3d.export.nnunet import check_name, write_nnunet
 from lldm3d.files import output_folder, require_replaceable, write_json
 from lldm3d.study.scores import data_list
 
-FORMATS = ("decathlon", "nnunet", "auto3dseg")
+FORMATS = ("decathlon", "nnunet", "auto3dseg", "bids", "dicom")
+COPIED = ("nnunet", "bids", "dicom")  # files are copied, along one set of axes; others are listed where they lie
 
 
 def export(
@@ -31,8 +35,10 @@ def export(
         synthetic: data set of synthetic pairs, for regimes with S.
         regime: R, S, R+S, 0.1R+S ...
         task: which classes the network tells apart; one of the data set (`lldm3d tasks`).
-        format: decathlon (dataset.json with absolute paths), nnunet (v2 raw, with copies of the files), or auto3dseg
-            (a list with absolute paths, and the input.yaml of MONAI's AutoRunner).
+        format: decathlon (dataset.json with absolute paths), nnunet (v2 raw, with copies of the files), auto3dseg (a
+            list with absolute paths, and the input.yaml of MONAI's AutoRunner), bids (copies of the files, with
+            labels as a derivative; who is synthetic stands in participants.tsv), or dicom (of a regime without R:
+            a series of MR or CT with a SEG for each pair, numbered and marked as synthetic).
         seed: of the choice of patients and pairs.
         overwrite: replace an earlier export.
 
@@ -44,21 +50,28 @@ def export(
         raise UserError(f"--format {format!r} does not exist; choose one of {', '.join(FORMATS)}")
     if format == "nnunet":
         check_name(target)
+    if format == "dicom" and parse_regime(regime).real:
+        raise UserError(f"--format dicom writes synthetic pairs alone, and --regime {regime} has real cases; take S")
     inputs = [folder for folder in (real, synthetic) if folder]
     require_replaceable(target, overwrite, inputs)
     chosen, content = load_schema(real).task(task), data_list(real, synthetic, regime, seed)
     if not content["validation"]:
         raise UserError(f"{real}: has no validation cases, which other programs choose by; prepare it with some")
-    if format != "nnunet":  # which gets copies
+    if format not in COPIED:
         require_own_axes(content)
     with output_folder(target, overwrite, inputs) as folder:
         if format == "nnunet":
             write_nnunet(content, chosen, folder)
+        elif format == "bids":
+            write_bids(content, chosen, synthetic, regime, folder)
+        elif format == "dicom":
+            write_dicom(content, chosen, folder)
         elif format == "auto3dseg":
             write_auto3dseg(content, chosen, folder, target)
         else:
             write_json(folder / "dataset.json", content)
-    print(f"{target}: {regime}, {', '.join(f'{len(content[split])} {split}' for split in SPLITS)} cases")
+    written = SPLITS[:1] if format == "dicom" else SPLITS
+    print(f"{target}: {regime}, {', '.join(f'{len(content[split])} {split}' for split in written)} cases")
     if format == "decathlon":
         print(f'for a bundle: --class_names "{list(chosen.class_names)}" --targets "{list(chosen.targets)}"')
 

@@ -43,7 +43,7 @@ def run(
     Args:
         workdir: folder of all results. It remembers profile, data and methods, so that --workdir alone goes on.
         profile: demo (minutes on a CPU, the default), small, full (the paper's), or a YAML file with `base: small`.
-        data: a Decathlon or nnU-Net raw folder; or instead
+        data: a Decathlon, nnU-Net raw, BIDS or DICOM folder; or instead
         images: a folder of NIfTI images, with
         labels: a folder of labels with the same names.
         label_map: YAML file of class names and their values in the data; default: the labels of dataset.json.

@@ -48,6 +48,32 @@ def utility_answer(question: str, line: Line, arm: Arm) -> dict:
     return answer(question, words, f"{line.network}, {line.task}, {TRAINED[line.until]}: {detail}, {numbers}", tone)
 
 
+def next_step(lines: list[Line]) -> dict:
+    """What the answers on the segmentation come to, in one sentence on what to do next: its words and tone."""
+    found = utility_answers(lines)
+    tones = {item["tone"] for item in found}
+    if "none" in tones:
+        words = "train networks on R and on R+S (`lldm3d run`, or `lldm3d study`) before you use the pairs."
+        return {"tone": "none", "words": words}
+    if {"good", "bad"} <= tones:
+        words = "it helps some and harms others, so train on R+S only what is answered with yes below."
+        return {"tone": "open", "words": words}
+    if "good" in tones:
+        words = "it helps: train on R+S, and confirm the gain on scans of another site before you rely on it."
+        return {"tone": "good", "words": words}
+    if "bad" in tones:
+        words = "it harms: train on real data alone, and let `lldm3d study --ladder` tell where Dice is lost."
+        return {"tone": "bad", "words": words}
+    gains = [line.gains[arm] for line in lines for arm in line.gains if arm.regime == "R+S"]
+    if max(gain.patients for gain in gains) < FEW:
+        words = f"it cannot be told from so few test cases: prepare the data with {FEW} or more of them, better 20."
+    elif max(len(gain.seeds) for gain in gains) == 1:
+        words = "it cannot be told from one training: train more seeds (`lldm3d study --seeds 0,1,2`)."
+    else:
+        words = "it cannot be told: keep to real data, or ask whether fewer patients gain (`--regimes 0.1R,0.1R+S`)."
+    return {"tone": "open", "words": words}
+
+
 def fidelity_answer(rows: list[dict]) -> dict:
     question = "Do the images look real?"
     row = find_row(rows, Metric.FID, Compared.SYNTHETIC_TRAINING)

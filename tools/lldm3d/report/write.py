@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 from datetime import date
-from importlib.resources import files as resources
 from itertools import groupby
 from pathlib import Path
 
 import yaml
 from jinja2 import Environment, StrictUndefined
 
+from lldm3d import plots
 from lldm3d.agreement import METRICS
 from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema
 from lldm3d.errors import UserError
@@ -17,7 +17,8 @@ from lldm3d.files import atomic_write, read_json
 from lldm3d.methods.registry import OURS, load_method
 from lldm3d.report import comparison, pictures, trainings
 from lldm3d.report.comparison import evaluation_dir, pairs_dir, source_title
-from lldm3d.report.summary import answers
+from lldm3d.report.summary import answers, next_step
+from lldm3d.report.viewer import script_text, shipped, viewer_scripts
 from lldm3d.study.figure import study_figure
 from lldm3d.study.ladder import NOTES, Ladder, ladder_figure, ladder_tables, ladders
 from lldm3d.study.scores import read_ends, read_saw, read_scores
@@ -69,6 +70,8 @@ def step_rows(found: Iterable[Ladder]) -> list[dict]:
     return rows
 
 
+ROOM = 12_000_000  # characters of report.html: what a mail server lets through
+MARKUP = 10_000  # of which those of the viewer's controls, and more
 FIGURES = ("fidelity", "features", "label_statistics", "alignment", "cases", "nearest_distances", "nearest_pairs")
 
 
@@ -92,10 +95,12 @@ def report(workdir: str | Path, overwrite: bool = True) -> None:
     if path.exists() and not overwrite:
         raise UserError(f"{path}: exists already; add --overwrite to replace it")
     content = gather(work)
-    template = resources("lldm3d.report").joinpath("template.html").read_text()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = format_number
-    html = environment.from_string(template).render(content)
+    template = environment.from_string(shipped("template.html"))
+    html = template.render(content, viewer=None)
+    if scripts := viewer_scripts(content["cases"], content["schema"], ROOM - len(html) - MARKUP):
+        html = template.render(content, viewer=scripts)
     write_csv(path.with_name("tables.csv"), COLUMNS, content["rows"])
     with atomic_write(path) as temporary:
         temporary.write_text(html)
@@ -123,19 +128,24 @@ def gather(work: Path) -> dict:
         "title": schema.name if schema else work.name,
         "date": date.today().isoformat(),
         "counts": {name: len(found) for name, found in cases.items()},
+        # test cases first: no model has seen them
+        "cases": (shown := {"real": cases["test"] + cases["training"], "synthetic": cases["synthetic"]}),
+        "colours": plots.COLOURS,
+        "script": script_text(shipped("report.js")),
         "method": load_method(method).title,
         "source": source_title(source),
         "settings": yaml.safe_dump(run["settings"], sort_keys=False, width=110) if "settings" in run else "",
         "versions": trainings.versions(),
         "commands": trainings.commands(work),
         "answers": answers(rows, lines),
+        "next": next_step(lines),
         "study": study_tables(lines),
         "study_notes": study_notes(lines, schema.spacing, ends, read_saw(work)) if schema and lines else [],
         "study_figure": pictures.embed_figure(study_figure(lines)) if lines else None,
         "ladder": {"notes": NOTES, "tables": ladder_tables(rungs, ends)},
         "ladder_figure": pictures.embed_figure(ladder_figure(rungs)) if rungs else None,
         "comparison": comparison_tables(work, compared),
-        "pictures": photos(schema, cases),
+        "pictures": photos(schema, **shown),
         "curves": pictures.embed_figure(figure) if (figure := trainings.loss_curves(curves)) else None,
         "figures": {name: pictures.embed_file(path) if path.is_file() else None for name, path in charts.items()},
         "missing": missing(work, method, source, seed),
@@ -190,9 +200,8 @@ def all_cases(work: Path, pairs: Path) -> dict[str, list[Case]]:
     return found | {"synthetic": load_cases(pairs, "training") if made else []}
 
 
-def photos(schema: Schema | None, cases: dict[str, list[Case]]) -> dict[str, str]:
+def photos(schema: Schema | None, real: list[Case], synthetic: list[Case]) -> dict[str, str]:
     """The pictures of pairs and of label maps; {} where there is no data."""
-    real, synthetic = cases["test"] + cases["training"], cases["synthetic"]  # test cases first: no model has seen them
     if schema is None or not (real or synthetic):
         return {}
     return {
