@@ -41,6 +41,15 @@ BASELINES = {
     "baselines/ldm_vae": {"autoencoder": {**DISCRIMINATOR, **VAE}, "diffusion": LATENT_UNET},
 }
 
+SPADE = {"channels": 4, "hidden_channels": 4, "discriminator_channels": 4}
+# methods that draw an image for a label: training: ids of its config; each draws slices, or volumes as a variant
+LABEL_TO_IMAGE = {
+    "pix2pix": {"gan": {"channels": 4, "discriminator_channels": 4}},
+    "spade": {"gan": SPADE},
+    "oasis": {"gan": {**SPADE, "noise_channels": 4}},
+}
+LABEL_TO_IMAGE |= {f"{name}3d": trainings for name, trainings in LABEL_TO_IMAGE.items()}
+
 # after fewer steps a codebook has not come to life, and all cases decode alike
 LONGER = {"epochs": 2, "epoch_length": 3, "batch_size": 2, "learning_rate": 0.002}
 
