@@ -49,6 +49,11 @@ LABEL_TO_IMAGE = {
     "oasis": {"gan": {**SPADE, "noise_channels": 4}},
 }
 LABEL_TO_IMAGE |= {f"{name}3d": trainings for name, trainings in LABEL_TO_IMAGE.items()}
+DENOISER = {"channels": [8, 16], "attention_levels": [False, True], "num_res_blocks": 1, "num_head_channels": 8}
+DENOISER |= {"norm_num_groups": 4}
+DENOISERS = ("cond_ddpm", "mask_guided_ddpm", "edge_guided_ddpm", "med_ddpm")
+LABEL_TO_IMAGE |= {name: {"diffusion": DENOISER} for name in DENOISERS}
+LABEL_TO_IMAGE["sdm"] = dict.fromkeys(("diffusion", "null_labels"), {**DENOISER, "hidden_channels": 4})
 
 # after fewer steps a codebook has not come to life, and all cases decode alike
 LONGER = {"epochs": 2, "epoch_length": 3, "batch_size": 2, "learning_rate": 0.002}

@@ -135,7 +135,11 @@ def test_monai_s_property_check_passes(name, config_name, trained, tiny_dataset,
         meta_file=str(folder / "metadata.json"),
         logging_file=False,
         workflow_type=KINDS[config_name],
-        **{key: ids[key] for key in ("dataset_dir", "method_dir", "output_dir", "class_names", "roi_size")},
+        **{
+            key: ids[key]
+            for key in ("dataset_dir", "method_dir", "output_dir", "class_names", "roi_size")
+            if key in ids
+        },
         **{key: value for key, value in own.items() if key in ids},
     )
     flow.initialize()

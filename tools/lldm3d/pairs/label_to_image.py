@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from lldm3d.data.labels import one_hot
 from lldm3d.data.slices import slices_of, stacked
+from lldm3d.diffusion.gaussian import GaussianDiffusion, noise_like
+from lldm3d.diffusion.guidance import guided
 from lldm3d.methods.conditional_gan import batched_noise
 from lldm3d.training.inferers import AutocastInferer
 
@@ -91,3 +93,33 @@ class GeneratorDraw:
 
     def __call__(self, label: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         return self.inferer(label, self.network, *batched_noise(self.network, label, generators))
+
+
+class DenoisingDraw:
+    """Draws by a diffusion process on voxels, its noise by the generator of random numbers of each case.
+
+    Args:
+        network: called with (x, timesteps, condition).
+        noise_scheduler: as in training.
+        device: of the network.
+        guidance_scale: guidance on the label; 1 for none.
+        autocast: bfloat16.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        noise_scheduler: GaussianDiffusion,
+        device: torch.device | str,
+        guidance_scale: float = 1.0,
+        autocast: bool = True,
+    ) -> None:
+        self.network, self.noise_scheduler, self.guidance_scale = network, noise_scheduler, guidance_scale
+        self.inferer = AutocastInferer(device, autocast)
+
+    def predict(self, x: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        return self.inferer(x, self.network, timesteps, condition)
+
+    def __call__(self, label: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        noise = noise_like(label[:, :1], generators)
+        return self.noise_scheduler.sample(guided(self.predict, label, self.guidance_scale), noise, generators)
