@@ -43,7 +43,9 @@ def test_the_ci_runs_the_readme_s_test_command():
 # the folders of the package, in the order in which a case passes through them
 FOLDERS = "data phantom training codec diffusion methods pairs evaluation study report export pipeline".split()
 FREE = ("cli", "__main__")  # may import every folder
-LINES = 15_120  # of tools/; the house of 0.8 had 13,488, before ladder, scarcity, Haar bands and orientation
+# of tools/; the house of 0.8 had 13,488, before ladder, scarcity, Haar bands and orientation, and 0.9.1 15,120, before
+# five families of label-to-image methods (1,150 lines) and their harness (200)
+LINES = 16_540
 
 
 @pytest.fixture(scope="module")

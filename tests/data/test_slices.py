@@ -1,4 +1,4 @@
-"""A volume cut into slices and stacked is itself; a data set of slices holds those that show something."""
+"""A volume cut into slices and stack_slices is itself; a data set of slices holds those that show something."""
 
 import nibabel as nib
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, ToTensord
 
-from lldm3d.data.slices import SliceDataset, check_classes, chosen_slices, labelled_cases, slices_of, stacked
+from lldm3d.data.slices import SliceDataset, check_classes, chosen_slices, labelled_cases, slices_of, stack_slices
 from lldm3d.errors import UserError
 
 KEYS = ["image", "label"]
@@ -17,7 +17,7 @@ def test_a_volume_cut_and_stacked_is_itself():
     volume = torch.rand(2, 3, 4, 5, 6)
     slices = slices_of(volume)
     assert slices.shape == (12, 3, 4, 5) and torch.equal(slices[7], volume[1, :, :, :, 1])
-    assert torch.equal(stacked(slices, 6), volume)
+    assert torch.equal(stack_slices(slices, 6), volume)
 
 
 @pytest.mark.parametrize("classes", [2, 9])

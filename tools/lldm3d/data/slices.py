@@ -20,7 +20,7 @@ def slices_of(volume: torch.Tensor) -> torch.Tensor:
     return volume.movedim(-1, 1).flatten(0, 1)
 
 
-def stacked(slices: torch.Tensor, depth: int) -> torch.Tensor:
+def stack_slices(slices: torch.Tensor, depth: int) -> torch.Tensor:
     """Slices [B·Z, C, X, Y] as the volumes [B, C, X, Y, Z] of `depth` Z that they are of."""
     return slices.unflatten(0, (-1, depth)).movedim(1, -1)
 

@@ -23,7 +23,7 @@ from lldm3d.diffusion.batches import generators_of
 from lldm3d.errors import UserError
 
 
-class Generator(Protocol):
+class ImageGenerator(Protocol):
     """What draws an image for a label."""
 
     multiple: list[int]  # voxels of which each axis of a label must be a multiple
@@ -60,7 +60,7 @@ def product_of(strides: Sequence[tuple[int, ...]]) -> list[int]:
 class LabelToImageBatch:
     """One-hot labels, their images in [-1, 1], and the generator's noise: `prepare_batch` of these trainings."""
 
-    generator: Generator
+    generator: ImageGenerator
     num_classes: int  # K, with background
     seed: int | None = None  # given, the noise depends on the case alone (validation): figures can be compared
 
@@ -71,7 +71,7 @@ class LabelToImageBatch:
         return label, image, batched_noise(self.generator, label, generators), {}
 
 
-def batched_noise(network: Generator, label: Tensor, generators: Sequence[torch.Generator | None]) -> tuple:
+def batched_noise(network: ImageGenerator, label: Tensor, generators: Sequence[torch.Generator | None]) -> tuple:
     """The noise of each case by its generator, as one tensor [B, ...] for each that the network takes."""
     cases = [network.noise(label.shape[2:], generator) for generator in generators]
     return tuple(torch.stack(parts).to(label.device) for parts in zip(*cases, strict=True))

@@ -9,7 +9,7 @@ from ignite.engine import Engine
 from torch import Tensor, nn
 
 from lldm3d.data.labels import one_hot
-from lldm3d.data.slices import slices_of, stacked
+from lldm3d.data.slices import slices_of, stack_slices
 from lldm3d.diffusion.gaussian import GaussianDiffusion, noise_like
 from lldm3d.diffusion.guidance import guided
 from lldm3d.methods.conditional_gan import batched_noise
@@ -66,7 +66,7 @@ class LabelledGeneration:
         own = range(depth) if self.noise == "slice" else [0] * depth
         generators = [self.generator(index, number) for number in own]
         parts = zip(slices_of(label).split(self.slices), batches(generators, self.slices), strict=True)
-        return stacked(torch.cat([self.draw(*part) for part in parts]), depth)
+        return stack_slices(torch.cat([self.draw(*part) for part in parts]), depth)
 
     def generator(self, index: int, number: int = 0) -> torch.Generator:
         """The random numbers of a case, or of the slice `number` of it."""
@@ -83,7 +83,7 @@ class GeneratorDraw:
     """Draws by the generator of a GAN in one pass, its noise by the generator of random numbers of each case.
 
     Args:
-        network: a `lldm3d.methods.conditional_gan.Generator`.
+        network: a `lldm3d.methods.conditional_gan.ImageGenerator`.
         device: of the network.
         autocast: bfloat16.
     """
