@@ -48,7 +48,7 @@ LABEL_TO_IMAGE = {
     "spade": {"gan": SPADE},
     "oasis": {"gan": {**SPADE, "noise_channels": 4}},
 }
-LABEL_TO_IMAGE |= {f"{name}3d": trainings for name, trainings in LABEL_TO_IMAGE.items()}
+LABEL_TO_IMAGE |= {f"{name}3d": LABEL_TO_IMAGE[name] for name in ("pix2pix", "spade")}
 DENOISER = {"channels": [8, 16], "attention_levels": [False, True], "num_res_blocks": 1, "num_head_channels": 8}
 DENOISER |= {"norm_num_groups": 4}
 DENOISERS = ("cond_ddpm", "mask_guided_ddpm", "edge_guided_ddpm", "med_ddpm")

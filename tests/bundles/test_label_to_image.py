@@ -33,8 +33,8 @@ def config(name: str, training: str | None, dataset: Path, **ids: object) -> Con
     return parser
 
 
-def train(name: str, work: Path, dataset: Path, **ids: object) -> tuple[dict, dict]:
-    """The weights and curves that the trainings of a method leave."""
+def train(name: str, work: Path, dataset: Path, until: str | None = None, **ids: object) -> tuple[dict, dict]:
+    """The weights and curves that the trainings of a method leave, up to one of them."""
     for training, entry in load_method(name).trainings.items():
         own = {**LENGTH, **LABEL_TO_IMAGE[name][training], **entry.settings, **ids}
         parser = config(name, training, dataset, method_dir=str(work), **own)
@@ -42,6 +42,8 @@ def train(name: str, work: Path, dataset: Path, **ids: object) -> tuple[dict, di
             parser[f"{split}#dataset"]["cache_dir"] = str(work / "cache")
         parser.get_parsed_content("training")
         folder = Path(parser.get_parsed_content("output_dir"))
+        if training == until:
+            break
     return load_checkpoint(folder / "model.pt", training)["model"], json.loads((folder / "metrics.json").read_text())
 
 
@@ -80,6 +82,17 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(name, tiny_
             train(name, tmp_path / "parts", tiny_dataset)
     resumed, again = train(name, tmp_path / "parts", tiny_dataset)
     assert all(torch.equal(whole[key], resumed[key]) for key in whole) and again["loss"] == curves["loss"]
+
+
+@pytest.mark.parametrize("name", LABEL_TO_IMAGE)
+def test_it_learns(name, tiny_dataset, tmp_path):
+    """On held-out cases, within 30 steps of its first training."""
+    first = next(iter(load_method(name).trainings))
+    ids = {"epoch_length": 15, "learning_rate": 0.002, "ema_momentum": 0.1, "autocast": False}
+    train(name, tmp_path, tiny_dataset, **ids, until=first)
+    curves = json.loads((tmp_path / first / "metrics.json").read_text())
+    before, after = curves.get("val_l1") or curves["val_loss"]
+    assert after < before
 
 
 @pytest.mark.parametrize("name", LABEL_TO_IMAGE)
