@@ -41,6 +41,20 @@ BASELINES = {
     "baselines/ldm_vae": {"autoencoder": {**DISCRIMINATOR, **VAE}, "diffusion": LATENT_UNET},
 }
 
+SPADE = {"channels": 4, "hidden_channels": 4, "discriminator_channels": 4}
+# methods that draw an image for a label: training: ids of its config; each draws slices, or volumes as a variant
+LABEL_TO_IMAGE = {
+    "pix2pix": {"gan": {"channels": 4, "discriminator_channels": 4}},
+    "spade": {"gan": SPADE},
+    "oasis": {"gan": {**SPADE, "noise_channels": 4}},
+}
+LABEL_TO_IMAGE |= {f"{name}3d": LABEL_TO_IMAGE[name] for name in ("pix2pix", "spade")}
+DENOISER = {"channels": [8, 16], "attention_levels": [False, True], "num_res_blocks": 1, "num_head_channels": 8}
+DENOISER |= {"norm_num_groups": 4}
+DENOISERS = ("cond_ddpm", "mask_guided_ddpm", "edge_guided_ddpm", "med_ddpm")
+LABEL_TO_IMAGE |= {name: {"diffusion": DENOISER} for name in DENOISERS}
+LABEL_TO_IMAGE["sdm"] = dict.fromkeys(("diffusion", "null_labels"), {**DENOISER, "hidden_channels": 4})
+
 # after fewer steps a codebook has not come to life, and all cases decode alike
 LONGER = {"epochs": 2, "epoch_length": 3, "batch_size": 2, "learning_rate": 0.002}
 

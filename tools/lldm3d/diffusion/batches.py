@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from lldm3d.data.labels import one_hot
+from lldm3d.diffusion.gaussian import GaussianDiffusion
 from lldm3d.diffusion.noise import NoiseProcess
 
 
@@ -90,6 +91,25 @@ class EncodedBatch:
         generators = generators_of(batch, self.seed)
         noisy, target, timesteps = noised(latent, self.noise_scheduler, generators, non_blocking)
         return noisy, target, (), {"timesteps": timesteps}
+
+
+@dataclass(eq=False)
+class LabelledBatch:
+    """Noisy images of voxels, and their one-hot labels as the condition, in two or three dimensions."""
+
+    noise_scheduler: GaussianDiffusion
+    num_classes: int  # K, with background
+    label_dropout: float = 0.0  # share of cases whose label is zero in training, for guidance (Ho & Salimans 2022)
+    seed: int | None = None  # given, noise and times depend on the case alone (validation): losses can be compared
+
+    def __call__(self, batch: dict, device=None, non_blocking: bool = False, **_) -> tuple:
+        image = batch["image"].to(device, non_blocking=non_blocking) * 2 - 1
+        condition = one_hot(batch["label"].to(device, non_blocking=non_blocking), self.num_classes)
+        if self.seed is None and self.label_dropout > 0:
+            condition = zero_unless(torch.rand(len(condition), device=device) >= self.label_dropout, condition)
+        generators = generators_of(batch, self.seed)
+        noisy, target, timesteps = noised(image, self.noise_scheduler, generators, non_blocking)
+        return noisy, target, (), {"timesteps": timesteps, "condition": condition}
 
 
 def generators_of(batch: dict, seed: int | None) -> list[torch.Generator] | None:

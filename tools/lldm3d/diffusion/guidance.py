@@ -10,7 +10,8 @@ def guided(network: Callable, condition: torch.Tensor, scale: float) -> Callable
 
     Classifier-free guidance (Ho & Salimans 2022, eq. 6): out = u + scale (c - u), u with the zero condition that label
     dropout trained. MONAI's inferers guide on `context` alone, never on a ControlNet's condition. At scale 1 the
-    unconditional half is not computed.
+    unconditional half is not computed. Of an answer with more channels than x, those of a learned variance, the others
+    stay as the condition has them.
 
     Args:
         network: called with (x, timesteps, condition).
@@ -22,7 +23,9 @@ def guided(network: Callable, condition: torch.Tensor, scale: float) -> Callable
 
     def predict(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         both = torch.cat([condition, torch.zeros_like(condition)])
-        conditioned, unconditioned = network(x.repeat(2, 1, 1, 1, 1), timesteps.repeat(2), both).chunk(2)
-        return unconditioned + scale * (conditioned - unconditioned)
+        conditioned, unconditioned = network(torch.cat([x, x]), timesteps.repeat(2), both).chunk(2)
+        channels = x.shape[1]
+        answer = unconditioned[:, :channels].lerp(conditioned[:, :channels], scale)
+        return torch.cat([answer, conditioned[:, channels:]], 1)
 
     return predict

@@ -2,12 +2,14 @@
 
 import math
 from functools import partial
+from typing import Literal
 
 import torch
 from einops import rearrange
-from monai.networks.blocks import SpatialAttentionBlock
+from monai.networks.blocks import Convolution, SpatialAttentionBlock
+from monai.networks.layers import Conv
 from monai.networks.nets import DiffusionModelUNet
-from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock
+from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock, get_timestep_embedding
 from torch import nn
 from torch.distributed.algorithms._checkpoint import checkpoint_wrapper as torch_wrapper
 
@@ -79,6 +81,7 @@ class ConcatenatedDiffusion(nn.Module):
         latent_channels: C of the latent.
         num_classes: K of the one-hot label, with background.
         stride: voxels of the label for each latent voxel, along each axis.
+        out_channels: of the prediction; None: C.
         preconditioned: add the best linear answer to velocities of rectified flow, with data and noise of variance 1,
             so that the network learns the rest alone (Karras et al. 2022, table 1, for this process: skip (1 - 2t) / a,
             input and output 1 / √a with a = (1 - t)² + t²).
@@ -86,24 +89,133 @@ class ConcatenatedDiffusion(nn.Module):
     """
 
     def __init__(
-        self, latent_channels: int, num_classes: int, stride: int, preconditioned: bool = False, **unet: object
+        self,
+        latent_channels: int,
+        num_classes: int,
+        stride: int = 1,
+        out_channels: int | None = None,
+        preconditioned: bool = False,
+        **unet: object,
     ) -> None:
         super().__init__()
-        self.stride, self.preconditioned = stride, preconditioned
-        inputs = latent_channels + num_classes * stride**3
-        self.unet = DiffusionModelUNet(in_channels=inputs, out_channels=latent_channels, **unet)
+        self.stride, self.preconditioned, dims = stride, preconditioned, unet["spatial_dims"]
+        inputs = latent_channels + num_classes * stride**dims
+        self.unet = DiffusionModelUNet(in_channels=inputs, out_channels=out_channels or latent_channels, **unet)
+        self.multiple = [2 ** (len(unet["channels"]) - 1)] * dims
 
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """Noisy latent [B, C, x, y, z], times [B], one-hot label [B, K, stride·x, ...]; gives the prediction like x."""
-        beside = rearrange(
-            condition, "b k (x i) (y j) (z l) -> b (k i j l) x y z", i=self.stride, j=self.stride, l=self.stride
-        )
+        if self.stride == 1:
+            beside = condition
+        else:
+            steps = dict.fromkeys("ijl", self.stride)
+            beside = rearrange(condition, "b k (x i) (y j) (z l) -> b (k i j l) x y z", **steps)
         if not self.preconditioned:
             return self.unet(torch.cat([x, beside], 1), timesteps=timesteps)
-        time = (timesteps / TIME_SCALE).view(-1, 1, 1, 1, 1)
+        time = (timesteps / TIME_SCALE).view(-1, *[1] * (x.ndim - 1))
         variance = (1 - time) ** 2 + time**2
         rest = self.unet(torch.cat([x / variance.sqrt(), beside], 1), timesteps=timesteps)
         return (1 - 2 * time) / variance * x + rest / variance.sqrt()
+
+
+class DualEncoderDiffusion(nn.Module):
+    """A diffusion model with a second encoder for the label or its edges, as one network of (x, timesteps, condition).
+
+    Mask-guided and edge-guided DDPM of abdominal CT, of which no code is public. The features of the second encoder
+    join those of the first before each halving, and so its skips, and the decoder's at each level. A joint is a
+    convolution of 1 voxel that begins as the identity of what was there, so that the network begins as MONAI's U-Net;
+    MONAI's `ControlNet` adds residuals instead. With edges the label lies beside x as well.
+
+    Args:
+        num_classes: K of the one-hot label, with background.
+        guide: what the second encoder sees: "mask" or "edge".
+        latent_channels: C of x.
+        out_channels: of the prediction; None: C.
+        unet: further arguments of `DiffusionModelUNet`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        guide: Literal["mask", "edge"],
+        latent_channels: int = 1,
+        out_channels: int | None = None,
+        **unet: object,
+    ) -> None:
+        super().__init__()
+        if guide not in ("mask", "edge"):
+            raise ValueError(f"guide must be 'mask' or 'edge', got {guide!r}")
+        self.guide, channels, dims = guide, list(unet["channels"]), unet["spatial_dims"]
+        inputs, seen = (latent_channels, num_classes) if guide == "mask" else (latent_channels + num_classes, 1)
+        self.unet = DiffusionModelUNet(in_channels=inputs, out_channels=out_channels or latent_channels, **unet)
+        self.multiple = [2 ** (len(channels) - 1)] * dims
+        self.downsamplers = nn.ModuleList(block.downsampler or nn.Identity() for block in self.unet.down_blocks)
+        for block in self.unet.down_blocks:
+            block.downsampler = None  # it comes after the joint
+        groups = unet.get("norm_num_groups", 32)
+        pairs = zip([seen, *channels[:-1]], channels, strict=True)
+        self.encoder = nn.ModuleList(guide_level(*pair, dims, groups, level) for level, pair in enumerate(pairs))
+        self.joints_down = nn.ModuleList(joint(width, width, dims) for width in channels)
+        self.joints_up = nn.ModuleList(
+            joint(before, width, dims) for before, width in zip([*channels[1:], channels[-1]], channels, strict=True)
+        )
+
+    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """Noisy image [B, C, ...], times [B], one-hot label [B, K, ...] of the same size; gives the prediction."""
+        unet, features = self.unet, []
+        seen = condition if self.guide == "mask" else label_edges(condition)
+        for level in self.encoder:
+            seen = level(seen)
+            features.append(seen)
+        if self.guide == "edge":
+            x = torch.cat([x, condition], 1)
+        time = unet.time_embed(get_timestep_embedding(timesteps, unet.block_out_channels[0]).to(x.dtype))
+        h = unet.conv_in(x)
+        skips = [h]
+        for block, downsampler, join, feature in zip(
+            unet.down_blocks, self.downsamplers, self.joints_down, features, strict=True
+        ):
+            h, states = block(h, time)
+            h = join(torch.cat([h, feature], 1))
+            skips += [*states[:-1], h]
+            if not isinstance(downsampler, nn.Identity):
+                h = downsampler(h, time)
+                skips.append(h)
+        h = unet.middle_block(h, time)
+        for block, join, feature in zip(unet.up_blocks, reversed(self.joints_up), reversed(features), strict=True):
+            number = len(block.resnets)
+            skips, taken = skips[:-number], skips[-number:]
+            h = block(join(torch.cat([h, feature], 1)), res_hidden_states_list=taken, temb=time)
+        return unet.out(h)
+
+
+def guide_level(inputs: int, outputs: int, spatial_dims: int, groups: int, level: int) -> nn.Module:
+    """Two convolutions of the second encoder; all levels but the first halve the size."""
+    shared = {"norm": ("GROUP", {"num_groups": groups}), "act": "SWISH"}
+    first = Convolution(spatial_dims, inputs, outputs, strides=2 if level else 1, **shared)
+    return nn.Sequential(first, Convolution(spatial_dims, outputs, outputs, **shared))
+
+
+def joint(channels: int, further: int, spatial_dims: int) -> nn.Module:
+    """A convolution of 1 voxel from both to `channels` features: at first the identity of the first ones."""
+    layer = Conv["conv", spatial_dims](channels + further, channels, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        layer.weight[:, :channels].flatten(1).copy_(torch.eye(channels))
+    return layer
+
+
+def label_edges(condition: torch.Tensor) -> torch.Tensor:
+    """Voxels [B, 1, ...] whose class differs from that of a neighbour along an axis, of one-hot labels [B, K, ...]."""
+    label = condition.argmax(1, keepdim=True)
+    edges = torch.zeros_like(label, dtype=torch.bool)
+    for axis in range(2, label.ndim):
+        length = label.shape[axis]
+        differs = label.narrow(axis, 1, length - 1) != label.narrow(axis, 0, length - 1)
+        edges.narrow(axis, 1, length - 1).logical_or_(differs)
+        edges.narrow(axis, 0, length - 1).logical_or_(differs)
+    return edges.to(condition.dtype)
 
 
 BLOCKS = (DiffusionUNetResnetBlock, SpatialAttentionBlock)

@@ -40,7 +40,7 @@ RATIOS = {"dice": Metric.ALIGNMENT_DICE_RATIO, "recall": Metric.ALIGNMENT_RECALL
 
 
 def alignment_rows(synthetic: list[Scores], test: list[Scores], schema: Schema, identity: dict) -> list[Row]:
-    """Dice, recall and HD95 of each class on synthetic pairs beside those on real test cases, and ratios to them."""
+    """Dice, recall, HD95 and share missed of each class on synthetic pairs, beside real test cases, and ratios."""
     rows = []
     for name in schema.class_names[1:]:
         for key, metric in MEANS.items():
@@ -49,6 +49,8 @@ def alignment_rows(synthetic: list[Scores], test: list[Scores], schema: Schema, 
             rows.append(agreement_row(metric, ours, real, common))
             if key in RATIOS:
                 rows.append(ratio_row(RATIOS[key], ours, real, common))
+            if key == "recall":
+                rows.append(agreement_row(Metric.ALIGNMENT_MISSED, ours == 0, real == 0, common))
     return rows
 
 

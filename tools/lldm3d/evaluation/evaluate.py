@@ -21,7 +21,8 @@ from lldm3d.evaluation.labels import label_rows, statistic_rows
 from lldm3d.evaluation.metrics import FORMAT, Compared, Metric, Row, write_csv
 from lldm3d.evaluation.pretrained import Radiomics, load_medicalnet, load_radimagenet, plane_means
 from lldm3d.evaluation.records import CaseRecords, Record
-from lldm3d.evaluation.similarity import diversity_rows, paired_rows
+from lldm3d.evaluation.similarity import diversity_rows, draw_rows, paired_rows
+from lldm3d.evaluation.through_plane import through_plane_rows
 from lldm3d.files import read_json, write_json
 from lldm3d.processes import device, place, wait_for_all
 
@@ -40,6 +41,7 @@ def evaluate(
     segmenter_command: str | None = None,
     max_copies: float | None = None,
     truth: str | Path | None = None,
+    again: str | Path | None = None,
     cache_dir: str | Path | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -60,6 +62,7 @@ def evaluate(
         max_copies: largest share of near copies that the data may hold.
         truth: folder of warped real training pairs with the labels of synthetic ones, for the figures of pairs and the
             search for copies: they lie in labels/training/seed_<k> of a work directory.
+        again: folder of pairs that were drawn once more for some of the labels, under the same names, for diversity.
         cache_dir: where findings of each case are kept for further evaluations; default: `cache` in `output_dir`.
         overwrite: replace an evaluation that is there.
 
@@ -80,6 +83,8 @@ def evaluate(
     if empty := sum(not np.ptp(record.coarse) for record in records["synthetic"].records):
         print(f"{synthetic}: {empty} of {len(records['synthetic'])} images show nothing, all their voxels are equal")
     rows, nearest = compute_metrics(records, extractor)
+    if again is not None:
+        rows += draw_rows(records["synthetic"].cases, open_again(Path(again), cases["synthetic"]), schema, device())
     if segmenter_command is not None:
         rows += command_rows(segmenter_command, records["synthetic"].cases, records["test"].cases, schema)
     warped = records["warped"].cases if truth else []
@@ -173,6 +178,14 @@ def open_data(folder: Path) -> tuple[Schema, dict[str, list[Case]]]:
     return schema, {"training": cases, "validation": [], "test": []}
 
 
+def open_again(folder: Path, synthetic: Sequence[Case]) -> list[Case]:
+    """The cases of a second draw. Raises UserError where one is not among the synthetic ones."""
+    found = open_data(folder)[1]["training"]
+    if unknown := sorted({case.name for case in found} - {case.name for case in synthetic}):
+        raise UserError(f"{folder}: {unknown[0]} is not among the synthetic cases; --again takes the same names")
+    return found
+
+
 def scan_paths(folder: Path) -> dict[str, str]:
     """The scans of a folder by name, without the `_0000` that nnU-Net's images end with."""
     found = scan_files(folder, "_0000") if folder.is_dir() else {}
@@ -258,6 +271,7 @@ def compute_metrics(
         *label_rows(ours, training, test, schema),
         *alignment,
         *copy_rows(nearest, first),
+        *through_plane_rows(ours.cases, training.cases, test.cases, schema),
         *paired_rows(ours, [training, validation, test], schema, device(), further=warped.cases if warped else ()),
     ]
     return rows, nearest

@@ -15,7 +15,7 @@ from lldm3d.statistics import bootstrap_interval
 
 FORMAT = 4  # of metrics.json: raised when a key changes its name or its meaning
 FIDELITY, DIVERSITY, LABELS = "fidelity", "diversity", "labels"
-ALIGNMENT, PAIRED, COPIES = "alignment", "paired", "copies"
+ALIGNMENT, PAIRED, COPIES, SLICES = "alignment", "paired", "copies", "slices"
 LOWER, HIGHER, NEAR_FLOOR = "lower", "higher", "near floor"
 
 
@@ -32,6 +32,7 @@ class Metric(StrEnum):
     COVERAGE = "coverage", DIVERSITY, "coverage", HIGHER
     PAIRWISE_SSIM = "pairwise_ssim", DIVERSITY, "SSIM of pairs", NEAR_FLOOR
     PAIRWISE_MS_SSIM = "pairwise_ms_ssim", DIVERSITY, "MS-SSIM of pairs", NEAR_FLOOR
+    DRAW_DIVERSITY = "draw_diversity", DIVERSITY, "1 − MS-SSIM of two draws", HIGHER
     VOLUME_DISTANCE = "volume_distance", LABELS, "volume: Wasserstein distance", LOWER, "ml"
     COMPONENTS_DISTANCE = "components_distance", LABELS, "components: Wasserstein distance", LOWER
     EULER_NUMBER_DISTANCE = "euler_number_distance", LABELS, "Euler number: Wasserstein distance", LOWER
@@ -49,9 +50,13 @@ class Metric(StrEnum):
     ALIGNMENT_RECALL = "alignment_recall", ALIGNMENT, "recall of the label", HIGHER
     ALIGNMENT_RECALL_RATIO = "alignment_recall_ratio", ALIGNMENT, "recall ratio", HIGHER
     ALIGNMENT_HD95 = "alignment_hd95", ALIGNMENT, "HD95", LOWER, "mm"
+    ALIGNMENT_MISSED = "alignment_missed", ALIGNMENT, "share missed", LOWER
     PAIRED_PSNR = "paired_psnr", PAIRED, "PSNR", HIGHER, "dB"
     PAIRED_SSIM = "paired_ssim", PAIRED, "SSIM", HIGHER
     PAIRED_MS_SSIM = "paired_ms_ssim", PAIRED, "MS-SSIM", HIGHER
+    THROUGH_PLANE_STEP = "through_plane_step", SLICES, "step between slices", NEAR_FLOOR
+    THROUGH_PLANE_FLICKER = "through_plane_flicker", SLICES, "flicker of slices", NEAR_FLOOR
+    THROUGH_PLANE_CLASS_MEANS = "through_plane_class_means", SLICES, "spread of slice means", NEAR_FLOOR
     NEAR_COPIES_SHARE = "near_copies_share", COPIES, "share of near copies", LOWER
     NEAR_COPIES = "near_copies", COPIES, "near copies", LOWER, "cases"
     NEARER_SHARE = "nearer_share", COPIES, "share nearer than 5 % of held-out cases", LOWER
@@ -79,6 +84,7 @@ class Compared(StrEnum):
     LABEL_SEGMENTATION = "label_segmentation", "label of a synthetic pair / segmentation of its image"
     PAIRS_TEST = "pairs_test", "synthetic pairs / real test"
     SAME_LABEL = "same_label", "synthetic / real image with the same label"
+    SAME_LABEL_TWICE = "same_label_twice", "two synthetic images with the same label"
 
     def __new__(cls, key: str, title: str) -> "Compared":
         member = str.__new__(cls, key)

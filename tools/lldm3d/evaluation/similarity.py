@@ -12,6 +12,7 @@ from lldm3d.data.scans import read_pair
 from lldm3d.evaluation.metrics import Compared, Metric, Row, mean_row
 from lldm3d.evaluation.records import CaseRecords, label_hash
 
+CLASS_MEANS = "class means"  # variant of a row
 PAIRS = 50  # random pairs of images whose similarity is measured
 KERNEL = 7  # voxels
 SCALES = (0.0448, 0.2856, 0.3001)  # the first three of the five weights of Wang et al. 2003: scans have few voxels
@@ -76,8 +77,9 @@ def paired_rows(
 ) -> list[Row]:
     """PSNR, SSIM and MS-SSIM of synthetic images to the real image with the same label map, voxel by voxel.
 
-    The floor is what another real image, chosen at random, gets beside that image. No rows without pairs: labels that
-    a model made have no true image.
+    The floor is what another real image, chosen at random, gets beside that image. As a second one, rows of their own,
+    an image in which each class has its mean over training images: these figures reward what is right on average. No
+    rows without pairs: labels that a model made have no true image.
 
     Args:
         further: real pairs that are in no split, such as warped ones.
@@ -90,13 +92,45 @@ def paired_rows(
     all_real = [case for split in real for case in split.cases]
     rng = np.random.default_rng(seed)
     usable = large_enough(PAIRED, schema)
-    values: dict[Metric, list[tuple[float, float]]] = {metric: [] for metric in usable}
+    values: dict[Metric, list[tuple[float, float, float]]] = {metric: [] for metric in usable}
+    means = class_means([case for case, _ in real[0].labelled()][:PAIRS] or all_real, schema)
     for ours, truth in pairs:
         others = [case for case in all_real if case is not truth]
         other = others[rng.integers(len(others))]
         image, true_image, other_image = (volume_of(case, schema, device) for case in (ours, truth, other))
+        flat = torch.as_tensor(means[read_pair(truth, schema).label], device=device)[None, None]
         for metric, measure in usable.items():
-            values[metric].append((float(measure(image, true_image)), float(measure(other_image, true_image))))
-    note = "floor: a random real image"
-    rows = [mean_row(metric, Compared.SAME_LABEL, *np.array(found).T, note) for metric, found in values.items()]
+            values[metric].append(tuple(float(measure(one, true_image)) for one in (image, other_image, flat)))
+    rows = []
+    for metric, found in values.items():
+        drawn, random, flat = np.array(found).T
+        rows.append(mean_row(metric, Compared.SAME_LABEL, drawn, random, "floor: a random real image"))
+        note = "an image of class means, not the synthetic one; floor: a random real image"
+        rows.append(mean_row(metric, Compared.SAME_LABEL, flat, random, note, variant=CLASS_MEANS))
     return rows + too_small(PAIRED, Compared.SAME_LABEL, schema)
+
+
+def class_means(cases: Sequence[Case], schema: Schema) -> np.ndarray:
+    """The mean grey of each class [K] over labelled cases, float32; 0 of one that none has."""
+    sums, voxels = np.zeros((2, len(schema.class_names)))
+    for case in cases:
+        scan = read_pair(case, schema)
+        sums += np.bincount(scan.label.ravel(), scan.image.ravel(), len(sums))
+        voxels += np.bincount(scan.label.ravel(), minlength=len(sums))
+    return (sums / np.maximum(voxels, 1)).astype(np.float32)
+
+
+def draw_rows(synthetic: Sequence[Case], again: Sequence[Case], schema: Schema, device: torch.device) -> list[Row]:
+    """How much two images of the same label differ: 0 of a method that always draws the same.
+
+    Args:
+        synthetic: pairs.
+        again: some of them by name, drawn once more with other noise.
+    """
+    measures, first = {Metric.DRAW_DIVERSITY: MS_SSIM}, {case.name: case for case in synthetic}
+    rows = []
+    for metric, measure in large_enough(measures, schema).items():
+        pairs = [(volume_of(first[case.name], schema, device), volume_of(case, schema, device)) for case in again]
+        values = np.array([1 - float(measure(*pair)) for pair in pairs])
+        rows.append(mean_row(metric, Compared.SAME_LABEL_TWICE, values, np.array([]), "n: labels drawn twice"))
+    return rows + too_small(measures, Compared.SAME_LABEL_TWICE, schema)

@@ -21,7 +21,7 @@ class CaseDataset(Dataset):
         last: folder of the file that is written last, "imagesTr" or "labelsTr".
         class_names: with background.
         spacing: of the training set, mm.
-        multiple: voxels of which the size of a label must be a multiple.
+        multiple: voxels of which the size of a label must be a multiple, the same or one for each axis.
         label_paths: NIfTI label maps.
         first: the first case with a drawn label.
         orientation: of the training set, ras or stored.
@@ -37,7 +37,7 @@ class CaseDataset(Dataset):
         output_dir: str,
         class_names: Sequence[str],
         spacing: Sequence[float],
-        multiple: int = 1,
+        multiple: int | Sequence[int] = 1,
         last: str = "imagesTr",
         label_paths: Sequence[str] = (),
         first: int = 0,
@@ -72,7 +72,7 @@ def given_case(
     path: str,
     class_names: Sequence[str],
     spacing: Sequence[float],
-    multiple: int,
+    multiple: int | Sequence[int],
     axes: np.ndarray | None,
 ) -> dict[str, object]:
     """A label map of the user's, turned to the axes of the training set: "label" [1, X, Y, Z] and its affine there."""
@@ -84,7 +84,7 @@ def given_case(
     if not label.any():
         raise UserError(f"{path}: is empty; it must hold at least one of {allowed}")
     require_spacing(path, affine, spacing)
-    if any(size % multiple for size in label.shape):
+    if (np.array(label.shape) % multiple).any():
         raise UserError(
             f"{path}: has {list(label.shape)} voxels; each must be a multiple of {multiple}: pad or crop the label"
         )

@@ -5,8 +5,10 @@ from pathlib import Path
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError
 from lldm3d.locks import at_work
-from lldm3d.pairs.sources import BOTH, DRAWN, RECONSTRUCTED, TRAINING, parse_source
+from lldm3d.pairs.sources import BOTH, DRAWN, RECONSTRUCTED, TEST, TRAINING, parse_source
 from lldm3d.pipeline.stages import Job, Plan, method_folder, method_sources, seen_by
+
+DRAWN_AGAIN, AGAIN_SEED = 10, 1_000_000  # test labels drawn a second time, and what is added to their seed
 
 
 def make_phantom(work: Path, job: Job, plan: Plan) -> None:
@@ -85,9 +87,18 @@ def draw(work: Path, job: Job, plan: Plan) -> None:
     else:
         source = next(item for item in map(parse_source, (DRAWN, *plan.sources)) if item.slug == slug)
         labels = source_labels(work, method, models, source, number if slug == DRAWN else None)
+    draws = [(work / job.name, labels, seed)]
+    if slug == TEST:  # how much two images of a label differ
+        draws.append((again_of(work, job.name), labels[:DRAWN_AGAIN], seed + AGAIN_SEED))
     with at_work(work, job.name, processes) as environment:
-        draw_pairs(method, models, work / "dataset", work / job.name, labels, number, 0, seed, overrides_of(section),
-                   section.get("overlays", []), processes, environment, overwrite=True)  # fmt: skip
+        for folder, wanted, noise in draws:
+            draw_pairs(method, models, work / "dataset", folder, wanted, number, 0, noise, overrides_of(section),
+                       section.get("overlays", []), processes, environment, overwrite=True)  # fmt: skip
+
+
+def again_of(work: Path, pairs: str) -> Path:
+    """The folder of a second draw for some labels of a folder of pairs."""
+    return work / pairs.replace("pairs/", "pairs_again/", 1)
 
 
 def evaluate_pairs(work: Path, job: Job, plan: Plan) -> None:
@@ -99,6 +110,7 @@ def evaluate_pairs(work: Path, job: Job, plan: Plan) -> None:
         work / job.values["pairs"],
         work / job.name,
         segmenter=work / plan.segmenter.path / "model.pt",
+        again=again if (again := again_of(work, job.values["pairs"])).is_dir() else None,
         truth=warped if Path(job.name).parent.name == TRAINING else None,
         cache_dir=work / "evaluation" / "cache",  # real cases are looked at once for all
         overwrite=True,

@@ -12,11 +12,19 @@ from lldm3d.methods.registry import OURS, Method
 from lldm3d.study.tables import DASH, markdown_table, tex
 
 PAIRED_METRICS = (Metric.PAIRED_PSNR, Metric.PAIRED_SSIM, Metric.PAIRED_MS_SSIM)
+THROUGH_PLANE_METRICS = (
+    Metric.THROUGH_PLANE_STEP,
+    Metric.THROUGH_PLANE_FLICKER,
+    Metric.THROUGH_PLANE_CLASS_MEANS,
+)
 SHOWN = {  # what the table has of an evaluation, and against which cases
     **dict.fromkeys((Metric.FID, Metric.KID, Metric.PRECISION, Metric.RECALL), Compared.SYNTHETIC_TRAINING),
     **dict.fromkeys((Metric.PAIRWISE_SSIM, Metric.PAIRWISE_MS_SSIM), Compared.AMONG_SYNTHETIC),
     **dict.fromkeys((Metric.SHAPE_PRECISION, Metric.SHAPE_RECALL), Compared.SYNTHETIC_TRAINING),
+    Metric.DRAW_DIVERSITY: Compared.SAME_LABEL_TWICE,
     Metric.ALIGNMENT_DICE_RATIO: Compared.PAIRS_TEST,
+    Metric.ALIGNMENT_MISSED: Compared.LABEL_SEGMENTATION,
+    **dict.fromkeys(THROUGH_PLANE_METRICS, Compared.PAIRS_TEST),
     Metric.NEAR_COPIES_SHARE: Compared.SYNTHETIC_TRAINING,
     **dict.fromkeys(PAIRED_METRICS, Compared.SAME_LABEL),
 }
@@ -172,7 +180,9 @@ def comparison_notes(results: Sequence[Result], minutes: float | None) -> list[s
         "Real: the same between halves of the real training cases; of PSNR and SSIM, what another real image gets. "
         "FID and KID without a further name are those of the features of the segmentation network that was trained on "
         "real data. Dice ratio: what that network finds of the label in a synthetic image, over the same in real test "
-        f"images. Shape: of the label maps. {DASH}: cannot be had, as the method makes no labels or takes none.",
+        "images. Share missed: of the labels of a class, those of which that network finds nothing. Slices: how much "
+        f"grey values change from one to the next, over real test volumes. Shape: of the label maps. {DASH}: cannot be "
+        "had, as the method makes no labels or takes none.",
     ]
     seen = {result.source == TEST for result in results if result.measure.key in PAIRED_METRICS}
     if len(seen) == 2:

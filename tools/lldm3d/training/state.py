@@ -70,7 +70,8 @@ class MovingAverage:
     The first step copies the weights; then the momentum falls from 0.2 to `momentum` over the warm-up, so that the
     average forgets the start. Ignite's `EMAHandler` begins that warm-up anew in a resumed training, counts mini-batches
     where gradients are accumulated, and takes two kernels for each tensor; torch's `AveragedModel` hands the count to
-    its average as a tensor, for which the processor would wait in every step. The network has no buffers.
+    its average as a tensor, for which the processor would wait in every step. Buffers, such as the singular vectors of
+    spectral norms, are copied.
 
     Args:
         network: on its device, and not wrapped by DistributedDataParallel.
@@ -92,6 +93,8 @@ class MovingAverage:
         momentum = max(self.momentum, FIRST + (self.momentum - FIRST) * done) if self.steps else 1.0
         current = [weight.detach() for weight in self.network.parameters()]
         torch._foreach_lerp_(list(self.model.parameters()), current, momentum)
+        for ours, theirs in zip(self.model.buffers(), self.network.buffers(), strict=True):
+            ours.copy_(theirs)
         self.steps += 1
 
     def state_dict(self) -> dict:
