@@ -1,6 +1,6 @@
 """Judge a synthetic data set against the real one: the command `lldm3d evaluate`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
