@@ -19,6 +19,8 @@ from lldm3d.training.state import TrainingState
 from .small import CLASS_NAMES, KINDS, LABEL_TO_IMAGE
 from .test_baselines import Killed, cause
 
+VARIANTS = ("pix2pix3d", "spade3d", "med_ddpm", "mask_guided_ddpm", "edge_guided_ddpm")  # with the slow tests
+METHODS = [pytest.param(name, marks=pytest.mark.slow) if name in VARIANTS else name for name in LABEL_TO_IMAGE]
 LENGTH = {"epochs": 2, "epoch_length": 2, "val_interval": 1, "batch_size": 2}
 
 
@@ -66,7 +68,7 @@ def labels(tiny_dataset) -> list[Path]:
     return sorted(tiny_dataset.glob("labelsTr/*.nii.gz"))[:2]
 
 
-@pytest.mark.parametrize("name", LABEL_TO_IMAGE)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(name, tiny_dataset, tmp_path, monkeypatch):
     whole, curves = train(name, tmp_path / "whole", tiny_dataset)
     start_epoch = TrainingState.start_epoch
@@ -84,7 +86,7 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(name, tiny_
     assert all(torch.equal(whole[key], resumed[key]) for key in whole) and again["loss"] == curves["loss"]
 
 
-@pytest.mark.parametrize("name", LABEL_TO_IMAGE)
+@pytest.mark.parametrize("name", METHODS)
 def test_it_learns(name, tiny_dataset, tmp_path):
     """On held-out cases, within 30 steps of its first training."""
     first = next(iter(load_method(name).trainings))
@@ -95,7 +97,7 @@ def test_it_learns(name, tiny_dataset, tmp_path):
     assert after < before
 
 
-@pytest.mark.parametrize("name", LABEL_TO_IMAGE)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_case_is_the_same_in_any_batch_and_follows_its_label(name, trained, tiny_dataset, labels, tmp_path):
     alone = draw(name, trained(name), tiny_dataset, tmp_path / "one", labels, batch_size=1)
     together = draw(name, trained(name), tiny_dataset, tmp_path / "two", labels, batch_size=2)
@@ -110,7 +112,7 @@ def test_a_case_is_the_same_in_any_batch_and_follows_its_label(name, trained, ti
     assert cost["volumes"] == 2 and cost["parameters"] > 100
 
 
-@pytest.mark.parametrize("name", LABEL_TO_IMAGE)
+@pytest.mark.parametrize("name", METHODS)
 def test_labels_of_other_classes_or_sizes_are_refused_by_name(name, trained, tiny_dataset, labels, tmp_path):
     image = nib.load(labels[0])
     label = np.asanyarray(image.dataobj).copy()
@@ -123,7 +125,7 @@ def test_labels_of_other_classes_or_sizes_are_refused_by_name(name, trained, tin
         assert re.search(f"mine.nii.gz: .*{message}", str(cause(raised.value)))
 
 
-@pytest.mark.parametrize("name", LABEL_TO_IMAGE)
+@pytest.mark.parametrize("name", METHODS)
 def test_classes_and_sizes_that_cannot_be_learnt_are_refused_before_training(name, tiny_dataset, tmp_path):
     wrong = {"no training case has lesion": {"class_names": [*CLASS_NAMES, "lesion"]}}
     wrong["voxels; give that roi_size"] = {"roi_size": [16, 16, 1], "class_names": CLASS_NAMES}

@@ -4,6 +4,7 @@ It also holds for a method that is a folder of three files (`cut_out`, in confte
 class names, case names and folders are traps for the parser of configs.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import nibabel as nib
@@ -23,12 +24,36 @@ from lldm3d.pipeline.profile import load_profile
 
 from .conftest import GUEST
 
-METHODS = [*method_names(), GUEST]
-TAKING = [name for name in method_names() if load_method(name).takes_labels] + [GUEST]
-DRAWS = [(name, "drawn") for name in METHODS]
-DRAWS += [(name, source) for name in TAKING for source in ("training", "unwarped", "test", "folder")]
+NAMES = [*method_names(), GUEST]
+OURS = (
+    "lldm",
+    "cond_ldm",
+    "haar_ldm",
+    GUEST,
+)  # draw for every source; of others the way from label to image is the same
+FIRST = {load_method(name).bundle: name for name in reversed(method_names())}.values()  # of the methods of a bundle
+TAKING = [name for name in OURS if name == GUEST or load_method(name).takes_labels]
 CODED = [name for name in method_names() if "reconstructed" in load_method(name).sources]
-DRAWS += [(name, "reconstructed") for name in CODED]
+
+
+def quick_first(names: Iterable[str]) -> list:
+    """The methods, of which the variants of a bundle are tested with the slow ones."""
+    quick = {*FIRST, *OURS}
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+def sources_of(name: str) -> tuple[str, ...]:
+    """For which a method's pairs are tested."""
+    if name in OURS:
+        return ("drawn", "training", "unwarped", "test", "folder", *(["reconstructed"] if name in CODED else []))
+    method = load_method(name)
+    return ("training",) if method.takes_labels and not method.draws_labels else ("drawn",)
+
+
+METHODS = quick_first(NAMES)
+DRAWS = [(name, source) for name in NAMES if name in {*FIRST, *OURS} for source in sources_of(name)]
+SLOW = [(name, source) for name in NAMES if name not in {*FIRST, *OURS} for source in sources_of(name)]
+DRAWS += [pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW]
 CASES = {"folder": 1, "unwarped": 4, "reconstructed": 4}  # of others 2
 SPLIT = {"training": "training", "unwarped": "training", "reconstructed": "training", "test": "test"}
 
@@ -136,7 +161,7 @@ def test_pairs_of_both_sources_are_one_data_set(drawn, name):
     assert read_json(folder / "cost.json")["volumes"] == len(listed) == 4
 
 
-@pytest.mark.parametrize("name", sorted({*METHODS} - {*CODED}))
+@pytest.mark.parametrize("name", quick_first(sorted({*NAMES} - {*CODED})))
 def test_a_method_without_an_image_codec_offers_no_reconstruction(trained, tmp_path, name):
     with pytest.raises(UserError, match=f"{name} has no image codec"):
         generate(str(trained(name)), str(tmp_path / "out"), name, source="reconstructed")
