@@ -38,7 +38,7 @@ COMMANDS = {  # name: function, what it does
     "tasks": ("lldm3d.data.dataset:add_tasks", "name tasks of a data set, such as all vessels as one class"),
     "encode": ("lldm3d.codec.latents:encode", "encode a data set with both autoencoders"),
     "join": ("lldm3d.pairs.folder:join", "make one data set of pairs that several calls drew"),
-    "filter": ("lldm3d.pairs.filtering:keep_agreeing", "keep the pairs with whose labels real networks agree"),
+    "filter": ("lldm3d.evaluation.filtering:keep_agreeing", "keep the pairs with whose labels real networks agree"),
     "stage": ("lldm3d.pipeline.stage:stage", "run one stage of a work directory by hand"),
 }
 RARER = ("tasks", "encode", "join", "filter", "stage")

@@ -10,8 +10,8 @@ from lldm3d.data.regimes import regime_cases
 from lldm3d.data.scans import read_pair
 from lldm3d.errors import UserError
 from lldm3d.evaluation.features import load_segmenter
+from lldm3d.evaluation.filtering import keep_agreeing
 from lldm3d.files import load_nifti, read_json, save_nifti, write_json
-from lldm3d.pairs.filtering import keep_agreeing
 
 
 @pytest.fixture(scope="module")
