@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 import yaml
 from monai.apps.auto3dseg import AutoRunner, BundleGen
+from monai.bundle import ConfigParser
+from tests.methods.conftest import TRAP, set_traps
 
-from lldm3d.bundle import bundle_names
+from lldm3d.bundle import bundle_names, bundle_path
+from lldm3d.data.dataset import load_schema
 from lldm3d.errors import UserError
-from lldm3d.export.auto3dseg import algorithms
+from lldm3d.export.auto3dseg import SegmentationAlgo, algorithms
 from lldm3d.export.write import export
 from lldm3d.files import read_json
 
@@ -118,6 +122,21 @@ def test_two_devices_train_one_network(generated):
 def test_an_unknown_training_parameter_is_refused_with_the_nearest(generated):
     with pytest.raises(UserError, match="training parameter#num_epochs .* did you mean epochs"):
         generated["segunet_0"].train({"num_epochs": 2})
+
+
+def test_names_of_classes_and_folders_are_no_code_of_the_algorithms(tiny_dataset, tmp_path):
+    folder, mark = tmp_path / TRAP, tmp_path / "mark"
+    shutil.copytree(tiny_dataset, folder / "dataset")
+    set_traps(folder / "dataset", mark)
+    export(str(folder / "dataset"), str(folder / "mix"), format="auto3dseg")
+    algo = SegmentationAlgo(str(bundle_path("seg_unet")))
+    algo.set_data_source(str(folder / "mix/input.yaml"))
+    algo.export_to_disk(str(folder), "segunet_0", fold=0)
+    parser = ConfigParser()
+    parser.read_config([str(Path(algo.output_path) / "configs/train.yaml"), str(algo.overrides)])
+    assert parser.get_parsed_content("class_names") == list(load_schema(folder / "dataset").class_names)
+    assert parser.get_parsed_content("ckpt_path") == str(Path(algo.output_path) / "models/model.pt")
+    assert not mark.exists()
 
 
 def test_a_data_list_of_another_origin_is_refused(tiny_dataset, tmp_path):

@@ -49,6 +49,6 @@ def test_what_cannot_be_filtered_is_refused(work, tmp_path):
             keep_agreeing(str(work), pairs, str(tmp_path / "kept"), share=share)
     with pytest.raises(UserError, match="holds no segmentation of all classes in regime R; `lldm3d study"):
         keep_agreeing(str(tmp_path), pairs, str(tmp_path / "kept"))
-    with pytest.raises(UserError, match="holds a data set already"):
+    with pytest.raises(UserError, match="holds the pairs themselves"):
         keep_agreeing(str(work), pairs, pairs, overwrite=True)
     assert len(load_cases(pairs, "training")) == 4

@@ -35,6 +35,20 @@ def kinds(names) -> tuple[int, int]:
     return len(names) - made, made
 
 
+def test_the_options_that_are_printed_run_nothing_in_a_shell_or_in_monai(tiny_dataset, tmp_path, capsys):
+    shutil.copytree(tiny_dataset, tmp_path / "data")
+    about = read_json(tmp_path / "data/dataset.json")
+    names = [f"$(touch {tmp_path}/shell)", f"$open({str(tmp_path / 'monai')!r}, 'w')"]
+    about |= {"labels": {"0": "background", "1": names[0], "2": names[1]}, "tubular": [], "lesions": [], "inside": {}}
+    write_json(tmp_path / "data/dataset.json", about)
+    export(str(tmp_path / "data"), str(tmp_path / "mix"))
+    options = capsys.readouterr().out.partition("for a bundle: ")[2]
+    words = subprocess.run(["bash", "-c", f"printf '%s\\n' {options}"], capture_output=True, text=True, check=True)
+    parser = ConfigParser({"class_names": words.stdout.splitlines()[1]})
+    assert parser.get_parsed_content("class_names") == ["background", *names]
+    assert not any((tmp_path / name).exists() for name in ("shell", "monai"))
+
+
 @pytest.mark.parametrize("regime", REGIMES)
 def test_a_bundle_reads_the_mix(regime, tiny_dataset, synthetic, tmp_path):
     export(str(tiny_dataset), str(tmp_path / "mix"), str(synthetic), regime)

@@ -21,10 +21,10 @@ import yaml
 from monai.bundle import ConfigParser, download, load, scripts
 from monai.transforms import SaveImaged
 
-from lldm3d.bundle import bundle_names
+from lldm3d.bundle import bundle_names, bundle_path
 from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import Compared, Metric, Row
-from lldm3d.export.package import pack
+from lldm3d.export.package import pack, read_paths
 from lldm3d.files import load_checkpoint, read_json, save_checkpoint
 
 from .conftest import CLASS_NAMES, FIRST, METHOD, SEGMENTERS, STAGES
@@ -74,6 +74,11 @@ def own_weights(path: Path) -> dict:
 def test_a_chain_gives_its_generative_bundles_and_its_segmentations(zips):
     mixed = f"steps_{FIRST}_multi_0.5R_2S_lldm_seed_0"
     assert {path.name.rsplit("_v", 1)[0] for path in zips.glob("*.zip")} == {*WEIGHTS, mixed}
+
+
+def test_a_folder_whose_name_has_signs_of_the_parser_is_found_as_it_is(tmp_path):
+    folder = tmp_path / "Data #1 @seed %x.yaml $(1)"
+    assert read_paths(bundle_path("autoencoder"), folder) == {"ckpt_path": folder / "autoencoder_image/codec.pt"}
 
 
 def test_the_index_has_the_checksum_and_address_of_each_zip_as_the_model_zoo_does(zips):

@@ -70,6 +70,15 @@ def test_parts_that_do_not_fit_are_refused(parts, tmp_path, harm, message):
     assert not (tmp_path / "all").exists()
 
 
+def test_a_manifest_of_another_program_is_not_replaced(parts, tmp_path):
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all/manifest.json").write_text('{"mine": 1}')
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="holds a manifest.json already; choose another --output_dir, as no pairs"):
+            join(f"{parts}/part_*", str(tmp_path / "all"), overwrite)
+    assert (tmp_path / "all/manifest.json").read_text() == '{"mine": 1}'
+
+
 def test_a_manifest_of_another_program_is_no_leave_to_delete_scans(tmp_path, tiny_dataset):
     """`--overwrite` into a folder of scans that has a manifest.json and a dataset.json of its own."""
     shutil.copytree(tiny_dataset, tmp_path / "mine")
@@ -77,7 +86,7 @@ def test_a_manifest_of_another_program_is_no_leave_to_delete_scans(tmp_path, tin
     before = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
     with pytest.raises(UserError, match="holds something else than `lldm3d generate` made"):
         claim(tmp_path / "mine", {"lldm3d": "0.9.0", "method": "lldm", "cases": []}, overwrite=True)
-    with pytest.raises(UserError, match="holds a data set already.*no pairs were joined or drawn there"):
+    with pytest.raises(UserError, match="holds a dataset.json already.*no pairs were joined or drawn there"):
         join(f"{tmp_path}/none*", str(tmp_path / "mine"), overwrite=True)
     assert before == {path: path.read_bytes() for path in before}
 

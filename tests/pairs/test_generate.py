@@ -319,3 +319,51 @@ def test_a_label_that_is_refused_leaves_a_folder_for_the_right_one(workdir, tmp_
         draw(workdir, tmp_path / "out", 1, label=str(tmp_path / "odd.nii.gz"))
     raw_label(tmp_path / "mine.nii.gz", 1)
     assert list(draw(workdir, tmp_path / "out", 1, label=str(tmp_path / "mine.nii.gz"))) == ["mine.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "--seed must be a whole number of at least 0.*got -1"),
+        ({"first": 2**40}, "--first must be .*at most"),
+        ({"source": "training", "strength": float("nan")}, "--strength must be"),
+        ({"strength": 0.5}, "--strength changes nothing for the source drawn"),
+        ({"source": "training", "first": 3}, "--first changes nothing for the source training"),
+        ({"source": "reconstructed", "n": 2, "guidance_scale": 2.0}, "--n, --guidance_scale changes nothing"),
+        ({"label": __file__, "n": 2}, "--n 2, but --label names 1"),
+        ({"batch_size": 0}, "--batch_size must be at least 1"),
+        ({"batch_size": "many"}, "--batch_size must be a whole number, got 'many'"),
+        ({"guidance_scale": float("nan")}, "--guidance_scale must be a number"),
+        ({"memory_gb": True}, "--memory_gb must be"),
+        ({"num_cases": 3}, "--num_cases is what this command itself gives"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_before_a_folder_is_begun(options, message, workdir, tmp_path):
+    with pytest.raises(UserError, match=message):
+        generate(str(workdir), str(tmp_path / "out"), **options)
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_the_drawing_refuses_leaves_no_folder(workdir, tmp_path, monkeypatch):
+    def refuse(folder, *_, **__):
+        (folder / "log.txt").write_text("a log")
+        raise UserError("the size must be a multiple of 2")
+
+    monkeypatch.setattr("lldm3d.pairs.generate.run_bundle", refuse)
+    with pytest.raises(UserError, match="multiple of 2"):
+        generate(str(workdir), str(tmp_path / "out"), n=1)
+    assert not any(tmp_path.iterdir())
+
+
+def test_warped_labels_reach_no_folder_that_is_refused(workdir, tmp_path):
+    (tmp_path / "out/labels").mkdir(parents=True)
+    (tmp_path / "out/labels/labels.json").write_text("mine")
+    with pytest.raises(UserError, match="holds something else"):
+        generate(str(workdir), str(tmp_path / "out"), source="training", n=1)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "labels", "labels.json"]
+
+
+def test_a_label_whose_path_has_a_comma_is_one(workdir, tmp_path):
+    (tmp_path / "a,b.nii.gz").write_bytes(b"no label")
+    with pytest.raises(UserError, match="a,b.nii.gz: cannot be read as NIfTI"):
+        generate(str(workdir), str(tmp_path / "out"), label=str(tmp_path / "a,b.nii.gz"))

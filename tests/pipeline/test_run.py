@@ -11,11 +11,11 @@ import yaml
 from tests.in_process import do_stages, write_profile
 
 from lldm3d.errors import UserError
-from lldm3d.files import write_json
+from lldm3d.files import write_json, write_yaml
 from lldm3d.locks import locked
 from lldm3d.pipeline.checks import RECORDS, finish
 from lldm3d.pipeline.profile import load_profile
-from lldm3d.pipeline.run import planned, run
+from lldm3d.pipeline.run import absolute, planned, run
 from lldm3d.pipeline.stages import OF_STUDY, Plan, all_jobs, find_job, selected_jobs
 from lldm3d.pipeline.workflow import require_inputs
 
@@ -42,6 +42,19 @@ def test_what_is_done_is_done_again_only_where_settings_or_inputs_changed(done, 
     assert dry_run(done, profile=str(profile)) == [f"{LLDM}/controlnet", *after]
     write_json(done / LLDM / "autoencoder_label/finished.json", {"files": {"codec.pt": "new"}})
     assert dry_run(done) == [f"{LLDM}/{name}" for name in ("latents", "label_ldm", "image_ldm", "controlnet")] + after
+
+
+def test_a_work_directory_whose_profile_is_gone_goes_on_with_its_settings(done, dry_run, tmp_path):
+    path = write_profile(tmp_path / "mine.yaml", methods={"n": 3})
+    write_yaml(done / "run.yaml", planned(done, str(path), None))
+    left = dry_run(done)
+    path.unlink()
+    assert dry_run(done)[-len(left) :] == left and planned(done, None, None)["settings"]["methods"]["n"] == 3
+
+
+def test_a_folder_is_made_absolute_whatever_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute("a {b} #1") == str(tmp_path / "a {b} #1") and absolute({"liver": 1}) == {"liver": 1}
 
 
 def test_a_study_names_the_pairs_that_lack_and_the_command_that_draws_them(tmp_path):

@@ -253,6 +253,14 @@ def output_folder(path: str | Path, overwrite: bool, inputs: Iterable[str | Path
         shutil.rmtree(outer)
 
 
+@contextmanager
+def passing_folder(parent: Path) -> Iterator[Path]:
+    """Yield a folder within `parent` that is there for the block."""
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=PARTIAL) as name:
+        yield Path(name)
+
+
 def require_replaceable(path: str | Path, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
     """Raise UserError unless `path` is new, or holds nothing but what a command wrote there and `overwrite` is set.
 

@@ -107,7 +107,7 @@ def load_segmenter(stage_dir: str | Path, class_names: tuple[str, ...]) -> Segme
             f"{list(class_names)}; give a segmentation network trained on this data set"
         )
     # else the bundle is <network> of segment/<until>/<network>/<task>/<regime>/<pairs>/seed_<k>
-    root = Path(overrides.get("bundle_root") or bundle_path(folder.resolve().parents[3].name))
+    root = Path(read_literal(overrides.get("bundle_root")) or bundle_path(folder.resolve().parents[3].name))
     config = root / "configs" / "inference.yaml"
     if not config.is_file():
         raise UserError(f"{config}: no such file; run the segmentation stage {folder} again with a bundle that has it")

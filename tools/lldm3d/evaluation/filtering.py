@@ -13,7 +13,7 @@ from lldm3d.errors import UserError
 from lldm3d.evaluation.alignment import class_agreement
 from lldm3d.evaluation.features import Segmenter, load_segmenter
 from lldm3d.files import read_json, write_json
-from lldm3d.pairs.folder import is_ours
+from lldm3d.pairs.folder import is_ours, require_free
 
 ENSEMBLE = "segment/*/*/multi/R/real/seed_*/model.pt"  # all classes, real data alone
 
@@ -39,8 +39,9 @@ def keep_agreeing(workdir: str, pairs: str, output_dir: str, share: float = 0.5,
     source, target = Path(pairs).resolve(), Path(output_dir).resolve()
     if not (type(share) in (int, float) and 0 < share < 1):
         raise UserError(f"--share {share!r}: give a share above 0 and below 1, such as 0.5")
-    if (target / "dataset.json").exists() and (target == source or not (overwrite and is_ours(target))):
-        raise UserError(f"{target}: holds a data set already; choose another --output_dir")
+    if target == source:
+        raise UserError(f"--output_dir {target} holds the pairs themselves; choose another folder")
+    require_free(target, overwrite)
     paths = sorted(Path(workdir).resolve().glob(ENSEMBLE))
     if not paths:
         raise UserError(

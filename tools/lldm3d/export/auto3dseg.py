@@ -13,7 +13,7 @@ from monai.auto3dseg.utils import datafold_read
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
-from lldm3d.bundle import INFERENCE, TRAIN, bundle_command, bundle_names, bundle_path, defines, undefined
+from lldm3d.bundle import INFERENCE, TRAIN, bundle_command, bundle_names, bundle_path, defines, literal, undefined
 from lldm3d.data.dataset import ALL, Task, load_schema
 from lldm3d.errors import UserError
 from lldm3d.export.package_configs import read_config
@@ -72,6 +72,7 @@ class SegmentationAlgo(BundleAlgo):
             "targets": list(task.targets),
             "roi_size": schema.crop(yaml.safe_load((folder / TRAIN).read_text())["roi_size"]),
         }
+        overrides = {key: literal(value) for key, value in overrides.items()}
         self.write_overrides(overrides)
         return {"overrides.yaml": overrides}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from lldm3d.bundle import INFERENCE, bundle_names, bundle_path, load_configs
+from lldm3d.bundle import INFERENCE, bundle_names, bundle_path, literal, load_configs
 from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import near_copies_share
 from lldm3d.export import package_configs as configs
@@ -151,7 +151,7 @@ def read_paths(bundle: Path, method_dir: Path) -> dict[str, Path]:
     parser = read_config(bundle / INFERENCE)
     if "method_dir" not in parser:
         return {}
-    parser["method_dir"] = str(method_dir)
+    parser["method_dir"] = literal(str(method_dir))
     return {name: Path(parser.get_parsed_content(name)) for name in parser.get() if name.endswith("_path")}
 
 

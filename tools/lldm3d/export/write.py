@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from lldm3d.bundle import literal
+from lldm3d.children import quoted
 from lldm3d.data.dataset import ALL, SPLITS, axes_of, load_schema
 from lldm3d.data.regimes import parse_regime
 from lldm3d.data.volumes import lies_along
@@ -73,7 +75,8 @@ def export(
     written = SPLITS[:1] if format == "dicom" else SPLITS
     print(f"{target}: {regime}, {', '.join(f'{len(content[split])} {split}' for split in written)} cases")
     if format == "decathlon":
-        print(f'for a bundle: --class_names "{list(chosen.class_names)}" --targets "{list(chosen.targets)}"')
+        names, targets = (quoted(str(literal(list(of)))) for of in (chosen.class_names, chosen.targets))
+        print(f"for a bundle: --class_names {names} --targets {targets}")
 
 
 def require_own_axes(content: dict) -> None:

@@ -67,6 +67,7 @@ def data_of_models(models: Path) -> Path | None:
 def claim(target: Path, content: dict, overwrite: bool) -> None:
     """Begin `manifest.json`, or go on with the same one; refuse a folder that holds anything else."""
     path = target / "manifest.json"
+    require_ours(target)
     if is_ours(target):
         before = read_json(path)
         drawn = {case["name"]: case for case in before.get("cases", [])}
@@ -83,9 +84,13 @@ def claim(target: Path, content: dict, overwrite: bool) -> None:
                 (target / name).unlink(missing_ok=True)
             for case, folder in product(before["cases"], ("imagesTr", "labelsTr")):
                 (target / folder / f"{case['name']}.nii.gz").unlink(missing_ok=True)
-    elif target.exists() and any(path.name != "labels" for path in target.iterdir()):
-        raise UserError(f"{target}: holds something else than `lldm3d generate` made; choose another --output_dir")
     write_json(path, content)
+
+
+def require_ours(target: Path) -> None:
+    """Raise UserError where a folder holds what `lldm3d generate` did not make."""
+    if target.exists() and not is_ours(target) and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target}: holds something else than `lldm3d generate` made; choose another --output_dir")
 
 
 def is_ours(folder: Path) -> bool:
@@ -139,11 +144,18 @@ def join(parts: str, output_dir: str, overwrite: bool = False) -> None:
         UserError: where no folder matches, one is unfinished or was drawn otherwise, or two hold the same case.
     """
     target = Path(output_dir).resolve()
-    if (target / "dataset.json").exists() and not (overwrite and is_ours(target)):
-        remedy = " or pass --overwrite" if is_ours(target) else ", as no pairs were joined or drawn there"
-        raise UserError(f"{target}: holds a data set already; choose another --output_dir{remedy}")
+    require_free(target, overwrite)
     folders = [Path(name).resolve() for name in sorted(glob(parts)) if Path(name).resolve() != target]
     join_folders(folders, target, parts)
+
+
+def require_free(target: Path, overwrite: bool) -> None:
+    """Raise UserError where what describes a folder of pairs was not written by us, or is not to be replaced."""
+    ours = is_ours(target)
+    if found := [name for name in ("dataset.json", "manifest.json", "cost.json") if (target / name).exists()]:
+        if not ours or (found[0] == "dataset.json" and not overwrite):
+            remedy = " or pass --overwrite" if ours else ", as no pairs were joined or drawn there"
+            raise UserError(f"{target}: holds a {found[0]} already; choose another --output_dir{remedy}")
 
 
 def join_folders(folders: list[Path], target: Path, parts: str) -> None:

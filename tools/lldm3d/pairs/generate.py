@@ -1,7 +1,10 @@
 """`lldm3d generate`: pairs of image and label, or images alone, by any trained method."""
 
+import math
+import shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from monai.bundle import ConfigParser
@@ -9,15 +12,16 @@ from monai.bundle import ConfigParser
 from lldm3d.bundle import bundle_path, defined, load_configs, run_bundle, undefined
 from lldm3d.data.dataset import Schema, load_schema
 from lldm3d.errors import UserError
-from lldm3d.files import read_json, read_yaml
+from lldm3d.files import passing_folder, read_json, read_yaml
 from lldm3d.methods.registry import OURS, Method, load_method, method_names
 from lldm3d.pairs.cases import drawn_name
-from lldm3d.pairs.folder import claim, data_of_models, pair_manifest, write_dataset_json
+from lldm3d.pairs.folder import claim, data_of_models, pair_manifest, require_ours, write_dataset_json
 from lldm3d.pairs.own_labels import CLASSES, in_classes, own_labels
 from lldm3d.pairs.reconstruction import reconstruct_pairs
 from lldm3d.pairs.sources import (
     BOTH,
     DRAWN,
+    KINDS,
     RECONSTRUCTED,
     TEST,
     TRAINING,
@@ -29,6 +33,15 @@ from lldm3d.pairs.sources import (
     real_labels,
 )
 from lldm3d.pairs.warping import write_warped_pairs
+
+# ids of the inference that follow from the options and the data
+GIVEN = ("output_dir", "method_dir", "dataset_dir", "class_names", "label_paths", "orientation", "num_cases")
+# by the type of an id's value in the config: what may replace it
+NUMBERS = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+}
 
 
 def generate(
@@ -75,26 +88,44 @@ def generate(
             folder that holds something else.
         ChildError: when the drawing fails.
     """
-    for name, value, least in (("n", 1 if n is None else n, 1), ("first", first, 0), ("processes", processes, 1)):
-        if type(value) is not int or value < least:
-            raise UserError(f"--{name} must be a whole number of at least {least}, got {value!r}")
+    whole = (("n", 1 if n is None else n, 1), ("first", first, 0), ("processes", processes, 1), ("seed", seed, 0))
+    for name, value, least in whole:
+        if type(value) is not int or not least <= value < 2**31:
+            raise UserError(f"--{name} must be a whole number of at least {least}, got {value!r} (at most 2**31 - 1)")
     work, target = Path(workdir).resolve(), Path(output_dir).resolve()
     found = load_method(method or first_method(work))
     models = trained_folder(work, found, model_seed)
-    if label:
-        labels = [item for path in label.split(",") for item in labels_of_file(path)]
-        labels = own_labels(labels, load_schema(work / "dataset"), label_values)
-    elif source == RECONSTRUCTED:
+    if not (isinstance(strength, int | float) and 0 <= strength < math.inf):
+        raise UserError(f"--strength must be a number of at least 0, got {strength!r}")
+    unused = {
+        "source": label and source != DRAWN,
+        "n": n is not None and source == RECONSTRUCTED,
+        "first": first and (label or source != DRAWN or (found.takes_labels and not found.draws_labels)),
+        "strength": strength != 1 and (label or source != TRAINING),
+        "label_values": label_values and not label and source in KINDS,
+        **dict.fromkeys(["overlays"] * bool(overlays) + list(settings), source == RECONSTRUCTED),
+    }
+    if wrong := [f"--{name}" for name, given in unused.items() if given]:
+        of = "labels of your own" if label else f"the source {source} and the method {found.name}"
+        raise UserError(f"{', '.join(wrong)} changes nothing for {of}; leave it out")
+    if source == RECONSTRUCTED:
         return reconstruct_pairs(found, models, data_of_models(models) or work / "dataset", target, seed, overwrite)
-    else:
-        labels = source_labels(
-            work, found, models, parse_source(source), n, target / "labels", seed, strength, label_values
-        )
-    check_trained(work, found, models, given=labels is not None)
-    if labels is not None and not found.takes_labels:
-        raise UserError(f"{found.name} draws images without labels; leave out --label and --source (got {source!r})")
-    draw_pairs(found, models, work / "dataset", target, labels, n or 1, first, seed, settings, overlays, processes,
-               overwrite=overwrite)  # fmt: skip
+    require_ours(target)
+    with ExitStack() as held:
+        if label:
+            paths = [label] if Path(label).is_file() else label.split(",")
+            labels = [item for path in paths for item in labels_of_file(path)]
+            if n not in (None, len(labels)):
+                raise UserError(f"--n {n}, but --label names {len(labels)}; leave out --n")
+            labels = own_labels(labels, load_schema(work / "dataset"), label_values)
+        else:  # warped labels lie beside the pairs until these are drawn: a folder that is refused stays as it is
+            folder = held.enter_context(passing_folder(target.parent)) if source == TRAINING else None
+            labels = source_labels(work, found, models, parse_source(source), n, folder, seed, strength, label_values)
+        check_trained(work, found, models, given=labels is not None)
+        if labels is not None and not found.takes_labels:
+            raise UserError(f"{found.name} draws images without labels; leave out --label and --source {source!r}")
+        draw_pairs(found, models, work / "dataset", target, labels, n or 1, first, seed, settings, overlays, processes,
+                   overwrite=overwrite)  # fmt: skip
 
 
 def first_method(work: Path) -> str:
@@ -224,6 +255,7 @@ def draw_pairs(
     names = [label.name for label in labels] if labels else [drawn_name(index) for index in range(first, first + n)]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(f"several labels are named {twice[0]!r}; a pair bears its label's name, so give each its own")
+    new = not target.exists()
     claim(target, pair_manifest(method, models, labels, names, seed, settings, overlays), overwrite)
     schema = load_schema(dataset_dir)
     data = {"output_dir": str(target), "method_dir": str(models), "dataset_dir": str(dataset_dir)}
@@ -233,16 +265,21 @@ def draw_pairs(
     given = {"seed": seed, "num_cases": len(names), "first": first}
     if labels:
         given["batch_size"] = settings.get("batch_size", 1)
-    run_bundle(
-        target,
-        method.bundle,
-        "inferring",
-        configs,
-        {**process, **defined(method.bundle, configs, given), **settings},
-        defined(method.bundle, configs, data),
-        environment,
-        processes=processes,
-    )
+    try:
+        run_bundle(
+            target,
+            method.bundle,
+            "inferring",
+            configs,
+            {**process, **defined(method.bundle, configs, given), **settings},
+            defined(method.bundle, configs, data),
+            environment,
+            processes=processes,
+        )
+    except UserError as error:
+        if new and not any(target.glob("*Tr/*")) and str(target / "log.txt") not in str(error):
+            shutil.rmtree(target)  # refused before anything was drawn
+        raise
     patients = [label.patient for label in labels] if labels else names
     about = f"Synthetic scans, drawn by {method.title} from what it learnt of real ones."
     write_dataset_json(target, dataset_dir, about, names, patients, "synthetic")
@@ -265,8 +302,18 @@ def check_settings(method: Method, configs: list[str], settings: dict) -> None:
     """Raises UserError for a setting that the inference does not have, or a noise process refuses."""
     if faults := undefined("--", settings, method.bundle, configs):
         raise UserError("; ".join(fault.replace("--#", "--") for fault in faults))
+    content = load_configs(bundle_path(method.bundle), configs)
+    for name, value in settings.items():
+        if name in GIVEN:
+            raise UserError(f"--{name} is what this command itself gives; `lldm3d generate --help` shows its options")
+        if type(content.get(name)) in NUMBERS and not str(value).startswith("$"):
+            kinds, words = NUMBERS[type(content[name])]
+            if type(value) not in kinds or not math.isfinite(value):
+                raise UserError(f"--{name} must be {words}, got {value!r}")
+    if type(number := settings.get("batch_size")) is int and number < 1:
+        raise UserError(f"--batch_size must be at least 1, got {number}")
     budget = settings.get("memory_gb")
-    if budget is not None and not (isinstance(budget, int | float) and budget > 0):
+    if budget is not None and not (type(budget) in (int, float) and budget > 0):
         raise UserError(f"--memory_gb must be a number of GB above 0, got {budget!r}")
     parser = ConfigParser()
     parser.read_config([str(bundle_path(method.bundle) / config) for config in configs])

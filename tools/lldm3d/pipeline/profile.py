@@ -124,13 +124,14 @@ class Profile(Section):
     cluster: dict[str, object]  # retries, all, and stages: see `cluster_faults`
 
 
-def load_profile(profile: str, grid: dict | None = None, seen: dict | None = None) -> dict:
+def load_profile(profile: str, grid: dict | None = None, seen: dict | None = None, kept: dict | None = None) -> dict:
     """Read a built-in profile, or a YAML file that may say `base: small` and then only what differs.
 
-    `grid` replaces entries of its section `segment`, `seen` of its section `methods`.
+    `grid` replaces entries of its section `segment`, `seen` of its section `methods`; `kept` are the settings of a work
+    directory that was made with the file, which may be gone where the folder came to another place.
     Raises UserError that lists every fault of the file at once.
     """
-    content = merged(profile)
+    content = kept if kept and is_gone(profile) else merged(profile)
     above = {"segment": grid, "methods": seen}
     content = lay_over(content, {key: value for key, value in above.items() if value})
     try:
@@ -143,6 +144,11 @@ def load_profile(profile: str, grid: dict | None = None, seen: dict | None = Non
     if faults:
         raise UserError(f"profile {profile}: " + "; ".join(faults) + ". Correct these in the file and run again")
     return settings
+
+
+def is_gone(profile: str) -> bool:
+    """Whether a profile is a file that there is not."""
+    return profile not in BUILT_IN and not Path(profile).is_file()
 
 
 def readable_faults(error: ValidationError, model: type[BaseModel], where: str = "") -> list[str]:
@@ -259,7 +265,7 @@ def merged(profile: str, folder: Path = Path()) -> dict:
 
 def idle_methods(profile: str, methods: Collection[str]) -> list[str]:
     """The methods that a user's profile has settings for, though a run does not train them."""
-    if profile in BUILT_IN:
+    if profile in BUILT_IN or is_gone(profile):
         return []
     own = translated(read_yaml(profile, "a profile is a YAML file")).get("methods", {})
     return [name for name in own if name not in MethodsSettings.model_fields and name not in methods]

@@ -12,7 +12,7 @@ from lldm3d.errors import UserError
 from lldm3d.methods.registry import OURS, load_method, method_names
 from lldm3d.pairs.sources import DRAWN, parse_source
 from lldm3d.pipeline.axes import ladder_axes, pairs_at_hand, pairs_to_make, sources_with
-from lldm3d.pipeline.profile import BUILT_IN, idle_methods, load_profile
+from lldm3d.pipeline.profile import BUILT_IN, idle_methods, is_gone, load_profile
 from lldm3d.pipeline.stage import read_plan
 from lldm3d.pipeline.stages import FORMAT, OF_STUDY, Plan, all_jobs, check_pairs, check_plan, pairs_of, selected_jobs
 from lldm3d.pipeline.workflow import execute
@@ -171,7 +171,7 @@ def as_list(value: str | int | Sequence | None) -> list | None:
 
 def absolute(source: str | dict) -> str | dict:
     """A path made absolute; a label map given on the command line as it is."""
-    return source if isinstance(source, dict) or "{" in source else str(Path(source).resolve())
+    return source if isinstance(source, dict) else str(Path(source).resolve())
 
 
 def planned(
@@ -195,8 +195,11 @@ def planned(
     if data and data != before["data"]:
         made = before["data"] or "a phantom"
         raise UserError(f"{path}: this work directory was made from {made}, not from {data}; choose another --workdir")
-    profile, kept = profile or before["profile"], {} if profile else before.get("grid", {})
-    preset = load_profile(profile)["methods"]
+    kept, settings = ({}, None) if profile else (before.get("grid", {}), before.get("settings"))
+    profile = profile or before["profile"]
+    if settings and is_gone(profile):
+        print(f"lldm3d: {profile} is gone; goes on with the settings in {path}, --profile gives others")
+    preset = load_profile(profile, kept=settings)["methods"]
     methods = methods or before.get("methods") or preset.get("names", [OURS])
     sources = sources or before.get("sources") or preset.get("sources", [DRAWN])
     for name in methods:
@@ -205,7 +208,7 @@ def planned(
     sources = sources_with(sources, grid.get("pairs", []), methods)
     sources = [text if parse_source(text).folder is None else str(Path(text).resolve()) for text in sources]
     seen = before.get("seen", {}) | (seen or {})
-    settings = load_profile(profile, grid, seen)
+    settings = load_profile(profile, grid, seen, settings)
     named = profile if profile in BUILT_IN else str(Path(profile).resolve())
     kept = {"profile": named, "data": before["data"], "given": before.get("given", False), "grid": grid, "seen": seen}
     return {"format": FORMAT, **kept, "methods": methods, "sources": sources, "settings": settings}
