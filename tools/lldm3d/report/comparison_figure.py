@@ -19,45 +19,55 @@ from lldm3d.methods.registry import Method, load_method
 from lldm3d.report import comparison
 from lldm3d.report.comparison import Measure, Result
 
-SAMPLES, WIDTH, PLANE = 6, 10.0, "axial"
+WIDTH = 10.0
+AXIAL = [(case, "axial") for case in range(6)]  # of which case which plane is shown
+PLANES = [(case, plane) for case in range(2) for plane in ("axial", "coronal", "sagittal")]
 PLOTTED = (Metric.FID, Metric.KID, Metric.ALIGNMENT_DICE_RATIO, Metric.PAIRED_SSIM)
 
 
 def samples_figure(work: Path, methods: Mapping[str, Method], sources: Sequence[str], seed: int) -> Figure:
-    """The first cases: real test cases and their labels, then those of each method, with labels where it has them."""
+    """The first cases: real test cases and their labels, then those of each method, with labels where it has them.
+
+    Where all methods drew for the labels of test cases, two of these in three planes, and the label once.
+    """
     schema = load_schema(work / "dataset")
     real = load_cases(work / "dataset", "test")
     rows = [("real label", real, True), ("real", real, False)]
+    paired = all(comparison.evaluated_sources(work, name, sources, seed)[0] == comparison.TEST for name in methods)
+    views = PLANES if paired else AXIAL
     for name, method in methods.items():
         source = comparison.evaluated_sources(work, name, sources, seed)[0]
         cases = load_cases(comparison.pairs_dir(work, name, source, seed), "training")
-        if cases[0].label:
+        if cases[0].label and not paired:
             rows.append((f"{method.title}\nlabel", cases, True))
         rows.append((method.title, cases, False))
     ratio = schema.roi_size[1] * schema.spacing[1] / (schema.roi_size[0] * schema.spacing[0])
-    figure, grid = plots.dark(len(rows), SAMPLES, WIDTH, len(rows) * WIDTH / (SAMPLES + 0.8) * ratio + 0.4)
+    figure, grid = plots.dark(len(rows), len(views), WIDTH, len(rows) * WIDTH / (len(views) + 0.8) * ratio + 0.4)
     for axes, (title, cases, with_label) in zip(grid, rows, strict=True):
-        fill_row(axes, cases[:SAMPLES], schema, with_label)
+        fill_row(axes, cases, views, schema, with_label)
         position = {"ha": "right", "va": "center", "rotation": 90, "transform": axes[0].transAxes}
         axes[0].text(-0.05, 0.5, title, color="white", fontsize=8, **position)
     plots.legend(figure, schema.class_names, loc="outside lower center", fontsize=8)
     return figure
 
 
-def fill_row(row: Sequence[Axes], cases: list[Case], schema: Schema, with_label: bool) -> None:
-    """Show a slice of each case where its label, or without one the image, has the most."""
+def fill_row(
+    row: Sequence[Axes], cases: list[Case], views: Sequence[tuple[int, str]], schema: Schema, with_label: bool
+) -> None:
+    """Show a slice of each view, a case and a plane, where the label, or without one the image, has the most."""
     for axes in row:
         axes.set_axis_off()
-    axis = plots.PLANES[PLANE]
     colours = np.array([to_rgb("black"), *(to_rgb(plots.colour(v)) for v in range(1, len(schema.class_names)))])
-    for axes, case in zip(row, cases, strict=False):
-        scan = read_pair(case, schema)
+    for axes, (number, plane) in zip(row, views, strict=True):
+        if number >= len(cases):
+            continue
+        scan, axis = read_pair(cases[number], schema), plots.PLANES[plane]
         index = plots.best_slice(scan.label, axis) if scan.label is not None else scan.image.shape[axis] // 2
         if with_label:
-            picture = colours[plots.picture_of(scan.label.astype(int), PLANE, index)]
-            axes.imshow(picture, aspect=plots.aspect(schema.spacing, PLANE), interpolation="nearest")
+            picture = colours[plots.picture_of(scan.label.astype(int), plane, index)]
+            axes.imshow(picture, aspect=plots.aspect(schema.spacing, plane), interpolation="nearest")
         else:
-            plots.show(axes, scan.image, schema.spacing, PLANE, index)
+            plots.show(axes, scan.image, schema.spacing, plane, index)
 
 
 def quality_figure(results: Sequence[Result], methods: Mapping[str, Method]) -> Figure:
