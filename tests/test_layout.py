@@ -43,9 +43,9 @@ def test_the_ci_runs_the_readme_s_test_command():
 # the folders of the package, in the order in which a case passes through them
 FOLDERS = "data phantom training codec diffusion methods pairs evaluation study report export pipeline".split()
 FREE = ("cli", "__main__")  # may import every folder
-# of tools/; the house of 0.8 had 13,488, before ladder, scarcity, Haar bands, orientation; 15,884 with the report's
-# viewer, BIDS and DICOM
-LINES = 15_920
+# of tools/; the house of 0.8 had 13,488, before ladder, scarcity, Haar bands, orientation; 16,180 with the report's
+# viewer, BIDS, DICOM and releases
+LINES = 16_200
 
 
 @pytest.fixture(scope="module")
