@@ -26,7 +26,9 @@ def write_method(work: Path, method: str, source: str, seeds: list[int], labels:
     """What a method leaves with one source of labels: pairs and their cost, the curves of a training, an evaluation."""
     pairs = work / f"pairs/{method}/{source}/seed_0"
     noise = np.random.default_rng(0)
-    write_dataset(pairs, {"training": seeds}, lambda image, label, _: (image + noise.normal(0, 0.05, SIZE), label))
+    write_dataset(
+        pairs, {"training": seeds}, lambda image, label, _: (np.clip(image + noise.normal(0, 0.05, SIZE), 0, 1), label)
+    )
     if not labels:
         content = read_json(pairs / "dataset.json")
         write_json(pairs / "dataset.json", content | {"training": [{"image": c["image"]} for c in content["training"]]})

@@ -173,8 +173,7 @@ def test_tables_sort_by_the_column_that_is_clicked(page):
     assert found[0] == last
 
 
-@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (NARROW, "dark")], ids=["wide-light", "narrow-dark"])
 def test_nobody_is_shut_out(page, size, scheme):
     page.select_option("#view", "axial")  # 3D takes a second a frame without a graphics card
     page.set_viewport_size(size)

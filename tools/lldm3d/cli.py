@@ -34,6 +34,8 @@ COMMANDS = {  # name: function, what it does
     "evaluate": ("lldm3d.evaluation.evaluate:evaluate", "judge any synthetic data set: quality, alignment, copies"),
     "report": ("lldm3d.report.write:report", "write the report again"),
     "export": ("lldm3d.export.write:export", "write cases for nnU-Net, Auto3DSeg, as BIDS or as DICOM"),
+    "release": ("lldm3d.export.release:release", "write the folder of synthetic pairs that may be shared"),
+    "verify": ("lldm3d.export.release:verify", "check such a folder that you have received"),
     "pack": ("lldm3d.export.package:pack", "write trained models as bundles that run with MONAI alone"),
     "tasks": ("lldm3d.data.dataset:add_tasks", "name tasks of a data set, such as all vessels as one class"),
     "encode": ("lldm3d.codec.latents:encode", "encode a data set with both autoencoders"),

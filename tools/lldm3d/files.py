@@ -10,6 +10,7 @@ import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.resources import files as resources
 from pathlib import Path
 
 import deflate
@@ -214,6 +215,11 @@ def load_checkpoint(path: str | Path, made_by: str, mmap: bool = False) -> dict:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # pickle, zip and torch each raise their own kinds
         raise UserError(f"{path}: is not a readable checkpoint ({error}); run the stage {made_by!r} again") from None
+
+
+def package_text(name: str) -> str:
+    """A text file of this package, such as report/template.html."""
+    return resources("lldm3d").joinpath(name).read_text()
 
 
 def sha256(path: str | Path) -> str:

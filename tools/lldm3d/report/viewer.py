@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-from importlib.resources import files as resources
 
 import deflate
 import nibabel as nib
@@ -12,6 +11,7 @@ from skimage.transform import downscale_local_mean
 
 from lldm3d.data.dataset import Case, Schema
 from lldm3d.data.scans import read_pair
+from lldm3d.files import package_text
 from lldm3d.plots import best_slice, colour
 
 VIEWED = 6  # pairs of each side
@@ -24,11 +24,6 @@ def script_text(text: str) -> str:
     return TAGS.sub(r"\\u003c", text)
 
 
-def shipped(name: str) -> str:
-    """A file beside this module."""
-    return resources("lldm3d.report").joinpath(name).read_text()
-
-
 def viewer_scripts(cases: dict[str, list[Case]], schema: Schema | None, room: int) -> dict | None:
     """The scripts and licences of the viewer with as many pairs as fit; None where not one does, or there are none.
 
@@ -36,7 +31,8 @@ def viewer_scripts(cases: dict[str, list[Case]], schema: Schema | None, room: in
         cases: of each side, real and synthetic.
         room: characters that the page may grow by.
     """
-    found = {"niivue": script_text(shipped("niivue/niivue.umd.js")), "licences": shipped("niivue/LICENSE")}
+    niivue, licences = map(package_text, ("report/niivue/niivue.umd.js", "report/niivue/LICENSE"))
+    found = {"niivue": script_text(niivue), "licences": licences}
     pairs = viewed_pairs(cases, schema, room - sum(map(len, found.values()))) if schema else {}
     if not any(pairs.values()):
         return None

@@ -13,12 +13,12 @@ from lldm3d.agreement import METRICS
 from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema
 from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import format_number, read_metrics, write_csv
-from lldm3d.files import atomic_write, read_json
+from lldm3d.files import atomic_write, package_text, read_json
 from lldm3d.methods.registry import OURS, load_method
 from lldm3d.report import comparison, pictures, trainings
 from lldm3d.report.comparison import evaluation_dir, pairs_dir, source_title
 from lldm3d.report.summary import answers, next_step
-from lldm3d.report.viewer import script_text, shipped, viewer_scripts
+from lldm3d.report.viewer import script_text, viewer_scripts
 from lldm3d.study.figure import study_figure
 from lldm3d.study.ladder import NOTES, Ladder, ladder_figure, ladder_tables, ladders
 from lldm3d.study.scores import read_ends, read_saw, read_scores
@@ -97,7 +97,7 @@ def report(workdir: str | Path, overwrite: bool = True) -> None:
     content = gather(work)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = format_number
-    template = environment.from_string(shipped("template.html"))
+    template = environment.from_string(package_text("report/template.html"))
     html = template.render(content, viewer=None)
     if scripts := viewer_scripts(content["cases"], content["schema"], ROOM - len(html) - MARKUP):
         html = template.render(content, viewer=scripts)
@@ -131,7 +131,7 @@ def gather(work: Path) -> dict:
         # test cases first: no model has seen them
         "cases": (shown := {"real": cases["test"] + cases["training"], "synthetic": cases["synthetic"]}),
         "colours": plots.COLOURS,
-        "script": script_text(shipped("report.js")),
+        "script": script_text(package_text("report/report.js")),
         "method": load_method(method).title,
         "source": source_title(source),
         "settings": yaml.safe_dump(run["settings"], sort_keys=False, width=110) if "settings" in run else "",
