@@ -23,9 +23,10 @@ def guided(network: Callable, condition: torch.Tensor, scale: float) -> Callable
 
     def predict(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         both = torch.cat([condition, torch.zeros_like(condition)])
-        conditioned, unconditioned = network(torch.cat([x, x]), timesteps.repeat(2), both).chunk(2)
-        channels = x.shape[1]
-        answer = unconditioned[:, :channels].lerp(conditioned[:, :channels], scale)
-        return torch.cat([answer, conditioned[:, channels:]], 1)
+        output = network(torch.cat([x, x]), timesteps.repeat(2), both)
+        further, _ = output[:, x.shape[1] :].chunk(2)
+        conditioned, unconditioned = output[:, : x.shape[1]].chunk(2)
+        answer = unconditioned + scale * (conditioned - unconditioned)
+        return torch.cat([answer, further], 1)
 
     return predict
