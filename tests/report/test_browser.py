@@ -20,28 +20,33 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installe
 # a container has no sandbox of its own, and a CI machine no graphics card
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 WIDE, NARROW = {"width": 760, "height": 600}, {"width": 360, "height": 740}
+PATIENCE = 180_000  # ms, as other tests and work share the cores
 PLACE = re.compile(r"x (\S+), y (\S+), z (\S+) mm · brightness (\d+) %")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
+    """What opens pages."""
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield browser
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS, timeout=PATIENCE)
+        context = browser.new_context(has_touch=True)
+        context.set_default_timeout(PATIENCE)
+        sync_api.expect.set_options(timeout=PATIENCE)
+        yield context
         browser.close()
 
 
 @pytest.fixture(scope="module")
 def opened(work, browser) -> Iterator:
     """The report of a whole work directory from its file; `opened.told` has what the browser said and asked for."""
-    page = browser.new_page(viewport=WIDE, has_touch=True, color_scheme="light")
+    page = browser.new_page()
+    page.set_viewport_size(WIDE)
     page.told = []
     page.on("console", lambda message: page.told.append(message.text))
     page.on("pageerror", lambda error: page.told.append(str(error)))
     page.on("request", lambda request: page.told.append(request.url))
     page.goto((work / "report/report.html").as_uri())
-    page.wait_for_function("document.querySelectorAll('.place').length == 2")
-    page.wait_for_function("[...document.querySelectorAll('.place')].every((place) => place.textContent)")
+    sync_api.expect(page.locator(".place")).to_have_text([PLACE, PLACE])  # the page lets no test evaluate text
     yield page
     page.close()
 
@@ -141,9 +146,9 @@ def test_all_can_be_done_with_the_keyboard_alone(page):
     page.keyboard.press("v")
     assert page.input_value("#view") == "axial"
     page.keyboard.press("n")
-    page.wait_for_function("document.getElementById('case-real').selectedIndex == 1")
+    sync_api.expect(page.locator("#case-real")).to_have_value("1")
     page.keyboard.press("p")
-    page.wait_for_function("document.getElementById('case-real').selectedIndex == 0")
+    sync_api.expect(page.locator("#case-real")).to_have_value("0")
 
 
 def test_another_case_is_shown_at_the_same_place(page):
@@ -186,7 +191,7 @@ def test_nobody_is_shut_out(page, size, scheme):
 
 
 def test_without_webgl_there_are_the_pictures(work, browser):
-    page, told = browser.new_page(viewport=WIDE), []
+    page, told = browser.new_page(), []
     page.on("console", lambda message: told.append(message.text))
     page.on("pageerror", lambda error: told.append(str(error)))
     page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
@@ -202,9 +207,9 @@ def test_what_a_case_and_a_class_are_called_stays_text(tmp_path, browser):
     schema = {"labels": {"0": "background", "1": "liver", "2": name, "3": "tumour"}, "tubular": [], "inside": {}}
     write_dataset(tmp_path / "dataset", {"training": [0], "validation": [], "test": [1]}, **schema)
     report(tmp_path)
-    page, asked = browser.new_page(viewport=WIDE), []
+    page, asked = browser.new_page(), []
     page.on("dialog", lambda dialog: asked.append(dialog.message))
     page.goto((tmp_path / "report/report.html").as_uri())
-    page.wait_for_function("document.querySelector('.place').textContent")
+    sync_api.expect(page.locator(".place").first).to_have_text(PLACE)
     assert not asked and page.locator("#viewer").is_visible() and name in page.locator("#viewer").inner_text()
     page.close()
