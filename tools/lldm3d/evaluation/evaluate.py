@@ -71,13 +71,13 @@ def evaluate(
     check_options(output_dir, segmenter_command, max_copies, overwrite)
     schema, cases = open_both(real, synthetic)
     check_requirements(real, synthetic, cases, segmenter_command, max_copies)
+    further = open_data(Path(truth))[1]["training"] if truth else []
     extractor = open_extractor(schema, real, segmenter, medicalnet, radimagenet, radiomics)
     records = extract_shared(cases, RecordCache(extractor, Path(cache_dir or output_dir / "cache")))
     if records is None:
         return
     if empty := sum(not np.ptp(record.coarse) for record in records["synthetic"].records):
         print(f"{synthetic}: {empty} of {len(records['synthetic'])} images show nothing, all their voxels are equal")
-    further = open_data(Path(truth))[1]["training"] if truth else []
     rows, nearest = compute_metrics(records, extractor, further)
     if segmenter_command is not None:
         rows += command_rows(segmenter_command, records["synthetic"].cases, records["test"].cases, schema)
