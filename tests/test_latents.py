@@ -136,3 +136,9 @@ def test_a_missing_split_is_named(latents, tmp_path):
         LatentDataset(str(tmp_path), "training")
     with pytest.raises(UserError, match="'held out'"):
         LatentDataset(str(latents), "held out")
+
+
+@pytest.mark.parametrize("options", [{"views": 0}, {"seed": -1}, {"strength": float("nan")}])
+def test_an_encoding_that_cannot_be_is_refused_before_anything_is_read(options, tmp_path):
+    with pytest.raises(UserError, match="--views .* must be 1 or more, --seed .* and --strength .* 0 or more"):
+        encode("none", "none", str(tmp_path / "latents"), **options)

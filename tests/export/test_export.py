@@ -133,6 +133,7 @@ def test_a_task_s_classes_are_the_labels(tiny_dataset, tmp_path):
         ({"regime": "R+9S"}, "takes 36"),
         ({"regime": "R+S", "synthetic": None}, "needs synthetic pairs"),
         ({"regime": "T"}, "there is no regime 'T'"),
+        ({"seed": -1}, "--seed must be a whole number of at least 0, got -1"),
         ({"task": "vein"}, "has no task 'vein'"),
     ],
 )

@@ -215,6 +215,9 @@ def test_weights_that_do_not_fit_are_refused_with_the_mend(tiny_chain, tmp_path)
     save_checkpoint(weights, load_checkpoint(tiny_chain / SEGMENTATION[f"steps_{FIRST}_multi_R_real_seed_0"], "test"))
     with pytest.raises(UserError, match=rf"{weights}: does not fit .* into {weights.parent}/overrides.yaml"):
         pack(str(tmp_path / "zips"), bundle=FIRST, weights=str(weights))
+    codec = tiny_chain / METHOD / "autoencoder_image/codec.pt"
+    with pytest.raises(UserError, match=f"{codec}: does not fit the network_def of seg_unet"):
+        pack(str(tmp_path / "zips"), bundle="seg_unet", weights=str(codec))
     assert not list((tmp_path / "zips").glob("*"))
 
 

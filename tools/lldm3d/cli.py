@@ -23,7 +23,7 @@ from lldm3d.errors import ChildError, Refused, UserError, did_you_mean, unwritab
 
 STATUSES = {ChildError: 1, UserError: 2, Refused: 3}  # exit statuses
 # of an OSError: the user's place has no room, or is not the user's
-NO_PLACE = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOTDIR", "ENAMETOOLONG")
+NO_PLACE = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EEXIST", "ENAMETOOLONG")
 COMMANDS = {  # name: function, what it does
     "check": ("lldm3d.data.checks:check", "find every fault of your data at once"),
     "prepare": ("lldm3d.data.prepare:prepare", "bring scans to one grid and intensity range, split by patient"),

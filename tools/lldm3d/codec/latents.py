@@ -1,5 +1,6 @@
 """The cached latents: mean and sigma of every case, computed once and drawn afresh in each step."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -87,6 +88,8 @@ def encode(
     """
     paths = {kind: path for kind, path in (("image", image_codec), ("label", label_codec)) if path}
     inputs = [dataset_dir, *paths.values()]
+    if not (views >= 1 and seed >= 0 and 0 <= strength < math.inf):
+        raise UserError(f"--views {views} must be 1 or more, --seed {seed} and --strength {strength} 0 or more")
     require_replaceable(output_dir, overwrite, inputs)
     schema = load_schema(dataset_dir)
     codecs = load_codecs(paths, schema, dataset_dir)

@@ -74,9 +74,10 @@ def evaluate(
     check_options(output_dir, segmenter_command, max_copies, overwrite)
     schema, cases = open_both(real, synthetic)
     check_requirements(real, synthetic, cases, segmenter_command, max_copies)
-    extractor = open_extractor(schema, real, segmenter, medicalnet, radimagenet, radiomics)
     if truth:
         cases["warped"] = open_data(Path(truth))[1]["training"]
+    redrawn = open_again(Path(again), cases["synthetic"]) if again is not None else []
+    extractor = open_extractor(schema, real, segmenter, medicalnet, radimagenet, radiomics)
     records = extract_shared(cases, RecordCache(extractor, Path(cache_dir or output_dir / "cache")))
     if records is None:
         return
@@ -84,7 +85,7 @@ def evaluate(
         print(f"{synthetic}: {empty} of {len(records['synthetic'])} images show nothing, all their voxels are equal")
     rows, nearest = compute_metrics(records, extractor)
     if again is not None:
-        rows += draw_rows(records["synthetic"].cases, open_again(Path(again), cases["synthetic"]), schema, device())
+        rows += draw_rows(records["synthetic"].cases, redrawn, schema, device())
     if segmenter_command is not None:
         rows += command_rows(segmenter_command, records["synthetic"].cases, records["test"].cases, schema)
     warped = records["warped"].cases if truth else []

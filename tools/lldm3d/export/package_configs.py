@@ -119,12 +119,12 @@ def latent_stride(checkpoint: dict) -> int | None:
 
 def check_weights(folder: Path, source: Path) -> None:
     """Raise UserError where the weights do not fit the network that the packed inference builds."""
-    network = read_config(folder / "configs/inference.json").get_parsed_content("network_def")
     content = load_checkpoint(folder / "models/model.pt", made_by=folder.name)
     try:
+        network = read_config(folder / "configs/inference.json").get_parsed_content("network_def")
         network.load_state_dict(content.get("model", content))
-    except RuntimeError as error:
-        fault = str(error).splitlines()[1].strip()
+    except RuntimeError as error:  # of the network: MONAI's, where it has not the arguments that the weights tell
+        fault = str(error).splitlines()[1 if "state_dict" in str(error) else 0].strip()
         raise UserError(
             f"{source}: does not fit the network_def of {folder.name} ({fault[:200]}); put the settings that it was "
             f"trained with into {source.with_name('overrides.yaml')}"

@@ -50,6 +50,8 @@ def export(
     target = Path(output_dir)
     if format not in FORMATS:
         raise UserError(f"--format {format!r} does not exist; choose one of {', '.join(FORMATS)}")
+    if seed < 0:
+        raise UserError(f"--seed must be a whole number of at least 0, got {seed}")
     if format == "nnunet":
         check_name(target)
     if format == "dicom" and parse_regime(regime).real:
