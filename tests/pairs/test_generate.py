@@ -152,7 +152,8 @@ def test_an_image_for_a_label_of_the_users_own_lies_where_it_lies_along_the_axes
     ],
 )
 def test_a_label_that_does_not_fit_is_refused(workdir, tmp_path, change, message):
-    from lldm3d.pairs.cases import CaseDataset
+    from lldm3d.locks import locked
+from lldm3d.pairs.cases import CaseDataset
 
     volume = np.zeros(change.get("shape", (16, 16, 16)), np.uint8)
     volume[2:4, 2:4] = change.get("value", 1)
@@ -180,6 +181,12 @@ def test_a_method_that_is_not_trained_and_a_strange_folder_are_refused(workdir, 
     with pytest.raises(UserError, match="something else"):
         generate(str(workdir), str(tmp_path / "full"), overwrite=True)
     assert (tmp_path / "full/thesis.txt").read_text() == "mine"
+
+
+def test_two_calls_at_once_do_not_share_a_folder(workdir, tmp_path):
+    with locked(tmp_path / ".out.lock", "it"), pytest.raises(UserError, match="the folder of the pairs is in use by"):
+        generate(str(workdir), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_labels_of_one_name_and_more_pairs_than_labels_are_refused(workdir, tmp_path):

@@ -102,6 +102,10 @@ def test_a_report_can_be_mailed_without_telling_where_it_was_made(work, html):
 
 def test_what_is_missing_is_told(html, tmp_path):
     assert "Not in this report" not in html
+    with pytest.raises(UserError, match="holds nothing that `lldm3d run`"):
+        report(tmp_path)
+    assert not (tmp_path / "report").exists()
+    (tmp_path / "pairs").mkdir()
     report(tmp_path)
     empty = (tmp_path / "report/report.html").read_text()
     Checker(empty)

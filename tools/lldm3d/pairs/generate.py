@@ -13,6 +13,7 @@ from lldm3d.bundle import bundle_path, defined, load_configs, run_bundle, undefi
 from lldm3d.data.dataset import Schema, load_schema
 from lldm3d.errors import UserError
 from lldm3d.files import passing_folder, read_json, read_yaml
+from lldm3d.locks import locked
 from lldm3d.methods.registry import OURS, Method, load_method, method_names
 from lldm3d.pairs.cases import drawn_name
 from lldm3d.pairs.folder import claim, data_of_models, pair_manifest, require_ours, write_dataset_json
@@ -112,6 +113,9 @@ def generate(
         return reconstruct_pairs(found, models, data_of_models(models) or work / "dataset", target, seed, overwrite)
     require_ours(target)
     with ExitStack() as held:
+        lock = target.with_name(f".{target.name}.lock")
+        held.enter_context(locked(lock, "the folder of the pairs"))
+        held.callback(lock.unlink, missing_ok=True)
         if label:
             paths = [label] if Path(label).is_file() else label.split(",")
             labels = [item for path in paths for item in labels_of_file(path)]

@@ -71,6 +71,7 @@ def step_rows(found: Iterable[Ladder]) -> list[dict]:
 
 
 ROOM = 12_000_000  # characters of report.html: what a mail server lets through
+MADE = ("dataset", "methods", "pairs", "segment", "study", "evaluation", "comparison")  # in a work directory
 MARKUP = 10_000  # of which those of the viewer's controls, and more
 FIGURES = ("fidelity", "features", "label_statistics", "alignment", "cases", "nearest_distances", "nearest_pairs")
 
@@ -85,12 +86,14 @@ def report(workdir: str | Path, overwrite: bool = True) -> None:
         overwrite: replace an earlier report.
 
     Raises:
-        UserError: where `workdir` is no folder, the data set or a table in it is broken, or a report must not be
-            overwritten.
+        UserError: where `workdir` is no folder or holds nothing to report on, the data set or a table in it is broken,
+            or a report must not be overwritten.
     """
     work = Path(workdir).resolve()
     if not work.is_dir():
         raise UserError(f"{work}: no such folder; give the work directory of `lldm3d run`")
+    if not any((work / name).exists() for name in ("run.yaml", *MADE)):
+        raise UserError(f"{work}: holds nothing that `lldm3d run` or `study` makes; give their work directory")
     path = work / "report" / "report.html"
     if path.exists() and not overwrite:
         raise UserError(f"{path}: exists already; add --overwrite to replace it")
