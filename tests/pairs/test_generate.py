@@ -19,6 +19,7 @@ from lldm3d.codec.codec import save_codec
 from lldm3d.diffusion.noise import DDPM
 from lldm3d.errors import ChildError, UserError
 from lldm3d.files import read_json, sha256, write_json
+from lldm3d.locks import locked
 from lldm3d.pairs.generate import generate
 from lldm3d.training.checkpoints import save_network
 
@@ -152,8 +153,7 @@ def test_an_image_for_a_label_of_the_users_own_lies_where_it_lies_along_the_axes
     ],
 )
 def test_a_label_that_does_not_fit_is_refused(workdir, tmp_path, change, message):
-    from lldm3d.locks import locked
-from lldm3d.pairs.cases import CaseDataset
+    from lldm3d.pairs.cases import CaseDataset
 
     volume = np.zeros(change.get("shape", (16, 16, 16)), np.uint8)
     volume[2:4, 2:4] = change.get("value", 1)
