@@ -73,6 +73,7 @@ def test_the_report_holds_the_numbers_of_the_tables(work, html):
         "diversity",
         "labels",
         "alignment",
+        "slices",
         "copies",
         "gate",
     }
