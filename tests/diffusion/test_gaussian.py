@@ -110,7 +110,8 @@ def test_ddim_is_not_random_and_steps_that_are_not_there_are_refused():
     process = GaussianDiffusion(50, variance="small", sampler="ddim", clip=lambda image: image)
     noise = torch.randn(1, 1, 100, 100)
     first, again = (process.sample(perfect(process), noise) for _ in range(2))
-    assert torch.equal(first, again) and first.std().item() == pytest.approx(0.445, abs=0.01)
+    # the deterministic recursion of Song et al. 2021, eq. 12, gives 0.4719 for these steps; 0.445 is that with eta 1
+    assert torch.equal(first, again) and first.std().item() == pytest.approx(0.472 * noise.std().item(), abs=0.002)
     with pytest.raises(UserError, match="num_inference_steps 1001: must be from 1 to 1000"):
         GaussianDiffusion(1001)
 
