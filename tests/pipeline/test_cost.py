@@ -55,6 +55,16 @@ def test_of_several_methods_a_training_has_the_steps_of_its_minutes(tmp_path, ti
     assert steps * seconds == pytest.approx(60 * 4 * 0.14, rel=0.02)
 
 
+@pytest.mark.parametrize(("sources", "measured"), [(["training"], False), (["training", "drawn"], True)])
+def test_what_draws_labels_counts_only_where_some_are_drawn(tmp_path, tiny_dataset, monkeypatch, sources, measured):
+    work, names = tmp_path / "work", []
+    shutil.copytree(tiny_dataset, work / "dataset")
+    monkeypatch.setattr("lldm3d.pipeline.cost.measure_training", lambda plan, method, name, schema: names.append(name))
+    plan = plan_of(tmp_path, methods=["haar_ldm"], sources=sources)
+    print_cost(work, plan, [job for job in all_jobs(plan) if job.stage in ("train", "pairs")])
+    assert ("label_ldm" in names) == measured and "diffusion" in names
+
+
 def test_nothing_is_said_without_a_data_set(tmp_path, capsys):
     plan = write_plan(tmp_path)
     print_cost(tmp_path, plan, all_jobs(plan))

@@ -21,7 +21,7 @@ from lldm3d.errors import UserError
 from lldm3d.methods.registry import Method
 from lldm3d.pipeline.cluster import limit_key, note_limits
 from lldm3d.pipeline.profile import SEGMENT_OVERLAY, overlays_of, overrides_of
-from lldm3d.pipeline.stages import DATASET, Job, Plan
+from lldm3d.pipeline.stages import DATASET, Job, Plan, draws_labels
 from lldm3d.study.stages import CAP, SegmentStage
 from lldm3d.training.inferers import AutocastInferer
 
@@ -87,7 +87,8 @@ def print_method_cost(work: Path, plan: Plan, method: Method, schema: Schema, jo
     drawing = [job for job in own if job.stage == "pairs"]
     if not wanted and not drawing:
         return {}
-    costs = {name: measure_training(plan, method, name, schema) for name in method.trainings}
+    used = method.used(given=not draws_labels(plan, method.name))
+    costs = {name: measure_training(plan, method, name, schema) for name in used}
     minutes = {}
     for training, job in wanted.items():
         cost = costs[training]
