@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -63,11 +65,9 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("bundle, training", TRAININGS)
-def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(
-    bundle, training, works, tiny_dataset, tmp_path, monkeypatch
-):
-    whole, curves = train(bundle, training, works[bundle], tiny_dataset, output_dir=str(tmp_path / "whole"))
+@contextmanager
+def killed_in_the_second_epoch() -> Iterator[None]:
+    """A training of the block is killed when its second epoch begins."""
     start_epoch = TrainingState.start_epoch
 
     def kill(self, engine) -> None:
@@ -75,10 +75,16 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(
             raise Killed
         start_epoch(self, engine)
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Exception, match="Killed|evaluate"):
         patch.setattr(TrainingState, "start_epoch", kill)
-        with pytest.raises(Exception, match="Killed|evaluate"):
-            train(bundle, training, works[bundle], tiny_dataset, output_dir=str(tmp_path / "parts"))
+        yield
+
+
+@pytest.mark.parametrize("bundle, training", TRAININGS)
+def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(bundle, training, works, tiny_dataset, tmp_path):
+    whole, curves = train(bundle, training, works[bundle], tiny_dataset, output_dir=str(tmp_path / "whole"))
+    with killed_in_the_second_epoch():
+        train(bundle, training, works[bundle], tiny_dataset, output_dir=str(tmp_path / "parts"))
     assert (tmp_path / "parts/state.pt").is_file()
     resumed, again = train(bundle, training, works[bundle], tiny_dataset, output_dir=str(tmp_path / "parts"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

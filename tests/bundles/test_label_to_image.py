@@ -14,10 +14,9 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from lldm3d.bundle import bundle_path
 from lldm3d.files import load_checkpoint
 from lldm3d.methods.registry import load_method
-from lldm3d.training.state import TrainingState
 
 from .small import CLASS_NAMES, KINDS, LABEL_TO_IMAGE
-from .test_baselines import Killed, cause
+from .test_baselines import cause, killed_in_the_second_epoch
 
 VARIANTS = ("pix2pix3d", "spade3d", "med_ddpm", "mask_guided_ddpm", "edge_guided_ddpm")  # with the slow tests
 METHODS = [pytest.param(name, marks=pytest.mark.slow) if name in VARIANTS else name for name in LABEL_TO_IMAGE]
@@ -69,19 +68,10 @@ def labels(tiny_dataset) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(name, tiny_dataset, tmp_path, monkeypatch):
+def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(name, tiny_dataset, tmp_path):
     whole, curves = train(name, tmp_path / "whole", tiny_dataset)
-    start_epoch = TrainingState.start_epoch
-
-    def kill(self, engine) -> None:
-        if engine.state.epoch == 2:
-            raise Killed
-        start_epoch(self, engine)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingState, "start_epoch", kill)
-        with pytest.raises(Exception, match="Killed|evaluate"):
-            train(name, tmp_path / "parts", tiny_dataset)
+    with killed_in_the_second_epoch():
+        train(name, tmp_path / "parts", tiny_dataset)
     resumed, again = train(name, tmp_path / "parts", tiny_dataset)
     assert all(torch.equal(whole[key], resumed[key]) for key in whole) and again["loss"] == curves["loss"]
 
