@@ -7,7 +7,7 @@ import torch
 
 from lldm3d.data.labels import one_hot
 from lldm3d.diffusion.gaussian import GaussianDiffusion
-from lldm3d.diffusion.noise import NoiseProcess
+from lldm3d.diffusion.noise import NoiseProcess, noise_like
 
 
 @dataclass(eq=False)
@@ -35,7 +35,7 @@ class DiffusionBatch:
     noise_scheduler: NoiseProcess
     kind: str  # "image" or "label", whose latents are learnt
     num_classes: int | None = None  # K with background; given, the one-hot label map is the condition of a ControlNet
-    offsets: Sequence[float] | None = None  # of the noise, one for each channel: see `LatentSampler`
+    offsets: Sequence[float] | None = None  # of the noise, one for each channel: see `noise_like`
     condition: str = "label"  # full-resolution one-hot, or "label_latent" (the paper's eq. 6)
     label_dropout: float = 0.0  # share of cases whose condition is zero in training, for guidance (Ho & Salimans 2022)
     seed: int | None = None  # given, noise and times depend on the case alone (validation): losses can be compared
@@ -125,10 +125,7 @@ def noised(
     offsets: Sequence[float] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The noisy latent [B, C, x, y, z], what the network shall answer, and the times [B] that were drawn."""
-    noise = normal_noise(latent, generators)
-    if offsets is not None:
-        of_channels = normal_noise(latent[..., :1, :1, :1], generators)
-        noise = noise + of_channels * torch.as_tensor(offsets).to(noise).view(-1, 1, 1, 1)
+    noise = noise_like(latent, generators, offsets)
     draws = [(1, one) for one in generators or ()] or [(len(latent), None)]
     timesteps = torch.cat([process.sample_timesteps(*draw) for draw in draws])
     timesteps = timesteps.to(latent.device, non_blocking=non_blocking)
@@ -141,11 +138,4 @@ def sample_latent(batch: dict, kind: str, generators: list[torch.Generator] | No
     Without a sigma, as of a codec that loses nothing, the latent is the mean.
     """
     mean, sigma = batch[f"{kind}_mean"], batch.get(f"{kind}_sigma")
-    return mean if sigma is None else mean + sigma * normal_noise(mean, generators)
-
-
-def normal_noise(like: torch.Tensor, generators: list[torch.Generator] | None) -> torch.Tensor:
-    """Noise like a tensor [B, ...]: drawn on its device, or for each case by its own generator of the CPU."""
-    if generators is None:
-        return torch.randn_like(like)
-    return torch.stack([torch.randn(like.shape[1:], generator=item) for item in generators]).to(like.device)
+    return mean if sigma is None else mean + sigma * noise_like(mean, generators)

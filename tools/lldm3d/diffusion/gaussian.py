@@ -13,6 +13,7 @@ from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
+from lldm3d.diffusion.noise import noise_like
 from lldm3d.errors import UserError
 
 BIN = 1 / 255  # half of what one of 256 grey values takes of [-1, 1]
@@ -150,15 +151,6 @@ def at_steps(found: Chain, numbers: Tensor, like: Tensor) -> Chain:
     """The entries of a chain at its steps `numbers` [B], to multiply a tensor [B, C, ...] with."""
     shape = [-1, *[1] * (like.ndim - 1)]
     return {key: value[numbers.cpu()].to(like.device, torch.float32).view(shape) for key, value in found.items()}
-
-
-def noise_like(like: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
-    """Normal noise [B, C, ...], of each case by its own generator."""
-    if generators is None:
-        return torch.randn_like(like)
-    shape = like.shape[1:]
-    drawn = [torch.randn(shape, generator=item, device=item.device) for item in generators]
-    return torch.stack(drawn).to(like.device)
 
 
 @dataclass(eq=False)

@@ -76,7 +76,7 @@ def evaluate(
     check_requirements(real, synthetic, cases, segmenter_command, max_copies)
     if truth:
         cases["warped"] = open_data(Path(truth))[1]["training"]
-    redrawn = open_again(Path(again), cases["synthetic"]) if again is not None else []
+    redrawn = open_again(Path(again), cases["synthetic"]) if again is not None else None
     extractor = open_extractor(schema, real, segmenter, medicalnet, radimagenet, radiomics)
     records = extract_shared(cases, RecordCache(extractor, Path(cache_dir or output_dir / "cache")))
     if records is None:
@@ -84,7 +84,7 @@ def evaluate(
     if empty := sum(not np.ptp(record.coarse) for record in records["synthetic"].records):
         print(f"{synthetic}: {empty} of {len(records['synthetic'])} images show nothing, all their voxels are equal")
     rows, nearest = compute_metrics(records, extractor)
-    if again is not None:
+    if redrawn is not None:
         rows += draw_rows(records["synthetic"].cases, redrawn, schema, device())
     if segmenter_command is not None:
         rows += command_rows(segmenter_command, records["synthetic"].cases, records["test"].cases, schema)

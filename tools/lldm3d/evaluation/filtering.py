@@ -54,7 +54,8 @@ def keep_agreeing(workdir: str, pairs: str, output_dir: str, share: float = 0.5,
     networks = [load_segmenter(path, schema.class_names) for path in paths]
     agreement = [agreement_of(case, schema, networks) for case in tqdm(cases, desc="agreement", mininterval=1)]
     kept = set(np.argsort(agreement)[::-1][: math.ceil(share * len(cases))].tolist())
-    write_kept(source, target, sorted(kept), agreement, {"share": share, "networks": [str(path) for path in paths]})
+    how = {"share": share, "networks": [str(path) for path in paths]}
+    write_kept(source, target, [case.name for case in cases], sorted(kept), agreement, how)
     least = min(agreement[index] for index in kept)
     print(
         f"lldm3d: kept {len(kept)} of {len(cases)} pairs, with a Dice of {least:.3f} or more between the label and "
@@ -72,9 +73,11 @@ def agreement_of(case: Case, schema: Schema, networks: list[Segmenter]) -> float
     return float(np.mean(values))
 
 
-def write_kept(source: Path, target: Path, kept: list[int], agreement: list[float], how: dict) -> None:
+def write_kept(
+    source: Path, target: Path, names: list[str], kept: list[int], agreement: list[float], how: dict
+) -> None:
     """Write `dataset.json` and `manifest.json` of the kept pairs; in the latter the agreement of each."""
-    content, names = read_json(source / "dataset.json"), [case.name for case in load_cases(source, "training")]
+    content = read_json(source / "dataset.json")
     manifest = read_json(source / "manifest.json") if is_ours(source) else {"method": "of another program"}
     known = {case["name"]: case for case in manifest.get("cases", [])}
     cases = [{"name": names[i], **known.get(names[i], {}), "agreement": round(agreement[i], 4)} for i in kept]

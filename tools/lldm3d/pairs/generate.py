@@ -98,18 +98,20 @@ def generate(
     models = trained_folder(work, found, model_seed)
     if not (isinstance(strength, int | float) and 0 <= strength < math.inf):
         raise UserError(f"--strength must be a number of at least 0, got {strength!r}")
+    nothing_sampled = source == RECONSTRUCTED
     unused = {
         "source": label and source != DRAWN,
-        "n": n is not None and source == RECONSTRUCTED,
-        "first": first and (label or source != DRAWN or (found.takes_labels and not found.draws_labels)),
+        "n": n is not None and nothing_sampled,
+        "first": first and (label or source != DRAWN or found.needs_drawn_labels),
         "strength": strength != 1 and (label or source != TRAINING),
         "label_values": label_values and not label and source in KINDS,
-        **dict.fromkeys(["overlays"] * bool(overlays) + list(settings), source == RECONSTRUCTED),
+        "overlays": overlays and nothing_sampled,
+        **dict.fromkeys(settings, nothing_sampled),
     }
     if wrong := [f"--{name}" for name, given in unused.items() if given]:
         of = "labels of your own" if label else f"the source {source} and the method {found.name}"
         raise UserError(f"{', '.join(wrong)} changes nothing for {of}; leave it out")
-    if source == RECONSTRUCTED:
+    if nothing_sampled:
         return reconstruct_pairs(found, models, data_of_models(models) or work / "dataset", target, seed, overwrite)
     require_ours(target)
     with ExitStack() as held:

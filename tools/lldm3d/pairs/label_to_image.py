@@ -3,16 +3,17 @@
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 from ignite.engine import Engine
 from torch import Tensor, nn
 
 from lldm3d.data.labels import one_hot
 from lldm3d.data.slices import slices_of, stack_slices
-from lldm3d.diffusion.gaussian import GaussianDiffusion, noise_like
+from lldm3d.diffusion.gaussian import GaussianDiffusion
 from lldm3d.diffusion.guidance import guided
+from lldm3d.diffusion.noise import noise_like
 from lldm3d.methods.conditional_gan import batched_noise
+from lldm3d.pairs.sampling import seeded_generator
 from lldm3d.training.inferers import AutocastInferer
 
 Draw = Callable[[Tensor, list[torch.Generator]], Tensor]  # one-hot labels [N, K, ...] to images [N, 1, ...] in [-1, 1]
@@ -70,8 +71,7 @@ class LabelledGeneration:
 
     def generator(self, index: int, number: int = 0) -> torch.Generator:
         """The random numbers of a case, or of the slice `number` of it."""
-        state = np.random.SeedSequence([self.seed, index, number]).generate_state(1, np.uint64)[0]
-        return torch.Generator(self.device).manual_seed(int(state) % 2**63)
+        return seeded_generator(self.seed, index, number, device=self.device)
 
 
 def batches(items: list, size: int) -> list[list]:

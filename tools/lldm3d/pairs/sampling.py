@@ -13,7 +13,7 @@ from lldm3d.codec.codec import Codec, load_codec
 from lldm3d.data.labels import one_hot
 from lldm3d.diffusion.guidance import guided
 from lldm3d.diffusion.networks import ControlledDiffusion
-from lldm3d.diffusion.noise import NoiseProcess
+from lldm3d.diffusion.noise import NoiseProcess, noise_like
 from lldm3d.errors import UserError
 from lldm3d.files import sha256
 from lldm3d.training.checkpoints import ARCHITECTURES, load_model
@@ -25,14 +25,16 @@ def case_noise(
 ) -> torch.Tensor:
     """The noise [C, x, y, z] of case `index`: the same whatever the batch, the number of cases or the device.
 
-    `offsets`, one for each channel, are those of `LatentSampler`.
+    `offsets`, one for each channel, are those of `noise_like`.
     """
-    number = np.random.SeedSequence([seed, index, ("label", "image").index(kind)]).generate_state(1, np.uint64)[0]
-    generator = torch.Generator().manual_seed(int(number) % 2**63)
-    noise = torch.randn(shape, generator=generator)
-    if offsets is None:
-        return noise
-    return noise + torch.randn([shape[0], 1, 1, 1], generator=generator) * torch.tensor(offsets).view(-1, 1, 1, 1)
+    generator = seeded_generator(seed, index, ("label", "image").index(kind))
+    return noise_like(torch.empty(1, *shape), [generator], offsets)[0]
+
+
+def seeded_generator(*numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Random numbers that follow from all of `numbers`, such as a seed and a case."""
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(state) % 2**63)
 
 
 class LatentSampler:
@@ -46,11 +48,7 @@ class LatentSampler:
         seed: seed of all cases.
         guidance_scale: guidance on the label; 1 for none.
         autocast: bfloat16, in sampling and decoding (docs/reference/sampling.md has what that changes).
-        offsets: for each channel the standard deviation of a part of the noise that all its voxels share, as in
-            training; that of the latents' means over the cases. In white noise this part shrinks with the number of
-            voxels, so that whether a scan is bright or dark is decided within the first of thousand steps, and by few
-            steps all that is drawn has an average brightness (Lin et al. 2023, *Common Diffusion Noise Schedules and
-            Sample Steps are Flawed*): by 16 steps, of 6144 voxels, with a quarter of the true deviation.
+        offsets: of the noise (`noise_like`), as in training.
     """
 
     def __init__(
@@ -64,9 +62,9 @@ class LatentSampler:
         autocast: bool = True,
         offsets: Sequence[float] | None = None,
     ) -> None:
-        self.offsets = offsets
         self.codec, self.network, self.noise_scheduler = codec, network, noise_scheduler
         self.latent_shape, self.seed, self.guidance_scale = list(latent_shape), seed, guidance_scale
+        self.offsets = offsets
         self.device = codec.latent_mean.device
         self.inferer = AutocastInferer(self.device, autocast)
 
@@ -83,8 +81,8 @@ class LatentSampler:
         shape = self.latent_shape
         if condition is not None and condition.shape[2:] != torch.Size(shape[1:]):
             shape = [shape[0], *(math.ceil(size / self.codec.stride) for size in condition.shape[2:])]
-        noise = [case_noise(self.seed, index, self.codec.kind, shape, self.offsets) for index in indices]
-        noise = torch.stack(noise)
+        kind = self.codec.kind
+        noise = torch.stack([case_noise(self.seed, index, kind, shape, self.offsets) for index in indices])
         if self.device.type == "cuda":  # else the copy would wait for all that the GPU was given before
             noise = noise.pin_memory().to(self.device, non_blocking=True)
         return self.noise_scheduler.sample(self.predictor(condition), noise)

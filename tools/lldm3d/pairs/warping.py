@@ -29,8 +29,8 @@ def write_warped_pairs(
 ) -> list[LabelFile]:
     """Write `n` pairs of real training cases, each smoothly warped anew, as a folder of pairs on the prepared grid.
 
-    The cases are taken in turn; `labels.json` lists the labels. Methods draw images
-    for these labels; the warped real images show what warping alone is worth, and which drawn ones repeat a patient.
+    The cases are taken in turn; `labels.json` lists the labels. Methods draw images for these labels; the warped real
+    images show what warping alone is worth, and which drawn ones repeat a patient.
 
     Args:
         strength: of the warp; 0 leaves the pairs as they are, 1 is what `data.warping` says.

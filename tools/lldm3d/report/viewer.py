@@ -71,7 +71,7 @@ def viewed_pair(case: Case, schema: Schema, step: int = 1) -> dict:
     """
     scan = read_pair(case, schema)
     image, spacing = upright(scan.image, scan.affine)
-    grey = 255 * (image - image.min()) / (image.max() - image.min())
+    grey = 255 * (image - image.min()) / (np.ptp(image) or 1)  # of one value where a method draws nothing
     grey = downscale_local_mean(grey, (step,) * 3).round().astype(np.uint8)
     white = max(float(np.percentile(grey, PERCENTILE)), 1.0)
     found = {"name": case.name, "image": embed_volume(grey, spacing * step), "white": white, "start": [0, 0, 0]}
