@@ -13,7 +13,7 @@ import yaml
 
 from lldm3d.bundle import bundle_path
 
-from .small import CLASS_NAMES, SEGMENTATION, settings, workflow
+from .small import CLASS_NAMES, DIFFUSION, SEGMENTATION, settings, workflow
 
 # Trainings that can be compared: noise and times follow from the case, whatever batch or process it is in; the
 # autoencoder's code has no noise to speak of, and its optimizer does not blow up rounding where a gradient is 0
@@ -29,6 +29,7 @@ NO_NOISE = "$(lambda net: (torch.nn.init.constant_(net.quant_conv_log_sigma.conv
 MEAN = "$lambda image: @autoencoder.encode(image)[0]"
 EXACT = {
     **{(bundle, "train"): exact for bundle, exact in BY_CASE.items()},
+    ("cond_ldm", "train"): {**DIFFUSION, "label_dropout": 0, "train#prepare_batch#seed": 0},
     ("baselines/ddpm", "train"): BY_INDEX,
     ("baselines/ldm_vqvae", "train"): BY_INDEX,
     ("baselines/ldm_vae", "train"): {**BY_INDEX, "encode": MEAN, "scale_factor": 1.0},

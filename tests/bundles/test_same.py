@@ -61,7 +61,9 @@ def different_networks(bundle: str) -> Iterator[str]:
 OVERLAYS = {"multi_gpu": "image_ldm", "multi_gpu_autoencoder": "autoencoder"}
 
 
-@pytest.mark.parametrize("bundle", [name for name in bundle_names() if name.startswith("baselines/")])
+@pytest.mark.parametrize(
+    "bundle", [name for name in bundle_names() if name.startswith("baselines/") or name == "cond_ldm"]
+)
 def test_the_overlays_of_several_processes_are_copies(bundle):
     """But for the command in the header; that of a GAN has two networks."""
     for name, source in OVERLAYS.items():

@@ -1,9 +1,12 @@
 """Methods are found by their files; a mistake in one is named."""
 
+import inspect
+from pydoc import locate
+
 import pytest
 import yaml
 
-from lldm3d.bundle import bundle_path
+from lldm3d.bundle import MULTI_GPU_INFERENCE, bundle_path, load_configs
 from lldm3d.errors import UserError
 from lldm3d.methods import registry
 from lldm3d.methods.registry import load_method, method_names
@@ -25,6 +28,17 @@ def test_every_method_has_the_configs_that_it_names(name):
         assert all((bundle_path(method.bundle_of(training)) / config).is_file() for config in entry.configs)
     assert all((bundle_path(method.bundle) / config).is_file() for config in method.inference) and method.source
     assert 0.9 < sum(entry.share for entry in method.trainings.values()) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_draws_in_several_processes_by_one_overlay(name):
+    """It sets ids that the configs of all have."""
+    method, overlay = load_method(name), bundle_path("controlnet") / MULTI_GPU_INFERENCE
+    for given in {True, not method.draws_labels}:
+        content = load_configs(bundle_path(method.bundle), method.configs(given))
+        part = inspect.signature(locate(content["dataset"]["_target_"])).parameters["part"]
+        ids = {key.split("#")[0].strip("+") for key in load_configs(overlay.parent, [overlay.name])}
+        assert part.default == (0, 1) and ids - {"rank"} <= content.keys()
 
 
 def test_ours_is_the_first_method_and_one_like_the_others():

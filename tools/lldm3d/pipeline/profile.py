@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lldm3d.bundle import undefined
+from lldm3d.bundle import MULTI_GPU, bundle_path, undefined
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError, did_you_mean
 from lldm3d.files import read_yaml
@@ -232,7 +232,15 @@ def method_faults(section: dict) -> list[str]:
                 bundle, configs = parts[part]
                 overlaid = [*configs, *overlays_of(settings)]
                 faults += undefined(place, overrides_of(settings), bundle, overlaid)
+                faults += process_faults(place, settings.get("processes", 1), part, bundle)
     return faults or embedding_faults(section.get(OURS, {}))
+
+
+def process_faults(place: str, processes: int, part: str, bundle: str) -> list[str]:
+    """Several processes of a training whose bundle has no overlay for them."""
+    if processes == 1 or part == "inference" or (bundle_path(bundle) / MULTI_GPU).is_file():
+        return []
+    return [f"{place}#processes: got {processes}, but the bundle {bundle} trains in one; leave it out"]
 
 
 def embedding_faults(section: dict) -> list[str]:
