@@ -16,6 +16,8 @@ from lldm3d.errors import UserError
 INTERRUPTED = """
 import os, sys, time
 from lldm3d import processes
+from lldm3d.children import raise_on_sigterm
+raise_on_sigterm()
 processes.usable_cores = lambda: 3
 def work(number):
     print(number, flush=True)
@@ -59,7 +61,7 @@ def end_myself(number: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_outlives_the_command(number):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     command = subprocess.Popen([sys.executable, "-c", INTERRUPTED], preexec_fn=tied_to_me(signal.SIGINT), **pipes)
@@ -67,7 +69,7 @@ def test_no_process_outlives_the_command(number):
     workers = psutil.Process(command.pid).children()
     command.send_signal(number)
     for worker in workers:
-        if number == signal.SIGINT:  # as Ctrl-C in a terminal sends it
+        if number != signal.SIGKILL:  # as Ctrl-C in a terminal, and a cluster, send it
             worker.send_signal(number)
     told = command.communicate(timeout=30)[1].decode()
     assert told.count("Traceback") == (number == signal.SIGINT)

@@ -47,6 +47,7 @@ def in_processes(function: Callable, items: Sequence, description: str) -> Itera
 def _begin(tie: Callable[[], None]) -> None:
     """One thread for each process, which ends with its parent; Ctrl-C is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # first: the limits take long enough to be interrupted in them
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the pool takes a SystemExit for an item's error, and waits for more
     tie()
     import torch
 
