@@ -1,5 +1,6 @@
 """Reading and writing files and folders so that nothing half-written ever bears its final name."""
 
+import fcntl
 import gzip
 import hashlib
 import json
@@ -240,30 +241,36 @@ def output_folder(path: str | Path, overwrite: bool, inputs: Iterable[str | Path
     path, inputs = Path(path).resolve(), list(inputs)
     require_replaceable(path, overwrite, inputs)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        outer = Path(tempfile.mkdtemp(dir=path.parent, prefix=PARTIAL))
-    except OSError as error:
-        raise unwritable(path, error) from None
-    try:
-        temporary = outer / "new"  # inside, since mkdtemp makes folders private to the user
-        temporary.mkdir()
-        yield temporary
-        write_json(temporary / MARKER, {"files": sorted(files_in(temporary))})
-        require_replaceable(path, overwrite, inputs)
-        if path.exists():
-            path.rename(outer / "old")
-        temporary.rename(path)
-    except OSError as error:  # of what others write there
+        with passing_folder(path.parent) as outer:
+            temporary = outer / "new"  # inside, since such folders are private to the user
+            temporary.mkdir()
+            yield temporary
+            write_json(temporary / MARKER, {"files": sorted(files_in(temporary))})
+            require_replaceable(path, overwrite, inputs)
+            if path.exists():
+                path.rename(outer / REPLACED)
+            temporary.rename(path)
+    except OSError as error:  # of what others write there too
         raise unwritable(path, error) from error
-    finally:
-        shutil.rmtree(outer)
+
+
+HELD, REPLACED = ".lldm3d.lock", "old"  # within a passing folder
 
 
 @contextmanager
 def passing_folder(parent: Path) -> Iterator[Path]:
-    """Yield a folder within `parent` that is there for the block."""
+    """Yield a folder within `parent` that is there for the block. Those of killed processes there are removed: they
+    hold a file that no process locks, and nothing of the user's that was about to be replaced."""
     parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent, prefix=PARTIAL) as name:
+    for path in parent.glob(f"{PARTIAL}*/{HELD}"):
+        with suppress(OSError), open(path, "r+") as file:  # of one that is in use, or gone by now
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not (path.parent / REPLACED).exists():
+                shutil.rmtree(path.parent)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=PARTIAL) as name, open(Path(name, "new_lock"), "w") as file:
+        with suppress(OSError):  # where there are no locks it stays, were it left behind
+            fcntl.flock(file, fcntl.LOCK_EX)
+            Path(file.name).rename(Path(name, HELD))
         yield Path(name)
 
 
