@@ -289,14 +289,18 @@ def require_replaceable(path: str | Path, overwrite: bool, inputs: Iterable[str 
     found = {name for name in files_in(path) if name != MARKER and PARTIAL not in name}
     if found and not overwrite:
         raise UserError(f"--output_dir {path} exists; it is not empty, so choose another folder or give --overwrite")
-    marker = read_json(path / MARKER) if (path / MARKER).is_file() else {}
-    listed = marker.get("files") if isinstance(marker, dict) else None
-    ours = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
-    if foreign := sorted(found - ours):
+    if foreign := sorted(found - files_made(path)):
         raise UserError(
             f"--output_dir {path} holds {foreign[0]}{f' and {len(foreign) - 1} more files' if foreign[1:] else ''}, "
             "which this command did not write, so nothing there is replaced; choose another folder, or move them away"
         )
+
+
+def files_made(folder: Path) -> set[str]:
+    """The files that a command has made in a folder, as its `MARKER` lists them."""
+    marker = read_json(folder / MARKER) if (folder / MARKER).is_file() else {}
+    listed = marker.get("files") if isinstance(marker, dict) else None
+    return {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
 
 
 def files_in(folder: Path) -> Iterator[str]:
