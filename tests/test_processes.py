@@ -21,7 +21,7 @@ raise_on_sigterm()
 processes.usable_cores = lambda: 3
 def work(number):
     print(number, flush=True)
-    time.sleep(0.5)
+    time.sleep(0.5 if len(sys.argv) == 1 else 60)
 list(processes.in_processes(work, range(100), "working"))
 """
 
@@ -59,6 +59,13 @@ def test_a_process_that_the_system_ended_is_told_with_the_mend():
 
 def end_myself(number: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_command_that_is_ended_does_not_wait_for_what_has_begun():
+    command = subprocess.Popen([sys.executable, "-c", INTERRUPTED, "long"], stdout=subprocess.PIPE)
+    assert command.stdout.readline()
+    command.terminate()
+    assert command.wait(timeout=30) == 143
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
