@@ -1,12 +1,12 @@
-"""Whether a run that is killed at random moments goes on to the same files, and leaves no process behind.
+"""Whether stages that are killed at random moments go on to the same files, and leave no process behind.
 
-    python -m benchmarks.kills --workdir work/kills --kills 60
+    python -m benchmarks.kills --workdir work/kills --each 4
 
-Runs all stages of `kills.yaml` once without a kill. Then it starts the run again in the same empty folder and kills it
-after a random time, with a random signal to one of three: the run, one of its stages, or the whole process group. It
-starts what was killed again, and kills that, until a run ends by itself; what that left is compared with the first. So
-it goes on until there were so many kills. Prints JSON; the exit status is 1 where a file differs or a process is left.
-Further arguments are those of `lldm3d run`.
+Runs all stages of `kills.yaml` once without a kill. Then it takes each stage in turn: it removes what the stage left,
+has it run again, and kills that at a random moment, with a random signal to one of three: the run, one of its stages,
+or the whole process group; so it goes on, until the stage was killed often enough, and is left to end. Then all files
+must be those of the first run. Prints JSON; the exit status is 1 where a file differs or a process is left. Further
+arguments are those of `lldm3d run`.
 """
 
 import argparse
@@ -26,12 +26,14 @@ from pathlib import Path
 import psutil
 
 from benchmarks.machine import ROOT, describe
+from lldm3d.files import PARTIAL, read_yaml
+from lldm3d.pipeline.stages import Job, Plan, all_jobs
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TARGETS = ("run", "stage", "group")
 MARK = "LLDM3D_KILLS"  # a variable by which all processes of a run are found, whoever their parent is
-EARLY = 0.15  # share of the kills whose time counts from the run's start, not from its first stage
-PATIENCE = 60  # seconds for all processes to end
+EARLY = 0.15  # share of the kills whose time counts from the run's start, not from its stage's
+PATIENCE = 240  # seconds, on busy cores, for all processes to end
 # what must be the same; not logs, times, curves with seconds, and what holds them
 RESULTS = ("data/*", "dataset/*", "methods/**/*.pt", "pairs/**/*.nii.gz", "segment/**/metrics.csv", "study/*.csv")
 RESULTS += ("segment/**/*_pred.nii.gz", "evaluation/**/metrics.csv", "evaluation/**/label_statistics.csv")
@@ -112,61 +114,60 @@ def kill(run: subprocess.Popen, mark: str, draw: random.Random) -> dict:
     return {**found, "status": run.wait(), "orphans": len(orphans)}
 
 
+def forget(work: Path, job: Job) -> None:
+    """Remove what a job left, and the note that it is done."""
+    (work / ".done" / f"{job.name}.json").unlink(missing_ok=True)
+    shutil.rmtree(work / job.name, ignore_errors=True)
+    for name in job.writes:
+        (work / name).unlink(missing_ok=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", required=True, type=Path)
-    parser.add_argument("--kills", type=int, default=60)
-    parser.add_argument("--longest", type=float, default=30, help="seconds from its first stage to a kill, at most")
+    parser.add_argument("--each", type=int, default=4, help="kills of each stage, at most")
+    parser.add_argument("--longest", type=float, default=30, help="seconds from a stage's begin to a kill, at most")
     parser.add_argument("--seed", type=int, default=0)
     options, further = parser.parse_known_args()
     draw, mark = random.Random(options.seed), uuid.uuid4().hex
     work = options.workdir.resolve() / "run"
     work.parent.mkdir(parents=True, exist_ok=True)
-    arguments = ["--profile", str(Path(__file__).with_suffix(".yaml")), *further]
-
-    def begin() -> None:
-        shutil.rmtree(work, ignore_errors=True)  # one name for all, as a path may stand in a result
-
-    begin()
+    shutil.rmtree(work, ignore_errors=True)
     began = time.monotonic()
-    if status := start(work, arguments, mark).wait():
+    if status := start(work, ["--profile", str(Path(__file__).with_suffix(".yaml")), *further], mark).wait():
         sys.exit(f"{work.with_name('log.txt')}: the run without a kill ended with status {status}")
     expected, seconds = hashes(work), time.monotonic() - began
-    kills, runs = [], []
-    begin()
-    first = 0
-    while len(kills) < options.kills or len(kills) > first:
-        run, moment = start(work, arguments, mark), draw.uniform(0, options.longest)
-        if draw.random() > EARLY:
-            await_stage(run, mark)
-        try:
-            status = run.wait(moment if len(kills) < options.kills else None)
-        except subprocess.TimeoutExpired:
-            kills.append({"after": moment, **kill(run, mark, draw)})
-            continue
-        found = hashes(work)
+    kills, ends = [], []
+    for job in all_jobs(Plan.of(read_yaml(work / "run.yaml", "run again"))):
+        forget(work, job)
+        for _ in range(options.each):
+            run, moment = start(work, ["--until", job.name, *further], mark), draw.uniform(0, options.longest)
+            if draw.random() > EARLY:
+                await_stage(run, mark)
+            try:
+                run.wait(moment)
+                break
+            except subprocess.TimeoutExpired:
+                kills.append({"after": moment, **kill(run, mark, draw)})
+        status = start(work, ["--until", job.name, *further], mark).wait()
+        found, half = hashes(work), [path.relative_to(work).as_posix() for path in work.rglob(f"{PARTIAL}*")]
         names = sorted(name for name in expected | found if expected.get(name) != found.get(name))
-        runs.append({"kills": len(kills) - first, "status": status, "different": names})
-        first = len(kills)
-        if status:
-            break
-        begin()
+        ends.append({"stage": job.name, "status": status, "different": names, "half_written": half})
     counts = Counter(f"{item['signal']} to {item['target']}" for item in kills)
     content = {
         "seconds": seconds,
         "files": len(expected),
         "kills": len(kills),
-        "runs": len(runs),
         "orphans": sum(item["orphans"] for item in kills),
-        "different": sorted({name for item in runs for name in item["different"]}),
+        "different": sorted({name for item in ends for name in item["different"]}),
         "counts": dict(sorted(counts.items())),
         "stages": dict(Counter(item["stage"] or "between stages" for item in kills)),
-        "each_run": runs,
+        "each_stage": ends,
         "each_kill": kills,
         "machine": describe(),
     }
     print(json.dumps(content, indent=1))
-    sys.exit(bool(content["orphans"] or content["different"] or any(item["status"] for item in runs)))
+    sys.exit(bool(content["orphans"] or content["different"] or any(item["status"] for item in ends)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ import inspect
 import json
 import re
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,23 @@ def test_exit_statuses(lldm3d, command, error, status):
     command(stops)
     found, _, err = lldm3d("try")
     assert found == status and err == ("" if status == 130 else "lldm3d: error: why\n")
+
+
+def test_a_command_that_is_ended_puts_its_things_away(lldm3d, command):
+    put_away = []
+
+    def ended():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            put_away.append(True)
+
+    command(ended)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert lldm3d("try")[0] == 143 and put_away
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_version(lldm3d):

@@ -1,5 +1,8 @@
 import gzip
 import os
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
@@ -15,6 +18,7 @@ from lldm3d.files import (
     load_checkpoint,
     load_nifti,
     output_folder,
+    passing_folder,
     read_json,
     save_checkpoint,
     save_nifti,
@@ -147,6 +151,38 @@ def test_an_output_folder_replaces_what_it_wrote_and_nothing_else(tmp_path):
     with pytest.raises(UserError, match="holds .git/HEAD, which this command did not write"), output_folder(out, True):
         pass
     assert (out / ".git/HEAD").read_text() == "mine" and sorted(os.listdir(tmp_path)) == ["out"]
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from lldm3d.children import raise_on_sigterm
+from lldm3d.files import passing_folder
+raise_on_sigterm()
+with passing_folder(Path(sys.argv[1])) as folder:
+    (folder / "half.txt").touch()
+    print(flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_folder_on_the_way_goes_with_its_process_or_with_the_next_one(tmp_path, number):
+    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    killed, alive = (subprocess.Popen(command, stdout=subprocess.PIPE, **heed) for _ in range(2))
+    (tmp_path / ".partial-of-another-program").mkdir()
+    try:
+        assert killed.stdout.readline() and alive.stdout.readline() and len(list(tmp_path.rglob("half.txt"))) == 2
+        killed.send_signal(number)
+        killed.wait(timeout=10)
+        assert len(list(tmp_path.rglob("half.txt"))) == (2 if number == signal.SIGKILL else 1)
+        with passing_folder(tmp_path):
+            assert len(list(tmp_path.rglob("half.txt"))) == 1 and len(list(tmp_path.iterdir())) == 3
+    finally:
+        alive.terminate()
+        alive.wait(timeout=10)
+    assert [path.name for path in tmp_path.iterdir()] == [".partial-of-another-program"]
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):

@@ -16,10 +16,12 @@ from lldm3d.errors import UserError
 INTERRUPTED = """
 import os, sys, time
 from lldm3d import processes
+from lldm3d.children import raise_on_sigterm
+raise_on_sigterm()
 processes.usable_cores = lambda: 3
 def work(number):
     print(number, flush=True)
-    time.sleep(0.5)
+    time.sleep(0.5 if len(sys.argv) == 1 else 60)
 list(processes.in_processes(work, range(100), "working"))
 """
 
@@ -59,7 +61,14 @@ def end_myself(number: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_command_that_is_ended_does_not_wait_for_what_has_begun():
+    command = subprocess.Popen([sys.executable, "-c", INTERRUPTED, "long"], stdout=subprocess.PIPE)
+    assert command.stdout.readline()
+    command.terminate()
+    assert command.wait(timeout=30) == 143
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_outlives_the_command(number):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     command = subprocess.Popen([sys.executable, "-c", INTERRUPTED], preexec_fn=tied_to_me(signal.SIGINT), **pipes)
@@ -67,7 +76,7 @@ def test_no_process_outlives_the_command(number):
     workers = psutil.Process(command.pid).children()
     command.send_signal(number)
     for worker in workers:
-        if number == signal.SIGINT:  # as Ctrl-C in a terminal sends it
+        if number != signal.SIGKILL:  # as Ctrl-C in a terminal, and a cluster, send it
             worker.send_signal(number)
     told = command.communicate(timeout=30)[1].decode()
     assert told.count("Traceback") == (number == signal.SIGINT)

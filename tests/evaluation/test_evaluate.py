@@ -253,6 +253,15 @@ def test_pairs_whose_labels_are_all_empty_are_judged_with_all_figures(work, tmp_
     assert list((tmp_path / "out/figures").glob("*.png"))
 
 
+@pytest.mark.parametrize("name", ["metrics.csv", "figures/cases.png"])
+def test_files_of_other_programs_are_not_replaced(work, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"its {name} is of no evaluation, and stays"):
+        evaluate(work / "dataset", work / "good", tmp_path, overwrite=True)
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_metrics_of_something_else_stay(work, tmp_path):
     (tmp_path / "metrics.json").write_text('{"psnr": 30}')  # as a training leaves them
     with pytest.raises(UserError, match="its metrics.json is of no evaluation, and stays"):

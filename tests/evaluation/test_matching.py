@@ -29,6 +29,11 @@ COPIES = {
     "shifted": lambda image, rng: np.roll(image, rng.choice([-2, 0, 2], 3), (0, 1, 2)),
     "darker": lambda image, rng: 0.5 * image + 0.2,
     "of another contrast": lambda image, rng: image.clip(0) ** 2,
+    "inverted": lambda image, rng: 1 - image,
+    "shaded": lambda image, rng: image * np.linspace(0.7, 1.3, image.shape[1])[:, None],
+    "shaded and noisy": lambda image, rng: (
+        image * np.linspace(0.7, 1.3, len(image))[:, None, None] + rng.normal(0, 0.1, image.shape)
+    ),
     "shifted, mirrored and noisy": lambda image, rng: (
         np.roll(image[:, ::-1], (2, -2, 0), (0, 1, 2)) + rng.normal(0, 0.05, image.shape)
     ),
@@ -96,8 +101,8 @@ def test_a_coarse_image_is_small_and_ignores_noise():
 
 
 def test_on_real_scans_copies_are_found_and_held_out_cases_are_not(real_data):
-    """Copies of a third of 140 training scans: all exact ones, at least 95 % of the others. One of 60 held-out scans is
-    taken for one, which lies much nearer to a training scan than any other does."""
+    """Copies of a third of 140 training scans: all exact ones, at least 95 % of the others, and none of 60 held-out
+    scans."""
     folder, rng = real_data("hippocampus"), np.random.default_rng(0)
     size = (32, 48, 32)
     listed = json.loads((folder / "dataset.json").read_text())["training"]
@@ -105,7 +110,7 @@ def test_on_real_scans_copies_are_found_and_held_out_cases_are_not(real_data):
     training, held_out = images[:140], images[140:]
     real, _ = nearest_images(stack(held_out), stack(training), size, CPU, "held out")
     false = [distance < copy_distance(np.delete(real, index)) for index, distance in enumerate(real)]
-    assert sum(false) <= 1
+    assert not any(false)
     for name, change in COPIES.items():
         distances, index = nearest_images(
             stack(change(image, rng) for image in training[::3]), stack(training), size, CPU, name

@@ -114,8 +114,10 @@ def test_a_training_of_other_settings_starts_anew_and_its_earlier_state_is_kept_
     go_on_or_start(work, LATENTS.name, {"epochs": 3}, LATENTS.reads)
     assert not capsys.readouterr().out, "the first training has nothing to go on from"
     state.write_bytes(b"of three epochs")
+    half = state.with_name(".partial-ab.pt")  # as a kill leaves it
+    half.touch()
     go_on_or_start(work, LATENTS.name, {"epochs": 3}, LATENTS.reads)
-    assert state.is_file() and "goes on from here" in capsys.readouterr().out
+    assert not half.exists() and state.is_file() and "goes on from here" in capsys.readouterr().out
     go_on_or_start(work, LATENTS.name, {"epochs": 4}, LATENTS.reads)
     assert not state.exists() and state.with_name("state.old.pt").read_bytes() == b"of three epochs"
     assert "training starts anew" in capsys.readouterr().out

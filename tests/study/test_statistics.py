@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import wilcoxon
 
 from lldm3d.errors import UserError
+from lldm3d.evaluation.metrics import write_csv
 from lldm3d.study.scores import HEADER, SCORES, read_scores
 from lldm3d.study.stages import REAL, Arm, SegmentStage
 from lldm3d.study.statistics import Line, lines
@@ -157,6 +158,17 @@ def test_names_of_cases_and_classes_are_never_taken_for_numbers_or_gaps(tmp_path
     write(tmp_path, "R", 0, {"case": "007", "class": "NA", "dice": 0.5})
     scores = read_scores(tmp_path)
     assert scores[["case", "patient", "class"]].to_numpy().tolist() == [["007", "007", "NA"]]
+
+
+def test_no_name_is_a_formula_in_a_spreadsheet_and_all_come_back(tmp_path):
+    names = ["=HYPERLINK(1)", "+S", "-cyst", "@sum", "'quoted", "\tx", "plain", "-1.5"]
+    path = tmp_path / SegmentStage("steps", "seg_unet", "multi", "R", REAL, 0).path / "metrics.csv"
+    rows = [{"case": name, "patient": name, "class": name, "dice": 0.5, "hd95": -1.5} for name in names]
+    write_csv(path, HEADER, rows)
+    table = pd.read_csv(path, dtype={"case": str})
+    assert [cell for cell in table["case"] if cell[0] in "=+-@\t"] == ["-1.5"] and set(table["hd95"]) == {-1.5}
+    scores = read_scores(tmp_path)
+    assert [scores[column][: len(names)].tolist() for column in ("case", "patient", "class")] == [names] * 3
 
 
 @pytest.mark.parametrize("text", ["case,dice\na,1\n", "", ",".join(HEADER) + "\na,a,liver,good,,,,,\n"])

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Union, get_args, get_origin
 
 from lldm3d import __version__
+from lldm3d.children import raise_on_sigterm
 from lldm3d.errors import ChildError, Refused, UserError, did_you_mean, unwritable
 
 STATUSES = {ChildError: 1, UserError: 2, Refused: 3}  # exit statuses
@@ -63,7 +64,8 @@ or with your own:           lldm3d check DATA, then lldm3d run --data DATA --pro
 
 def main() -> None:
     """Exit status 2 for a user's mistake, 3 when a limit of the user's is passed, 1 when a child process failed, 130
-    when interrupted."""
+    when interrupted, 143 when ended by SIGTERM."""
+    raise_on_sigterm()
     try:
         call_command(sys.argv[1:])
     except tuple(STATUSES) as error:

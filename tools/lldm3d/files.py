@@ -1,5 +1,6 @@
 """Reading and writing files and folders so that nothing half-written ever bears its final name."""
 
+import fcntl
 import gzip
 import hashlib
 import json
@@ -105,8 +106,8 @@ def read_yaml(path: str | Path, remedy: str, text: str | None = None) -> dict:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what a killed process left half-written in a folder that no other process writes to now."""
-    for path in folder.glob(f"{PARTIAL}*"):
+    """Remove the files that a killed process left half-written in a folder that no other process writes to now."""
+    for path in filter(Path.is_file, folder.glob(f"{PARTIAL}*")):
         path.unlink(missing_ok=True)
 
 
@@ -240,30 +241,36 @@ def output_folder(path: str | Path, overwrite: bool, inputs: Iterable[str | Path
     path, inputs = Path(path).resolve(), list(inputs)
     require_replaceable(path, overwrite, inputs)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        outer = Path(tempfile.mkdtemp(dir=path.parent, prefix=PARTIAL))
-    except OSError as error:
-        raise unwritable(path, error) from None
-    try:
-        temporary = outer / "new"  # inside, since mkdtemp makes folders private to the user
-        temporary.mkdir()
-        yield temporary
-        write_json(temporary / MARKER, {"files": sorted(files_in(temporary))})
-        require_replaceable(path, overwrite, inputs)
-        if path.exists():
-            path.rename(outer / "old")
-        temporary.rename(path)
-    except OSError as error:  # of what others write there
+        with passing_folder(path.parent) as outer:
+            temporary = outer / "new"  # inside, since such folders are private to the user
+            temporary.mkdir()
+            yield temporary
+            write_json(temporary / MARKER, {"files": sorted(files_in(temporary))})
+            require_replaceable(path, overwrite, inputs)
+            if path.exists():
+                path.rename(outer / REPLACED)
+            temporary.rename(path)
+    except OSError as error:  # of what others write there too
         raise unwritable(path, error) from error
-    finally:
-        shutil.rmtree(outer)
+
+
+HELD, REPLACED = ".lldm3d.lock", "old"  # within a passing folder
 
 
 @contextmanager
 def passing_folder(parent: Path) -> Iterator[Path]:
-    """Yield a folder within `parent` that is there for the block."""
+    """Yield a folder within `parent` that is there for the block. Those of killed processes there are removed: they
+    hold a file that no process locks, and nothing of the user's that was about to be replaced."""
     parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent, prefix=PARTIAL) as name:
+    for path in parent.glob(f"{PARTIAL}*/{HELD}"):
+        with suppress(OSError), open(path, "r+") as file:  # of one that is in use, or gone by now
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not (path.parent / REPLACED).exists():
+                shutil.rmtree(path.parent)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=PARTIAL) as name, open(Path(name, "new_lock"), "w") as file:
+        with suppress(OSError):  # where there are no locks it stays, were it left behind
+            fcntl.flock(file, fcntl.LOCK_EX)
+            Path(file.name).rename(Path(name, HELD))
         yield Path(name)
 
 
@@ -282,14 +289,18 @@ def require_replaceable(path: str | Path, overwrite: bool, inputs: Iterable[str 
     found = {name for name in files_in(path) if name != MARKER and PARTIAL not in name}
     if found and not overwrite:
         raise UserError(f"--output_dir {path} exists; it is not empty, so choose another folder or give --overwrite")
-    marker = read_json(path / MARKER) if (path / MARKER).is_file() else {}
-    listed = marker.get("files") if isinstance(marker, dict) else None
-    ours = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
-    if foreign := sorted(found - ours):
+    if foreign := sorted(found - files_made(path)):
         raise UserError(
             f"--output_dir {path} holds {foreign[0]}{f' and {len(foreign) - 1} more files' if foreign[1:] else ''}, "
             "which this command did not write, so nothing there is replaced; choose another folder, or move them away"
         )
+
+
+def files_made(folder: Path) -> set[str]:
+    """The files that a command has made in a folder, as its `MARKER` lists them."""
+    marker = read_json(folder / MARKER) if (folder / MARKER).is_file() else {}
+    listed = marker.get("files") if isinstance(marker, dict) else None
+    return {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
 
 
 def files_in(folder: Path) -> Iterator[str]:

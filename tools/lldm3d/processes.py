@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
@@ -27,8 +27,8 @@ def usable_cores() -> int:
 def in_processes(function: Callable, items: Sequence, description: str) -> Iterator:
     """What `function` returns for each item, in order, by as many processes as there are cores; with a progress bar.
 
-    An error in a process is raised here as it is, and what has not begun is dropped. Raises UserError where the system
-    ends a process.
+    An error in a process is raised here as it is, and what has not begun is dropped; when this process is ended, so is
+    what has begun. Raises UserError where the system ends a process.
     """
     processes = max(1, min(usable_cores(), len(items)))  # in one process too: more threads would round otherwise
     # forked, as an import of torch in each would take longer than many data sets
@@ -40,6 +40,10 @@ def in_processes(function: Callable, items: Sequence, description: str) -> Itera
                 f"{description}: the system ended one of {processes} processes, most likely for want of memory; "
                 f"let fewer work at once: `taskset -c 0 lldm3d ...` for one, `taskset -c 0-3` for four"
             ) from None
+        except (KeyboardInterrupt, SystemExit):  # their items, or imports, may take a minute
+            for process in active_children():
+                process.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -47,6 +51,7 @@ def in_processes(function: Callable, items: Sequence, description: str) -> Itera
 def _begin(tie: Callable[[], None]) -> None:
     """One thread for each process, which ends with its parent; Ctrl-C is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # first: the limits take long enough to be interrupted in them
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the pool takes a SystemExit for an item's error, and waits for more
     tie()
     import torch
 

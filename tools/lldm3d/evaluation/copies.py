@@ -46,9 +46,10 @@ def nearest_images(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The training image nearest to each query: its distance [N] and its index [N].
 
-    The distance is 1 - r for the partial correlation r of the images given the mean training image (what all patients
-    share would else make any two scans near copies, and another brightness or contrast hide one), the best of the eight
-    mirrored queries and of all shifts by up to 2 voxels along each axis. In float32: r is right to 1e-5.
+    The distance is 1 - |r| for the partial correlation r of the images given what all patients share (`shared_images`:
+    it would else make any two scans near copies, and another brightness or contrast hide one), the best of the eight
+    mirrored queries and of all shifts by up to 2 voxels along each axis. In float32: r is right to 1e-5. A copy with
+    bright and dark exchanged has r = -1.
 
     Args:
         queries: coarse images [N, x, y, z].
@@ -62,10 +63,10 @@ def nearest_images(
     margin = tuple(-(-SHIFT // block) for block in block_size(size))
     inner = tuple(slice(cut, length - cut) for cut, length in zip(margin, training.shape[1:], strict=True))
     queries, training = (torch.as_tensor(images, dtype=torch.float32, device=device) for images in (queries, training))
-    window, mean = training[0][inner].shape, training.mean(0)[inner].flatten()
-    targets, found = residuals(training[:, *inner].flatten(1), mean), []
+    window, shared = training[0][inner].shape, shared_images(training.mean(0)[inner])
+    targets, found = residuals(training[:, *inner].flatten(1), shared), []
     for number, query in enumerate(tqdm(queries, desc=description, mininterval=1)):
-        match = (residuals(shifted_windows(mirror_images(query), window), mean) @ targets.T).amax(0)
+        match = (residuals(shifted_windows(mirror_images(query), window), shared) @ targets.T).abs().amax(0)
         if others is not None:
             match[~torch.as_tensor(others[number], device=device) | (match > 1 - SAME)] = -torch.inf
         found.append(match.max(0))
@@ -85,15 +86,18 @@ def shifted_windows(images: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor
     return images.reshape(-1, math.prod(size))
 
 
-def residuals(rows: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """Rows [N, P] less what a multiple of `mean` [P] and a constant explain of them, of length 1."""
-    rows, mean = rows - rows.mean(1, keepdim=True), centred_unit(mean)
-    return torch.nn.functional.normalize(rows - (rows @ mean)[:, None] * mean, eps=1e-3)  # above what rounding leaves
+def shared_images(mean: torch.Tensor) -> torch.Tensor:
+    """What all patients share, as orthonormal columns [P, K]: a constant, and the mean image [x, y, z] as it is and
+    shaded along each axis, as coils shade a scan. Those that others explain are left out."""
+    ramps = torch.meshgrid(*(torch.linspace(-1, 1, length) for length in mean.shape), indexing="ij")
+    images = [torch.ones_like(mean), mean, *(mean * ramp.to(mean) for ramp in ramps)]
+    columns, sizes, _ = torch.linalg.svd(torch.stack(images).flatten(1).T, full_matrices=False)
+    return columns[:, sizes > 1e-3 * sizes[0]]
 
 
-def centred_unit(row: torch.Tensor) -> torch.Tensor:
-    """[P] less its mean, of length 1."""
-    return torch.nn.functional.normalize(row - row.mean(), dim=0, eps=1e-3)
+def residuals(rows: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+    """Rows [N, P] less what `shared` [P, K] explains of them, of length 1."""
+    return torch.nn.functional.normalize(rows - (rows @ shared) @ shared.T, eps=1e-3)  # above what rounding leaves
 
 
 SAME = 0.01  # distance below which two scans are one

@@ -23,10 +23,11 @@ from lldm3d.evaluation.pretrained import Radiomics, load_medicalnet, load_radima
 from lldm3d.evaluation.records import CaseRecords, Record
 from lldm3d.evaluation.similarity import diversity_rows, draw_rows, paired_rows
 from lldm3d.evaluation.through_plane import through_plane_rows
-from lldm3d.files import read_json, write_json
+from lldm3d.files import MARKER, files_made, read_json, write_json
 from lldm3d.processes import device, place, wait_for_all
 
 SCORED, BLURRED = ("test", "synthetic"), ("training",)  # splits
+RESULTS = ("metrics.json", "metrics.csv", "label_statistics.csv", *(f"figures/{name}.png" for name in figures.FIGURES))
 STATISTICS = ("split", "case", "class", "statistic", "unit", "value")  # columns of label_statistics.csv
 
 
@@ -90,6 +91,7 @@ def evaluate(
         rows += command_rows(segmenter_command, records["synthetic"].cases, records["test"].cases, schema)
     warped = records["warped"].cases if truth else []
     pairs = nearest_pairs(nearest, records["synthetic"].cases, records["training"].cases, warped)
+    write_json(output_dir / MARKER, {"files": RESULTS})
     figures.write_figures(output_dir / "figures", records, nearest, pairs, rows, extractor)
     write_csv(output_dir / "label_statistics.csv", STATISTICS, statistic_rows(records))
     networks = [{"feature_space": one.name, "network": one.network, "weights": one.weights} for one in extractor.spaces]
@@ -119,6 +121,10 @@ def check_options(output_dir: Path, segmenter_command: str | None, max_copies: f
         raise UserError(f"{output_dir}: holds an evaluation already; choose another folder, or add --overwrite")
     if (output_dir / "metrics.json").exists() and "rows" not in read_json(output_dir / "metrics.json"):
         raise UserError(f"{output_dir}: its metrics.json is of no evaluation, and stays; choose another folder")
+    if not (output_dir / "metrics.json").exists():  # new, or one was interrupted
+        made = files_made(output_dir)
+        if foreign := [name for name in RESULTS if name not in made and (output_dir / name).exists()]:
+            raise UserError(f"{output_dir}: its {foreign[0]} is of no evaluation, and stays; choose another folder")
     if segmenter_command is not None:
         check_command(segmenter_command)
 

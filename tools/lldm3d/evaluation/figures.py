@@ -24,6 +24,7 @@ SHOWN = {  # split: (words, colour, marker)
 }
 DISTANCES = {"features": "features (standard deviations)", "image": "images (1 - correlation)"}
 PAIRS_SHOWN, DISTANCES_SHOWN = 4, 4
+FIGURES = ("fidelity", "features", "label_statistics", "alignment", "cases", "nearest_distances", "nearest_pairs")
 
 
 def write_figures(
@@ -34,7 +35,8 @@ def write_figures(
     rows: list[Row],
     extractor: RecordExtractor,
 ) -> None:
-    """Write the figures of an evaluation as PNG into `folder`: those for which there is something to show."""
+    """Write the `FIGURES` of an evaluation as PNG into `folder`: those for which there is something to show. Those of
+    an earlier one go."""
     schema = extractor.schema
     near = next((space for space in extractor.spaces if space.neighbours), None)
     made = {
@@ -49,8 +51,11 @@ def write_figures(
         made["label_statistics"] = label_statistics_figure(records)
     if any(scores["dice"] for scores in records["synthetic"].scores):  # none where all labels are empty
         made |= {"alignment": alignment_figure(rows), "cases": cases_figure(records["synthetic"], schema)}
-    for name, figure in made.items():
-        plots.save(figure, folder / f"{name}.png")
+    for name in FIGURES:
+        if name in made:
+            plots.save(made[name], folder / f"{name}.png")
+        else:
+            (folder / f"{name}.png").unlink(missing_ok=True)
 
 
 def fidelity_figure(rows: list[Row]) -> Figure:

@@ -199,9 +199,33 @@ def format_number(value: float | None, signed: bool = False) -> str:
 
 def write_csv(path: str | Path, columns: Sequence[str] | None, rows: Iterable[dict] | pd.DataFrame) -> None:
     """Write rows as CSV, or with tabs to a `.tsv`; what is None or absent stays empty, and entries beside `columns`
-    (None: all) are left out."""
+    (None: all) are left out. Names that come from data are no formulas: see `as_text`."""
     table = pd.DataFrame(rows, columns=columns)
     if "n" in table:
         table["n"] = table["n"].astype("Int64")  # else a single absent count would make all of them floats
+    for name in table.select_dtypes(exclude="number"):
+        table[name] = pd.Series(map(as_text, table[name]), table.index, object)
     with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n", sep="\t" if Path(path).suffix == ".tsv" else ",")
+
+
+def read_csv(path: str | Path, **options: object) -> pd.DataFrame:
+    """What `write_csv` wrote, with the options of pandas, as it was. Raises ValueError where it is no table."""
+    table = pd.read_csv(path, **options)
+    for name in table.select_dtypes(exclude="number"):
+        table[name] = [cell.removeprefix("'") if isinstance(cell, str) else cell for cell in table[name]]
+    return table
+
+
+def as_text(cell: object) -> object:
+    """The cell, with an apostrophe before a text that a spreadsheet would calculate, or that has one itself.
+
+    Source: OWASP, CSV Injection. Numbers stay as they are.
+    """
+    if not isinstance(cell, str) or cell[:1] not in tuple("=+-@\t\r\n'"):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell

@@ -3,7 +3,6 @@
 import hashlib
 import re
 import shutil
-import tempfile
 import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import near_copies_share
 from lldm3d.export import package_configs as configs
 from lldm3d.export.package_configs import read_config
-from lldm3d.files import atomic_write, load_checkpoint, read_json, sha256, write_json
+from lldm3d.files import atomic_write, load_checkpoint, passing_folder, read_json, sha256, write_json
 from lldm3d.methods.registry import OURS, Method, load_method
 from lldm3d.pairs.sources import RECONSTRUCTED
 
@@ -237,9 +236,8 @@ def write_zip(package: Package, output: Path, overwrite: bool) -> Path:
     path = output / f"{package.name}_v{version}.zip"
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists; choose another --output_dir or give --overwrite")
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix=".partial-") as temporary:
-        folder = Path(temporary) / package.name
+    with passing_folder(output) as temporary:
+        folder = temporary / package.name
         build(package, folder)
         with atomic_write(path) as partial:
             compress(folder, partial)

@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from lldm3d.children import end_with_parent, raise_on_sigterm
+from lldm3d.children import end_with_parent
 from lldm3d.errors import ChildError, UserError
 from lldm3d.files import read_yaml, write_json
 from lldm3d.pipeline.checks import check_inputs, depends_on, is_done, mark_done, put_back, set_aside
@@ -30,7 +30,6 @@ def stage(workdir: str, name: str) -> None:
     work = Path(workdir).resolve()
     plan = Plan.of(read_plan(work))
     job = find_job(plan, name)
-    raise_on_sigterm()
     if IN_WORKFLOW not in os.environ:
         return do(work, job, plan)
     end_with_parent(signal.SIGTERM, int(os.environ[IN_WORKFLOW]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from lldm3d.bundle import bundle_path, defined, load_configs, run_bundle
 from lldm3d.data.dataset import load_schema
 from lldm3d.errors import UserError
-from lldm3d.files import load_checkpoint, read_json, write_json
+from lldm3d.files import load_checkpoint, read_json, remove_partial, write_json
 from lldm3d.locks import at_work
 from lldm3d.methods.registry import Method
 from lldm3d.pipeline.checks import check_gates, finish, same_beginning
@@ -107,13 +107,15 @@ def paced(folder: Path, minutes: float, epochs: int, run: Callable[[dict, Path],
 
 
 def go_on_or_start(work: Path, name: str, begun: dict, inputs: tuple[str, ...]) -> None:
-    """Keep the state of an earlier training only if it began the same: otherwise it would end as neither.
+    """Keep the state of an earlier training only if it began the same: otherwise it would end as neither. What it left
+    half-written goes.
 
     Args:
         begun: settings and data of this training.
         inputs: the files, relative to `work`, whose change makes the training start anew.
     """
     state, same = work / name / "state.pt", same_beginning(work, name, begun, inputs)
+    remove_partial(state.parent)
     if state.is_file() and same:
         print(f"{state}: the training goes on from here", flush=True)
     elif state.is_file():

@@ -165,6 +165,12 @@ def comparison_notes(results: Sequence[Result], minutes: float | None) -> list[s
     """What a reader must know to read the tables."""
     seeds = ", ".join(map(str, sorted({result.seed for result in results})))
     ns = sorted({result.n for result in results if result.measure.key == Metric.FID})
+    compared = (  # FID is not there without a network
+        f" FID and KID are those of {' or '.join(map(str, ns))} cases on each side, and depend on that number: compare "
+        "methods within a table, not tables with each other."
+        if ns
+        else ""
+    )
     budget = (
         f"Each method had {minutes:g} minutes of training in all, on the same machine and real training cases. Its "
         "steps follow from a time measured beforehand; starting and validating come on top (training)."
@@ -174,9 +180,7 @@ def comparison_notes(results: Sequence[Result], minutes: float | None) -> list[s
     notes = [
         budget,
         f"Means over the seeds {seeds}, ± standard deviation over them. In brackets the 95 % interval of draws of "
-        "cases, from its lowest to its highest bound in any seed. FID and KID are those of "
-        f"{' or '.join(map(str, ns)) or 'no'} cases on each side, and depend on that number: compare methods within a "
-        "table, not tables with each other.",
+        f"cases, from its lowest to its highest bound in any seed.{compared}",
         "Real: the same between halves of the real training cases; of PSNR and SSIM, what another real image gets. "
         "FID and KID without a further name are those of the features of the segmentation network that was trained on "
         "real data. Dice ratio: what that network finds of the label in a synthetic image, over the same in real test "

@@ -12,6 +12,7 @@ from lldm3d import plots
 from lldm3d.agreement import METRICS
 from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema
 from lldm3d.errors import UserError
+from lldm3d.evaluation.figures import FIGURES
 from lldm3d.evaluation.metrics import format_number, read_metrics, write_csv
 from lldm3d.files import atomic_write, package_text, read_json
 from lldm3d.methods.registry import OURS, load_method
@@ -73,7 +74,6 @@ def step_rows(found: Iterable[Ladder]) -> list[dict]:
 ROOM = 12_000_000  # characters of report.html: what a mail server lets through
 MADE = ("dataset", "methods", "pairs", "segment", "study", "evaluation", "comparison")  # in a work directory
 MARKUP = 10_000  # of which those of the viewer's controls, and more
-FIGURES = ("fidelity", "features", "label_statistics", "alignment", "cases", "nearest_distances", "nearest_pairs")
 
 
 def report(workdir: str | Path, overwrite: bool = True) -> None:

@@ -10,7 +10,7 @@ from lldm3d.agreement import METRICS, agreement
 from lldm3d.data.dataset import SPLITS, Task, load_cases, load_schema
 from lldm3d.data.regimes import regime_cases
 from lldm3d.errors import UserError
-from lldm3d.evaluation.metrics import write_csv
+from lldm3d.evaluation.metrics import read_csv, write_csv
 from lldm3d.files import load_checkpoint, load_nifti, read_json, write_json
 from lldm3d.study.stages import LAYOUT, REAL, SegmentStage
 
@@ -103,7 +103,7 @@ def read_scores(work: Path) -> pd.DataFrame:
     types, found = dict.fromkeys(HEADER, str) | dict.fromkeys(METRICS, float), []
     for path in sorted((work / "segment").glob(f"{'*/' * LAYOUT.count('/')}metrics.csv")):
         try:  # only of a metric an empty field means that there is none: a class may bear the name NA
-            table = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=dict.fromkeys(METRICS, [""]))
+            table = read_csv(path, dtype=types, keep_default_na=False, na_values=dict.fromkeys(METRICS, [""]))
         except ValueError as error:
             raise UserError(f"{path}: is no table ({error}); run its stage again") from None
         if list(table) != HEADER:
