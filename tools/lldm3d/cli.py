@@ -29,6 +29,7 @@ COMMANDS = {  # name: function, what it does
     "prepare": ("lldm3d.data.prepare:prepare", "bring scans to one grid and intensity range, split by patient"),
     "phantom": ("lldm3d.phantom.write:write_phantom", "or write a data set of simulated liver MR"),
     "run": ("lldm3d.pipeline.run:run", "from data to report: train, draw pairs, judge them, segment"),
+    "status": ("lldm3d.pipeline.status:status", "what a run does, has done and has left to do, from another terminal"),
     "study": ("lldm3d.pipeline.run:study", "segment with real, synthetic and both: networks, tasks, regimes, seeds"),
     "generate": ("lldm3d.pairs.generate:generate", "draw more pairs of image and label"),
     "evaluate": ("lldm3d.evaluation.evaluate:evaluate", "judge any synthetic data set: quality, alignment, copies"),
