@@ -38,7 +38,7 @@ COMMANDS = {  # name: function, what it does
     "release": ("lldm3d.export.release:release", "write the folder of synthetic pairs that may be shared"),
     "verify": ("lldm3d.export.release:verify", "check such a folder that you have received"),
     "pack": ("lldm3d.export.package:pack", "write trained models as bundles that run with MONAI alone"),
-    "convert": ("lldm3d.training.conversion:convert", "begin from weights of monai-generative or the Model Zoo"),
+    "convert": ("lldm3d.methods.conversion:convert", "begin from weights of monai-generative or the Model Zoo"),
     "tasks": ("lldm3d.data.dataset:add_tasks", "name tasks of a data set, such as all vessels as one class"),
     "encode": ("lldm3d.codec.latents:encode", "encode a data set with both autoencoders"),
     "join": ("lldm3d.pairs.folder:join", "make one data set of pairs that several calls drew"),

@@ -14,9 +14,9 @@ from monai.bundle import ConfigParser
 from lldm3d.bundle import bundle_path, undefined
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint
-from lldm3d.training import conversion
+from lldm3d.methods import conversion
+from lldm3d.methods.conversion import KINDS, convert
 from lldm3d.training.checkpoints import initialise_from
-from lldm3d.training.conversion import KINDS, convert
 
 GENERATIVE, MAISI = "generative.networks.nets", "monai.apps.generation.maisi.networks"
 LEVELS = {"spatial_dims": 3, "num_channels": [8, 16], "num_res_blocks": 1, "norm_num_groups": 8}

@@ -18,14 +18,15 @@ from monai.networks import nets
 from torch import nn
 
 from lldm3d.bundle import TRAIN, bundle_path, load_configs
+from lldm3d.codec.codec import TrilinearAutoencoder
 from lldm3d.errors import UserError, needs_package
 from lldm3d.files import output_folder, read_json, read_yaml, save_checkpoint
+from lldm3d.methods.folding import fold_inputs
 from lldm3d.training.checkpoints import as_lists, first_difference
-from lldm3d.training.folding import fold_inputs
 
 TOLERANCE = 1e-5  # largest difference of an output
 MAISI = {  # class: module, and the kind of network that it is
-    "AutoencoderKlMaisi": ("autoencoderkl_maisi", "AutoencoderKL"),
+    "AutoencoderKlMaisi": ("autoencoderkl_maisi", "AutoencoderKlMaisi"),
     "DiffusionModelUNetMaisi": ("diffusion_model_unet_maisi", "DiffusionModelUNet"),
     "ControlNetMaisi": ("controlnet_maisi", "ControlNet"),
 }
@@ -57,6 +58,7 @@ class Kind:
 
 KINDS = {
     "AutoencoderKL": Kind(nets.AutoencoderKL, "autoencoder", "codec.pt", "autoencoder"),
+    "AutoencoderKlMaisi": Kind(TrilinearAutoencoder, "autoencoder", "codec.pt", "autoencoder"),
     "DiffusionModelUNet": Kind(nets.DiffusionModelUNet, "image_ldm"),
     "ControlNet": Kind(nets.ControlNet, "controlnet"),
     "VQVAE": Kind(nets.VQVAE, "baselines/ldm_vqvae", config="configs/train_autoencoder.yaml"),
@@ -109,6 +111,7 @@ def convert(
     with output_folder(output_dir, overwrite, [checkpoint, config]) as folder:
         source = {"class": given["_target_"], "class_label": class_label, "spacing": as_lists(spacing)}
         content = {kind.weights: converted.state_dict(), "network": settings, "converted": source}
+        content |= {"trilinear": True} if kind.architecture is TrilinearAutoencoder else {}
         save_checkpoint(folder / kind.file, content)
     path = Path(output_dir).resolve() / kind.file
     print(f"{path}: outputs differ from the original's by {difference:.2g} at most; for the section in a profile:")
@@ -272,7 +275,7 @@ def outputs(
         return torch.randn(1, channels, *[size] * dims, generator=generator).to(precision)
 
     x = noise(settings["in_channels"])
-    if kind.architecture is nets.AutoencoderKL:
+    if issubclass(kind.architecture, nets.AutoencoderKL):
         mean, sigma = network.encode(x)
         return [mean, sigma, network.decode(mean)]
     if kind.architecture is nets.VQVAE:
@@ -293,6 +296,8 @@ def section_for(kind: Kind, settings: dict) -> dict:
     """The ids of the bundle's config that give its network these settings, where they differ."""
     content = load_configs(bundle_path(kind.bundle), [kind.config])
     found = {}
+    if kind.architecture is TrilinearAutoencoder:
+        found["architecture#_target_"] = f"{TrilinearAutoencoder.__module__}.{TrilinearAutoencoder.__name__}"
     for name, value in settings.items():
         there = content["architecture"].get(name, inspect.signature(kind.architecture).parameters[name].default)
         if isinstance(there, str) and there.startswith("@"):
