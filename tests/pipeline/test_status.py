@@ -82,6 +82,9 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"run.yaml: cannot be read .*lldm3d run --workdir"):
         status(str(tmp_path))
     assert not list(tmp_path.iterdir())
+    (tmp_path / "run.yaml").write_text("format: 2\nmethods: [lldm]\n")
+    with pytest.raises(UserError, match="run.yaml: lacks data, settings, sources; restore it"):
+        status(str(tmp_path))
 
 
 def test_a_stage_notes_how_long_it_took_and_whether_it_went_on(done, monkeypatch):

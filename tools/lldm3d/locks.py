@@ -47,11 +47,13 @@ def locked(path: Path, what: str) -> Iterator[None]:
 def lock(file: TextIO) -> None:
     """Lock an open file for this process. Raises BlockingIOError where another one holds it, after a second try:
     `holder` looks for a moment."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        time.sleep(0.1)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for patience in (0.1, 0):
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not patience:
+                raise
+            time.sleep(patience)
 
 
 def holder(path: Path) -> str | None:

@@ -61,6 +61,8 @@ def read_plan(work: Path) -> dict:
             f"{path}: this work directory was made by a version before 0.8, whose folders were others; choose another "
             f"--workdir, or delete {path} and all that the run made, and run again"
         )
+    if lacking := {"data", "methods", "sources", "settings"} - content.keys():
+        raise UserError(f"{path}: lacks {', '.join(sorted(lacking))}; restore it, or choose another --workdir")
     return content
 
 
