@@ -116,6 +116,14 @@ def test_the_section_that_is_printed_makes_the_bundle_s_network_fit(tmp_path, ca
     assert network.num_head_channels[1] == 8
 
 
+def test_weights_of_a_class_that_upsamples_otherwise_are_refused(tmp_path):
+    target, settings, _ = ORIGINALS["maisi autoencoder"]
+    convert(**write_original(tmp_path, target, settings), output_dir=str(tmp_path / "ours"))
+    path = str(tmp_path / "ours/codec.pt")
+    with pytest.raises(UserError, match="is of a TrilinearAutoencoder, and this network is a AutoencoderKL"):
+        initialise_from(KINDS["AutoencoderKL"].architecture(**load_checkpoint(path, "convert")["network"]), path)
+
+
 def test_a_config_of_the_model_zoo_is_read_and_nothing_in_it_is_run(tmp_path, capsys):
     """As in brats_mri_generative_diffusion: two networks, references, and expressions elsewhere."""
     given = write_original(tmp_path, f"{GENERATIVE}.DiffusionModelUNet", UNET)

@@ -111,11 +111,13 @@ def convert(
     with output_folder(output_dir, overwrite, [checkpoint, config]) as folder:
         source = {"class": given["_target_"], "class_label": class_label, "spacing": as_lists(spacing)}
         content = {kind.weights: converted.state_dict(), "network": settings, "converted": source}
+        content["architecture"] = kind.architecture.__name__
         content |= {"trilinear": True} if kind.architecture is TrilinearAutoencoder else {}
         save_checkpoint(folder / kind.file, content)
     path = Path(output_dir).resolve() / kind.file
     print(f"{path}: outputs differ from the original's by {difference:.2g} at most; for the section in a profile:")
-    print(yaml.safe_dump({"init_path": str(path), **section_for(kind, settings)}, sort_keys=False), end="")
+    section = {"init_path": str(path), **section_for(kind, settings)}
+    print(yaml.safe_dump(section, sort_keys=False, default_flow_style=None, width=120), end="")
 
 
 def network_settings(path: Path, name: str | None) -> dict:

@@ -89,6 +89,9 @@ def initialise_from(network: nn.Module, path: str) -> None:
     weights = next((checkpoint[key] for key in WEIGHTS if key in checkpoint), bare)
     if weights is None:
         raise UserError(f"init_path: {path} holds {sorted(checkpoint)[:5]}, none of {WEIGHTS}; {remedy}")
+    there, here = checkpoint.get("architecture"), type(network).__name__
+    if there not in (None, here):  # whose weights may have the same names and shapes
+        raise UserError(f"init_path: {path} is of a {there}, and this network is a {here}; {remedy}")
     if fault := first_difference(network.state_dict(), weights):
         raise UserError(f"init_path: {path} has another architecture: {fault} here; {remedy}")
     network.load_state_dict(weights)
