@@ -16,7 +16,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made from other files."""
     if notebook := files.get_file_from_path("tutorial.ipynb"):
         files.remove(notebook)
-    files.append(File.generated(config, "index.md", content=(ROOT / "README.md").read_text().replace("](docs/", "](")))
+    readme = (ROOT / "README.md").read_text().replace("](docs/", "](").replace("tutorial.ipynb", "tutorial.md")
+    files.append(File.generated(config, "index.md", content=readme))
     files.append(File.generated(config, "tutorial.md", content=notebook_page(ROOT / "docs/tutorial.ipynb")))
     return files
 
