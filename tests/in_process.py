@@ -64,8 +64,9 @@ def causes(error: BaseException | None) -> str:
 
 @contextmanager
 def bundles_run_here() -> Iterator[None]:
-    """Bundles run in this process."""
+    """Bundles run in this process, and what they take is not measured."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lldm3d.pipeline.cost.print_cost", lambda *_: None)
         patch.setattr("lldm3d.bundle.run_logged", run_here)
         yield
 

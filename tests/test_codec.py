@@ -4,7 +4,7 @@ import pytest
 import torch
 from monai.networks.nets import AutoencoderKL
 
-from lldm3d.codec.codec import load_codec, save_codec
+from lldm3d.codec.codec import TrilinearAutoencoder, load_codec, save_codec
 from lldm3d.codec.quality import cldice, image_fidelity, label_fidelity
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint
@@ -51,6 +51,17 @@ def test_a_saved_codec_gives_the_same_latents(codec, images, tmp_path):
     loaded = load_codec(tmp_path / "codec.pt", "image")
     torch.testing.assert_close(loaded.encode(images[0])[0], codec.encode(images[0])[0])
     assert loaded.class_names == NAMES and loaded.stride == 2
+
+
+def test_a_codec_that_upsamples_linearly_still_does_once_it_is_saved(images, tmp_path):
+    nearest, linear = architecture(1), partial(TrilinearAutoencoder, **architecture(1).keywords)
+    torch.manual_seed(0)
+    saved = save_codec(str(tmp_path / "codec.pt"), linear(), linear, "image", NAMES, images, "cpu")
+    latent = torch.randn(1, 3, 8, 8, 4)
+    assert torch.equal(load_codec(tmp_path / "codec.pt", "image").decode(latent), saved.decode(latent))
+    other = nearest()
+    other.load_state_dict(saved.autoencoder.state_dict())
+    assert not torch.allclose(other.decode(latent), saved.autoencoder.decode(latent), atol=1e-3)
 
 
 def test_the_other_kind_is_refused(codec, tmp_path):

@@ -8,6 +8,7 @@ from monai.engines import SupervisedTrainer
 from monai.transforms import RandGaussianNoised
 
 from lldm3d.errors import UserError
+from lldm3d.files import read_json
 from lldm3d.training.state import EpochSampler, TrainingState
 
 
@@ -49,6 +50,8 @@ def test_resumed_weights_equal_uninterrupted_ones(tmp_path):
     trainer, resumed = build(tmp_path / "state.pt", 5)
     trainer.run()
     assert trainer.state.iteration == 20
+    told = read_json(tmp_path / "progress.json")
+    assert (told["epoch"], told["epochs"], told["seconds_left"]) == (5, 5, 0)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 

@@ -5,6 +5,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import AutoencoderKL
 
+from lldm3d.codec.codec import TrilinearAutoencoder
 from lldm3d.codec.tiled_decoding import decode_in_slabs
 from lldm3d.pairs.memory import LiveBytes
 
@@ -14,9 +15,9 @@ BUILD = partial(
 )  # fmt: skip
 
 
-def build(**options):
+def build(architecture=AutoencoderKL, **options):
     torch.manual_seed(0)
-    autoencoder = BUILD(**options).eval()
+    autoencoder = architecture(**{**BUILD.keywords, **options}).eval()
     with torch.no_grad():
         for parameter in autoencoder.parameters():
             parameter.add_(
@@ -27,8 +28,9 @@ def build(**options):
 
 @pytest.mark.parametrize("options", [{}, {"use_convtranspose": True}, {"with_decoder_nonlocal_attn": False}])
 @pytest.mark.parametrize("size", [(19, 5, 4), (8, 4, 6)])
-def test_slabs_give_the_whole(options, size):
-    autoencoder, latent = build(**options), torch.randn(2, 3, *size)
+@pytest.mark.parametrize("architecture", [AutoencoderKL, TrilinearAutoencoder])
+def test_slabs_give_the_whole(architecture, options, size):
+    autoencoder, latent = build(architecture, **options), torch.randn(2, 3, *size)
     with torch.no_grad():
         whole = autoencoder.decode(latent)
     torch.testing.assert_close(decode_in_slabs(autoencoder, latent), whole, atol=1e-5, rtol=1e-5)

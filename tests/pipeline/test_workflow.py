@@ -21,6 +21,7 @@ import torch
 from tests.in_process import SEGMENT, SIZES, STEPS, bundles_run_here, do_stages, write_profile
 
 from lldm3d.pairs.generate import generate
+from lldm3d.pipeline.status import status
 
 from .conftest import lldm3d
 
@@ -107,8 +108,13 @@ def test_a_killed_training_goes_on_to_the_weights_of_one_that_was_never_killed(w
     assert all(torch.equal(resumed[name], value) for name, value in never_killed.items())
 
 
-def test_all_is_done(work, dry_run):
+def test_all_is_done(work, dry_run, capsys):
     assert dry_run(work) == []
+    printed = (work.parent / "printed.txt").read_text()
+    assert re.search(r"stage study .*; .+ since the run began, .*(left|not known)", printed)
+    status(str(work))
+    said = capsys.readouterr().out
+    assert "stages done in" in said and len(re.findall(r"1 of 1 +\d+", said)) >= 12, said
 
 
 def test_the_report_and_the_tables_exist(work):

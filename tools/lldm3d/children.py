@@ -49,9 +49,16 @@ def tied_to_me(number: int) -> Callable[[], None]:
 
 
 def source_environment() -> dict[str, str]:
-    """This environment, with the package's folder on PYTHONPATH: it may be a relative path there, or not installed."""
+    """This environment, with the package's folder on PYTHONPATH: it may be a relative path there, or not installed.
+
+    A notebook's MPLBACKEND is for its own process; here figures are files.
+    """
     source = str(Path(__file__).resolve().parents[1])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
+    return {
+        **os.environ,
+        "MPLBACKEND": "agg",
+        "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
+    }
 
 
 def run_logged(command: list[str], cwd: Path, log: Path, environment: dict[str, str]) -> None:

@@ -30,6 +30,7 @@ COMMANDS = {  # name: function, what it does
     "prepare": ("lldm3d.data.prepare:prepare", "bring scans to one grid and intensity range, split by patient"),
     "phantom": ("lldm3d.phantom.write:write_phantom", "or write a data set of simulated liver MR"),
     "run": ("lldm3d.pipeline.run:run", "from data to report: train, draw pairs, judge them, segment"),
+    "status": ("lldm3d.pipeline.status:status", "what a run does, has done and has left to do, from another terminal"),
     "study": ("lldm3d.pipeline.run:study", "segment with real, synthetic and both: networks, tasks, regimes, seeds"),
     "generate": ("lldm3d.pairs.generate:generate", "draw more pairs of image and label"),
     "evaluate": ("lldm3d.evaluation.evaluate:evaluate", "judge any synthetic data set: quality, alignment, copies"),
@@ -38,13 +39,14 @@ COMMANDS = {  # name: function, what it does
     "release": ("lldm3d.export.release:release", "write the folder of synthetic pairs that may be shared"),
     "verify": ("lldm3d.export.release:verify", "check such a folder that you have received"),
     "pack": ("lldm3d.export.package:pack", "write trained models as bundles that run with MONAI alone"),
+    "convert": ("lldm3d.methods.conversion:convert", "begin from weights of monai-generative or the Model Zoo"),
     "tasks": ("lldm3d.data.dataset:add_tasks", "name tasks of a data set, such as all vessels as one class"),
     "encode": ("lldm3d.codec.latents:encode", "encode a data set with both autoencoders"),
     "join": ("lldm3d.pairs.folder:join", "make one data set of pairs that several calls drew"),
     "filter": ("lldm3d.evaluation.filtering:keep_agreeing", "keep the pairs with whose labels real networks agree"),
     "stage": ("lldm3d.pipeline.stage:stage", "run one stage of a work directory by hand"),
 }
-RARER = ("tasks", "encode", "join", "filter", "stage")
+RARER = ("convert", "tasks", "encode", "join", "filter", "stage")
 WAY = """\
 usage: lldm3d COMMAND [OPTIONS]
 

@@ -7,11 +7,16 @@ lock that a dead process leaves behind. To add the one and prevent the other tak
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from lldm3d.errors import UserError
+
+LOCKS = ".locks"  # folder of a work directory
+RUN_LOCK = f"{LOCKS}/run.lock"
 
 
 @contextmanager
@@ -23,11 +28,11 @@ def locked(path: Path, what: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise UserError(f"{path}: {what} is in use by process {holder}; wait until it ends, or stop it") from None
+            by = file.read().strip() or "unknown"
+            raise UserError(f"{path}: {what} is in use by process {by}; wait until it ends, or stop it") from None
         except OSError as error:
             raise UserError(
                 f"{path}: this file system gives no locks ({error.strerror}); mount it with them (Lustre: -o flock, "
@@ -39,16 +44,37 @@ def locked(path: Path, what: str) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def at_work(work: Path, stage: str, gpus: int = 1) -> Iterator[dict[str, str]]:
-    """Hold the stage of a work directory and GPUs for it, and yield the environment that selects them."""
-    locks = work / ".locks"
-    with locked(locks / f"{stage}.lock", f"the stage {stage}"), free_gpus(locks, gpus) as environment:
-        yield environment
+def lock(file: TextIO) -> None:
+    """Lock an open file for this process. Raises BlockingIOError where another one holds it, after a second try:
+    `holder` looks for a moment."""
+    for patience in (0.1, 0):
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not patience:
+                raise
+            time.sleep(patience)
+
+
+def holder(path: Path) -> str | None:
+    """Who holds a lock file now, as "<process> on <machine>"; None: nobody. Only reads."""
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # until it is closed
+    except BlockingIOError:
+        return path.read_text().strip() or "unknown"
+    except OSError:  # no such file, or no locks
+        pass
+    return None
+
+
+def stage_lock(work: Path, stage: str) -> Path:
+    """The lock file of a stage of a work directory."""
+    return work / LOCKS / f"{stage}.lock"
 
 
 @contextmanager
-def free_gpus(folder: Path, number: int = 1) -> Iterator[dict[str, str]]:
+def free_gpus(work: Path, number: int = 1) -> Iterator[dict[str, str]]:
     """Hold GPUs of this machine that no other stage of the work directory uses; yield what selects them.
 
     Snakemake counts GPUs, but does not say which ones a job gets. With one GPU, or none, there is nothing to choose. So
@@ -59,7 +85,7 @@ def free_gpus(folder: Path, number: int = 1) -> Iterator[dict[str, str]]:
         for gpu in gpus if len(gpus) > 1 else []:
             if len(chosen) < number:
                 with suppress(UserError):
-                    held.enter_context(locked(folder / f"gpu_{socket.gethostname()}_{gpu}.lock", f"GPU {gpu}"))
+                    held.enter_context(locked(work / LOCKS / f"gpu_{socket.gethostname()}_{gpu}.lock", f"GPU {gpu}"))
                     chosen.append(gpu)
         yield {"CUDA_VISIBLE_DEVICES": ",".join(chosen)} if len(chosen) == number else {}
 

@@ -1,7 +1,7 @@
 """The codec: an autoencoder, or the Haar transform, with the statistics of its latents. Nothing else scales latents."""
 
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 
 import torch
@@ -17,6 +17,20 @@ from lldm3d.files import load_checkpoint, save_checkpoint
 from lldm3d.training.checkpoints import as_lists
 
 LEAST_STD = 1e-3  # of a channel; images lie in [0, 1]
+
+
+class TrilinearAutoencoder(AutoencoderKL):
+    """An `AutoencoderKL` whose decoder doubles sizes by linear interpolation, as MAISI's, not by nearest neighbour.
+
+    Names and shapes of the weights are the same, so nothing but the outputs tells the two apart.
+    """
+
+    @wraps(AutoencoderKL.__init__)
+    def __init__(self, *arguments, **settings) -> None:
+        super().__init__(*arguments, **settings)
+        for module in self.decoder.modules():
+            if isinstance(module, nn.Upsample):
+                module.mode = "trilinear"
 
 
 class Codec(nn.Module):
@@ -104,6 +118,7 @@ def save_codec(
         "network": {name: as_lists(value) for name, value in architecture.keywords.items()},
         "kind": kind,
         "haar": lossless,
+        "trilinear": isinstance(autoencoder, TrilinearAutoencoder),
         "latent_channels": channels,
         "stride": codec.stride,
         "class_names": list(class_names),
@@ -138,6 +153,7 @@ def load_codec(path: str | Path, kind: str) -> Codec:
     checkpoint = load_checkpoint(path, made_by=f"autoencoder_{kind}")
     if checkpoint.get("kind") != kind:
         raise UserError(f"{path}: is a codec of kind {checkpoint.get('kind')!r}, but {kind!r} is needed here")
-    autoencoder = (HaarTransform if checkpoint.get("haar") else AutoencoderKL)(**checkpoint["network"])
+    smooth = TrilinearAutoencoder if checkpoint.get("trilinear") else AutoencoderKL
+    autoencoder = (HaarTransform if checkpoint.get("haar") else smooth)(**checkpoint["network"])
     autoencoder.load_state_dict(checkpoint["autoencoder"])
     return Codec(autoencoder, kind, *(checkpoint[key] for key in ("class_names", "latent_mean", "latent_std"))).eval()

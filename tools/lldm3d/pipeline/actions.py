@@ -4,9 +4,9 @@ from pathlib import Path
 
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError
-from lldm3d.locks import at_work
+from lldm3d.locks import free_gpus
 from lldm3d.pairs.sources import BOTH, DRAWN, RECONSTRUCTED, TEST, TRAINING, parse_source
-from lldm3d.pipeline.stages import Job, Plan, method_folder, method_sources, seen_by
+from lldm3d.pipeline.stages import Job, Plan, all_jobs, method_folder, method_sources, seen_by
 
 DRAWN_AGAIN, AGAIN_SEED = 10, 1_000_000  # test labels drawn a second time, and what is added to their seed
 
@@ -19,9 +19,16 @@ def make_phantom(work: Path, job: Job, plan: Plan) -> None:
 
 def prepare_data(work: Path, job: Job, plan: Plan) -> None:
     from lldm3d.data.prepare import prepare
+    from lldm3d.pipeline.cost import print_cost
 
     source = plan.data or {"data": str(work / "data")}
     prepare(output_dir=work / "dataset", overwrite=True, **source, **plan.settings["prepare"])
+    if plan.executor:  # this node says nothing of those that train
+        return
+    try:  # for what is left of the run, while nothing else runs
+        print_cost(work, plan, all_jobs(plan))
+    except Exception as error:  # such as sizes that a network refuses: its training says so
+        print(f"lldm3d: what the trainings take could not be measured ({error})", flush=True)
 
 
 def choose_seen(work: Path, job: Job, plan: Plan) -> None:
@@ -66,7 +73,7 @@ def make_pairs(work: Path, job: Job, plan: Plan) -> None:
     if source == BOTH:
         join_folders([(work / path).parent for path in job.reads], work / job.name, job.name)
     elif source == RECONSTRUCTED:
-        with at_work(work, job.name):
+        with free_gpus(work):
             models, seen = work / method_folder(name, seed), (work / seen_by(plan, seed)).parent
             reconstruct_pairs(plan.loaded[name], models, seen, work / job.name, seed, overwrite=True)
     else:
@@ -90,7 +97,7 @@ def draw(work: Path, job: Job, plan: Plan) -> None:
     draws = [(work / job.name, labels, seed)]
     if slug == TEST:  # how much two images of a label differ
         draws.append((again_of(work, job.name), labels[:DRAWN_AGAIN], seed + AGAIN_SEED))
-    with at_work(work, job.name, processes) as environment:
+    with free_gpus(work, processes) as environment:
         for folder, wanted, noise in draws:
             draw_pairs(method, models, work / "dataset", folder, wanted, number, 0, noise, overrides_of(section),
                        section.get("overlays", []), processes, environment, overwrite=True)  # fmt: skip

@@ -154,11 +154,16 @@ def note_limits(work: Path, plan: Plan, minutes: dict[str, float]) -> None:
 
 
 def measured_limits(work: Path, plan: Plan, job: Job) -> dict[str, int]:
-    """`runtime` (minutes) of a job that was measured with these settings and this data set."""
+    """`runtime` (minutes) of a job that was measured."""
+    found = measured(work, plan, job)
+    return {"runtime": found["runtime"]} if found else {}
+
+
+def measured(work: Path, plan: Plan, job: Job) -> dict | None:
+    """`minutes` and `runtime` of a job that was measured with these settings and this data set."""
     path, key = work / "limits.json", limit_key(job)
     found = read_json(path).get(key) if path.is_file() and (work / DATASET).is_file() else None
-    fits = found and found["measured"] == measured_with(work, plan, key)
-    return {"runtime": found["runtime"]} if fits else {}
+    return found if found and found["measured"] == measured_with(work, plan, key) else None
 
 
 def measured_with(work: Path, plan: Plan, key: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lldm3d.bundle import INFERENCE, TRAIN, bundle_path, defined, load_configs, run_bundle
 from lldm3d.data.dataset import load_schema
-from lldm3d.locks import at_work
+from lldm3d.locks import free_gpus
 from lldm3d.pipeline.profile import SEGMENT_OVERLAY
 from lldm3d.pipeline.stages import Job, Plan, pairs_of
 from lldm3d.pipeline.training import go_on_or_start
@@ -31,7 +31,7 @@ def segment(work: Path, job: Job, plan: Plan) -> None:
         "roi_size": schema.crop(section.get("roi_size")),
     }
     steps = trainings(folder, stage, content["epochs"], content["val_interval"])
-    with at_work(work, job.name) as environment:
+    with free_gpus(work) as environment:
         for training in steps:
             where = {"dataset_dir": str(training.folder), "output_dir": str(training.folder)}
             paced = {**settings, "epochs": training.epochs}

@@ -4,13 +4,16 @@ import importlib
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from lldm3d.children import end_with_parent
 from lldm3d.errors import ChildError, UserError
 from lldm3d.files import read_yaml, write_json
-from lldm3d.pipeline.checks import check_inputs, depends_on, is_done, mark_done, put_back, set_aside
+from lldm3d.locks import locked, stage_lock
+from lldm3d.pipeline.checks import check_inputs, depends_on, is_done, jobs_to_do, mark_done, put_back, set_aside
 from lldm3d.pipeline.stages import FORMAT, STAGES, Job, Plan, all_jobs, find_job
+from lldm3d.pipeline.times import in_words, outlook, run_now, timed
 
 IN_WORKFLOW = "LLDM3D_WORKFLOW"  # set by the workflow for its jobs: the process that starts one
 FAILURES = ".failures"  # folder in which each stage that failed leaves its message
@@ -57,6 +60,8 @@ def read_plan(work: Path) -> dict:
             f"{path}: this work directory was made by a version before 0.8, whose folders were others; choose another "
             f"--workdir, or delete {path} and all that the run made, and run again"
         )
+    if lacking := {"data", "methods", "sources", "settings"} - content.keys():
+        raise UserError(f"{path}: lacks {', '.join(sorted(lacking))}; restore it, or choose another --workdir")
     return content
 
 
@@ -64,12 +69,24 @@ def do(work: Path, job: Job, plan: Plan) -> None:
     """Check what the job reads, and do it."""
     names = [item.name for item in all_jobs(plan)]
     row = next(item for item in STAGES if item.name == job.stage)
-    print(f"lldm3d: stage {job.name} ({names.index(job.name) + 1} of {len(names)}) {row.title}", flush=True)
-    check_inputs(work, job)
-    found = depends_on(work, job)
-    if put_back(work, job, found):
-        return print(f"{work / job.name}: was trained with these settings and inputs, and is put back", flush=True)
-    set_aside(work, job, found)
-    module, function = row.action.split(":")
-    getattr(importlib.import_module(f"lldm3d.pipeline.{module}"), function)(work, job, plan)
-    mark_done(work, job, found)
+    place = f"{names.index(job.name) + 1} of {len(names)}"
+    print(f"lldm3d: stage {job.name} ({place}) {row.title}{of_the_run(work, plan)}", flush=True)
+    with locked(stage_lock(work, job.name), f"the stage {job.name}"):
+        check_inputs(work, job)
+        found = depends_on(work, job)
+        if put_back(work, job, found):
+            return print(f"{work / job.name}: was trained with these settings and inputs, and is put back", flush=True)
+        set_aside(work, job, found)
+        module, function = row.action.split(":")
+        with timed(work, job):
+            getattr(importlib.import_module(f"lldm3d.pipeline.{module}"), function)(work, job, plan)
+        mark_done(work, job, found)
+
+
+def of_the_run(work: Path, plan: Plan) -> str:
+    """How long the run has been at work, and what is left of it; nothing for a stage by hand."""
+    if IN_WORKFLOW not in os.environ or not (now := run_now(work)):
+        return ""
+    jobs = [job for job in all_jobs(plan) if job.name in now["selected"]]
+    rest = outlook(work, plan, all_jobs(plan), jobs_to_do(work, jobs))
+    return f"; {in_words(time.time() - now['began'])} since the run began, {rest}"

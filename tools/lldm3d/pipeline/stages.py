@@ -52,6 +52,7 @@ class Plan:
     given: bool = False  # the data set was not made by a run: only the study is
     threads: int = 1
     threads_alone: int = 1
+    at_once: int = 1  # jobs that take a GPU, or a part of the CPU
     executor: str | None = None
 
     @classmethod

@@ -9,7 +9,7 @@ from lldm3d.bundle import bundle_path, defined, load_configs, run_bundle
 from lldm3d.data.dataset import load_schema
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint, read_json, remove_partial, write_json
-from lldm3d.locks import at_work
+from lldm3d.locks import free_gpus
 from lldm3d.methods.registry import Method
 from lldm3d.pipeline.checks import check_gates, finish, same_beginning
 from lldm3d.pipeline.profile import overlays_of, overrides_of
@@ -37,7 +37,7 @@ def train_method(work: Path, job: Job, plan: Plan) -> None:
     settings |= overrides_of(section)
     minutes = section.get("minutes") or (plan.minutes and entry.share and plan.minutes * entry.share)
     processes = section.get("processes", 1)
-    with at_work(work, job.name, processes) as environment:
+    with free_gpus(work, processes) as environment:
 
         def run(more: dict, where: Path) -> None:
             given = {**data, "output_dir": str(where)}

@@ -4,20 +4,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from lldm3d.children import source_environment, tail, tied_to_me
 from lldm3d.errors import ChildError, UserError
 from lldm3d.files import read_json, write_yaml
-from lldm3d.locks import locked, visible_gpus
+from lldm3d.locks import RUN_LOCK, locked, visible_gpus
 from lldm3d.pipeline.checks import RECORDS, jobs_to_do, mark_done
 from lldm3d.pipeline.cluster import check_executor, ended_by_slurm, refuse_left_over, refused_by_slurm, slurm_options
 from lldm3d.pipeline.stage import FAILURES, read_plan
 from lldm3d.pipeline.stages import Job, Plan, all_jobs
+from lldm3d.pipeline.times import CONFIG
 from lldm3d.processes import usable_cores
 
 SNAKEFILE = Path(__file__).parent / "Snakefile"
-CONFIG = ".snakemake/lldm3d.yaml"  # in the work directory, as jobs of a cluster read it too
 
 
 def execute(work: Path, content: dict, selected: list[Job], dry_run: bool, **where) -> None:
@@ -31,7 +32,7 @@ def execute(work: Path, content: dict, selected: list[Job], dry_run: bool, **whe
     """
     require_inputs(work, Plan.of(content), selected)
     options, executor = placed(work, content, selected, **where), where["executor"]
-    with locked(work / ".locks" / "run.lock", f"the work directory {work}"):
+    with locked(work / RUN_LOCK, f"the work directory {work}"):
         if executor:
             refuse_left_over(work)
         shutil.rmtree(work / FAILURES, ignore_errors=True)
@@ -89,6 +90,7 @@ def placed(
     content["executor"] = executor
     if executor:
         check_executor(executor)
+        content["at_once"] = jobs or 20
         content["threads"] = content["threads_alone"] = 1  # the cluster's section sets those of each stage
         return slurm_options(work, content["settings"]["cluster"], jobs or 20)
     cores = cores or usable_cores()
@@ -97,15 +99,15 @@ def placed(
     gpus = devices or min(2, cores)
     if wanting := {job.name: job.processes for job in selected if job.processes > gpus}:
         raise UserError(f"{wanting}: more processes than the {gpus} GPUs at once; lower them, or raise --gpus")
-    content["threads"] = max(1, cores // gpus)
+    content["threads"], content["at_once"] = max(1, cores // gpus), gpus
     # jobs that all others wait for, which on a CPU have all of it to themselves
     content["threads_alone"] = content["threads"] if devices else cores
     return ["--cores", str(cores), "--resources", f"gpu={gpus}"]
 
 
 def write_config(path: Path, content: dict, selected: list[Job]) -> None:
-    """Write the plan and the names of the selected jobs: Snakemake's config."""
-    write_yaml(path, {**content, "selected": [job.name for job in selected]})
+    """Write the plan, the names of the selected jobs and the time of now: Snakemake's config."""
+    write_yaml(path, {**content, "selected": [job.name for job in selected], "began": time.time()})
 
 
 def adopt(work: Path) -> None:

@@ -89,13 +89,21 @@ def initialise_from(network: nn.Module, path: str) -> None:
     weights = next((checkpoint[key] for key in WEIGHTS if key in checkpoint), bare)
     if weights is None:
         raise UserError(f"init_path: {path} holds {sorted(checkpoint)[:5]}, none of {WEIGHTS}; {remedy}")
-    wanted = network.state_dict()
+    there, here = checkpoint.get("architecture"), type(network).__name__
+    if there not in (None, here):  # whose weights may have the same names and shapes
+        raise UserError(f"init_path: {path} is of a {there}, and this network is a {here}; {remedy}")
+    if fault := first_difference(network.state_dict(), weights):
+        raise UserError(f"init_path: {path} has another architecture: {fault} here; {remedy}")
+    network.load_state_dict(weights)
+
+
+def first_difference(wanted: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> str | None:
+    """The first tensor that is not in both, or of another size there, in words; None where all fit."""
     for name in {**wanted, **weights}:
         there, here = (list(state[name].shape) if name in state else "absent" for state in (weights, wanted))
         if there != here:
-            fault = f"{name} is {there} there and {here} here"
-            raise UserError(f"init_path: {path} has another architecture: {fault}; {remedy}")
-    network.load_state_dict(weights)
+            return f"{name} is {there} there and {here}"
+    return None
 
 
 class Fingerprint:

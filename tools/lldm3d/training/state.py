@@ -1,6 +1,7 @@
 """The full state of a training: the order of its cases, the average of its weights, what a resume needs."""
 
 import random
+import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from torch import nn
 from torch.utils.data import Sampler
 
 from lldm3d.errors import UserError
-from lldm3d.files import load_checkpoint, save_checkpoint
+from lldm3d.files import load_checkpoint, save_checkpoint, write_json
+from lldm3d.training import PROGRESS
 
 
 class EpochSampler(Sampler[int]):
@@ -134,6 +136,7 @@ class TrainingState:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def load(self, engine: Engine) -> None:
+        self.first, self.began = 0, time.monotonic()
         if not Path(self.path).is_file():
             return
         state = load_checkpoint(self.path, made_by="this training")
@@ -145,7 +148,7 @@ class TrainingState:
                 f"{self.path}: was made by another configuration ({error}); "
                 "delete it to start this training anew, or restore the configuration"
             ) from None
-        engine.state.epoch = state["epoch"]
+        engine.state.epoch = self.first = state["epoch"]
         engine.state.iteration = state["iteration"]
         if state.get("stopped"):
             engine.terminate()
@@ -183,3 +186,7 @@ class TrainingState:
             )
         state |= {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
         save_checkpoint(self.path, {**state, "stopped": bool(engine.should_terminate)})
+        done, epochs = engine.state.epoch, engine.state.max_epochs
+        pace = (time.monotonic() - self.began) / (done - self.first)
+        left = 0 if engine.should_terminate else pace * (epochs - done)
+        write_json(Path(self.path).with_name(PROGRESS), {"epoch": done, "epochs": epochs, "seconds_left": left})
