@@ -76,6 +76,8 @@ def method_section(name: str) -> dict:
     for training, entry in method.trainings.items():
         steps = defined(method.bundle_of(training), entry.configs, STEPS)
         found[training] = {**steps, **SIZES.get(name, {}).get(training, {})}
+    if not method.inference:
+        return found
     return {**found, "inference": defined(method.bundle, method.inference, {"num_inference_steps": 2})}
 
 
