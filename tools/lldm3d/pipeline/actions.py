@@ -132,10 +132,12 @@ def evaluate_pairs(work: Path, job: Job, plan: Plan) -> None:
 
 def write_tables_of_study(work: Path, job: Job, plan: Plan) -> None:
     from lldm3d.study.ladder import write_ladder
+    from lldm3d.study.lesions import write_detection
     from lldm3d.study.tables import write_study
 
     write_study(work)
     write_ladder(work)
+    write_detection(work)
 
 
 def compare_methods(work: Path, job: Job, plan: Plan) -> None:
