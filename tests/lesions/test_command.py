@@ -6,7 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from tests.in_process import do_stages, write_run
+from tests.in_process import bundles_run_here, do_stages, write_run
 
 from lldm3d.data.dataset import load_cases
 from lldm3d.data.regimes import regime_cases
@@ -92,13 +92,15 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_written(lesion_dataset, t
 
 @pytest.fixture(scope="module")
 def work(lesion_dataset, tmp_path_factory) -> Path:
-    """A work directory in which copy-paste has made its pairs for both sources of masks."""
+    """A work directory in which copy-paste has made its pairs for both sources of masks, and LeFusion for one."""
     work = tmp_path_factory.mktemp("edits")
     shutil.copytree(lesion_dataset, work / "dataset")
     sources = ["ellipsoids", "real_shapes"]
-    write_run(work, ["copy_paste"], sources, methods={"n": 5, "long_axis": "uniform", "lesion": "tumour"})
+    settings = {"n": 5, "long_axis": "uniform", "lesion": "tumour"}
+    write_run(work, ["copy_paste", "lefusion"], sources, methods=settings)
     for source in sources:
         do_stages(work, f"labels/{source}/seed_0", f"pairs/copy_paste/{source}/seed_0")
+    do_stages(work, "methods/lefusion/seed_0/texture", "pairs/lefusion/ellipsoids/seed_0")
     return work
 
 
@@ -142,6 +144,24 @@ def test_the_command_makes_the_pairs_of_the_stage_again(work, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             generate(str(work), str(tmp_path / "other"), "copy_paste", **options)
+
+
+def test_a_trained_method_takes_the_same_masks_and_changes_nothing_else(work, tmp_path):
+    ours, theirs = (work / f"pairs/{name}/ellipsoids/seed_0" for name in ("lefusion", "copy_paste"))
+    manifest, real = read_json(ours / "manifest.json"), {c.name: c for c in load_cases(work / "dataset", "training")}
+    rows = [[case["edits"] for case in read_json(folder / "manifest.json")["cases"]] for folder in (ours, theirs)]
+    assert rows[0] == rows[1] and list(manifest["checkpoints"]) == ["texture/model.pt"]
+    for pair, case in zip(load_cases(ours, "training"), manifest["cases"], strict=True):
+        image, before = voxels(pair.image), voxels(real[case["edits"][0]["scan"]].image)
+        new = voxels(pair.label) != voxels(real[case["edits"][0]["scan"]].label)
+        np.testing.assert_array_equal(image[~new], before[~new])
+        assert (image[new] != before[new]).any() and 0 <= image.min() <= image.max() <= 1
+        np.testing.assert_array_equal(voxels(pair.label), voxels(theirs / f"labelsTr/{pair.name}.nii.gz"))
+    settings = manifest["settings"]
+    with bundles_run_here():
+        generate(str(work), str(tmp_path / "again"), "lefusion", n=5, **settings)
+    for pair in load_cases(ours, "training"):
+        np.testing.assert_array_equal(voxels(tmp_path / f"again/imagesTr/{pair.name}.nii.gz"), voxels(pair.image))
 
 
 def test_data_without_lesions_are_refused_by_name(tiny_dataset, tmp_path):

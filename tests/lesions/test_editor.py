@@ -12,7 +12,7 @@ from lldm3d.errors import UserError
 from lldm3d.lesions.calibre import with_calibre
 from lldm3d.lesions.editor import MASK_SOURCES, Edit, open_editor
 from lldm3d.lesions.masks import lesion_parts
-from lldm3d.lesions.placement import CLEAR, CUBE, density, draw_centre, misfit, placed, possible_centres
+from lldm3d.lesions.placement import CLEAR, CUBE, draw_centre, in_volume, misfit, place_density, possible_centres
 from lldm3d.lesions.pool import LesionPool, Scans, lesion_classes
 from lldm3d.lesions.textures import harmonic, with_rim
 
@@ -53,7 +53,7 @@ def test_a_row_alone_makes_the_edit_again(lesion_dataset, editor, edits):
 def test_a_new_lesion_lies_in_the_organ_and_touches_no_other(editor, edits):
     label = editor.own.scans.read(CASE).label
     for edit in edits:
-        mask = placed(editor.mask(edit), edit.centre, label.shape)
+        mask = in_volume(editor.mask(edit), edit.centre, label.shape)
         assert np.isin(label[mask], (1, 2)).all() and mask.sum() == editor.mask(edit).sum()
         near = ndimage.binary_dilation(mask, CUBE, iterations=CLEAR)
         assert not (label[near] == TUMOUR).any()
@@ -85,7 +85,7 @@ def test_places_with_room_are_exactly_those(editor):
 
 def test_lesions_are_likely_where_real_ones_lie():
     places = np.array([[0.2, 0.5, 0.5]])
-    near, far = density(np.array([[0.25, 0.5, 0.5], [0.8, 0.5, 0.5]]), places)
+    near, far = place_density(np.array([[0.25, 0.5, 0.5], [0.8, 0.5, 0.5]]), places)
     assert near > 0.5 and 0 < far < 1e-3
 
 
@@ -147,7 +147,7 @@ def test_classes_are_those_the_data_name_or_refused(editor, lesion_dataset):
         lesion_classes(replace(schema, lesions=()), "x")
     empty = LesionPool(Scans(lesion_dataset), lesion_classes(schema, "x", "vein", ["liver"]))
     empty.scans.cases.clear()
-    with pytest.raises(UserError, match="no training scan has a whole vein"):
+    with pytest.raises(UserError, match="scan has a whole vein to learn from"):
         _ = empty.lesions
 
 

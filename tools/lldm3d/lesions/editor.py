@@ -1,6 +1,6 @@
 """The edit itself: rows that say all of it, and the scan that a row makes, the same each time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -10,14 +10,15 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from lldm3d.data.scans import Scan
-from lldm3d.lesions.masks import Ellipsoid, Shape, fitted_scale, lesion_parts, long_axis, rasterised
-from lldm3d.lesions.placement import draw_centre, placed
-from lldm3d.lesions.pool import LesionPool, Scans, lesion_classes
+from lldm3d.lesions.masks import Ellipsoid, Shape, fitted_scale, long_axis, rasterised
+from lldm3d.lesions.placement import draw_centre, in_volume
+from lldm3d.lesions.pool import Crop, LesionPool, Scans, lesion_classes
 from lldm3d.lesions.textures import pasted, repaired, stretch_to_donor
 
 MaskSource = Literal["ellipsoids", "real_shapes"]
 LongAxis = Literal["own", "uniform"]
 MASK_SOURCES = get_args(MaskSource)
+Paint = Callable[[np.ndarray, np.ndarray, "Edit"], np.ndarray]
 SEVERAL = 20.0  # mm: shorter lesions come up to `MOST` in a scan, longer ones alone, as with DiffTumor
 MOST = 3
 TRIES = 12  # shapes that are drawn for a scan before it is left as it has become
@@ -85,11 +86,11 @@ class Editor:
 
     def removed(self, edit: Edit) -> np.ndarray:
         """The mask [X, Y, Z] of the lesion that an edit takes out."""
-        label = self.own.scans.read(edit.scan).label
-        mask, box = lesion_parts(label, self.classes.lesion)[edit.removes]
-        found = np.zeros(label.shape, bool)
-        found[box] = mask
-        return found
+        return self.own.mask(edit.scan, edit.removes)
+
+    def donor_of(self, edit: Edit) -> Crop:
+        """The lesion whose intensities an edit takes."""
+        return self.holder(edit.donor).crop(edit.donor.get("scan", edit.scan), edit.donor["lesion"])
 
     def label(self, label: np.ndarray, edits: Sequence[Edit]) -> np.ndarray:
         """A label map [X, Y, Z] after edits: as it was, but for the lesions that come and go."""
@@ -98,11 +99,15 @@ class Editor:
             if edit.removes is not None:
                 found[self.removed(edit)] = self.classes.organ[0]
             if edit.shape:
-                found[placed(self.mask(edit), edit.centre, label.shape)] = self.classes.lesion
+                found[in_volume(self.mask(edit), edit.centre, label.shape)] = self.classes.lesion
         return found
 
-    def scan(self, edits: Sequence[Edit]) -> Scan:
-        """A scan after its edits, by copy-paste; outside their masks and rims its image is the same bit by bit."""
+    def scan(self, edits: Sequence[Edit], paint: Paint | None = None) -> Scan:
+        """A scan after its edits; outside their masks and rims its image is the same bit by bit.
+
+        Args:
+            paint: from image and label [X, Y, Z] and an edit to the image with a new lesion; None: copy-paste.
+        """
         before = self.own.scans.read(edits[0].scan)
         image, label = before.image, before.label
         for edit in edits:
@@ -110,19 +115,18 @@ class Editor:
                 organ, plain = np.isin(label, self.classes.organ), label == self.classes.organ[0]
                 image = repaired(image, organ, plain, self.removed(edit), self.spacing)
             if edit.shape:
-                image = self.paste(image, label, edit)
+                image = (paint or self.paste)(image, label, edit)
             label = self.label(label, [edit])
         return replace(before, image=image, label=label)
 
     def paste(self, image: np.ndarray, label: np.ndarray, edit: Edit) -> np.ndarray:
         """The image with a new lesion."""
-        small, named = self.mask(edit), (edit.donor.get("scan", edit.scan), edit.donor["lesion"])
-        donor = self.holder(edit.donor).crop(*named)
+        small, donor = self.mask(edit), self.donor_of(edit)
         if edit.donor == edit.shape:
             to_donor = Rotation.from_rotvec(edit.rotation).inv().as_matrix() / edit.scale
         else:
             to_donor = stretch_to_donor(small, self.spacing, donor)
-        mask = placed(small, edit.centre, label.shape)
+        mask = in_volume(small, edit.centre, label.shape)
         return pasted(image, np.isin(label, self.classes.organ), mask, edit.centre, self.spacing, donor, to_donor)
 
     def new_lesion(self, rng: np.random.Generator, scan: str, source: MaskSource, wanted: float | None) -> Edit:

@@ -22,7 +22,8 @@ def edits_figure(
     Of a scan whose image does not change the last column shows where the label does.
     """
     after = after[:SHOWN]
-    box = tuple(slice(max(at.min() - MARGIN, 0), at.max() + 1 + MARGIN) for at in np.nonzero(around))
+    held = zip(np.nonzero(around), around.shape, strict=True)
+    box = tuple(slice(max(at.min() - MARGIN, 0), min(at.max() + 1 + MARGIN, size)) for at, size in held)
     size = np.array([axis.stop - axis.start for axis in box]) * spacing  # mm
     widths = [size[1], size[0], size[0]]  # of sagittal, coronal and axial slices
     height = max(size[2], size[1]) * WIDTH / (3.1 * sum(widths)) + 0.05

@@ -49,11 +49,11 @@ def draw_centre(
     if not len(centres):
         return None
     low, high = organ_box(label, classes)
-    weights = density((centres - low) / np.maximum(high - low, 1), places)
+    weights = place_density((centres - low) / np.maximum(high - low, 1), places)
     return tuple(map(int, centres[rng.choice(len(centres), p=weights / weights.sum())]))
 
 
-def density(points: np.ndarray, places: np.ndarray) -> np.ndarray:
+def place_density(points: np.ndarray, places: np.ndarray) -> np.ndarray:
     """The density of `places` [N, 3] at points [P, 3], up to a factor; never quite 0."""
     found = np.full(len(points), 1e-6)
     for place in places:
@@ -61,7 +61,7 @@ def density(points: np.ndarray, places: np.ndarray) -> np.ndarray:
     return found
 
 
-def placed(mask: np.ndarray, centre: tuple[int, int, int], size: tuple[int, int, int]) -> np.ndarray:
+def in_volume(mask: np.ndarray, centre: tuple[int, int, int], size: tuple[int, int, int]) -> np.ndarray:
     """A mask of odd sizes with its middle at a voxel of a volume of some size, cut where it leaves it."""
     half = np.array(mask.shape) // 2
     wide = np.zeros(np.array(size) + 2 * half, bool)
@@ -75,7 +75,7 @@ def misfit(label: np.ndarray, centre: tuple[int, int, int], mask: np.ndarray, cl
         return "there is a lesion already"
     if label[centre] not in classes.organ:
         return "that is outside the organ"
-    inner = placed(mask, centre, label.shape)
+    inner = in_volume(mask, centre, label.shape)
     if inner.sum() < mask.sum():
         return "it would leave the scan"
     if not np.isin(label[inner], (*classes.organ, *classes.lesions)).all():

@@ -113,8 +113,8 @@ class LesionPool:
         if not found:
             name = self.scans.schema.class_names[self.classes.lesion]
             raise UserError(
-                f"{self.scans.folder}: no training scan has a whole {name} to take shapes and intensities from; take "
-                "those of another prepared data set"
+                f"{self.scans.folder}: no {' or '.join({case.split for case in self.scans.cases.values()})} scan has a "
+                f"whole {name} to learn from; take lesions of another prepared data set, or split this one otherwise"
             )
         return found
 
@@ -134,17 +134,22 @@ class LesionPool:
         """Of all lesions [N, 3]."""
         return np.array([lesion.place for lesion in self.lesions]).reshape(-1, 3)
 
+    def mask(self, scan: str, number: int) -> np.ndarray:
+        """The mask [X, Y, Z] of a lesion."""
+        label = self.scans.read(scan).label
+        mask, box = lesion_parts(label, self.classes.lesion)[number]
+        found = np.zeros(label.shape, bool)
+        found[box] = mask
+        return found
+
     def crop(self, scan: str, number: int) -> Crop:
         """A lesion with `MARGIN` voxels around it."""
-        pair = self.scans.read(scan)
-        parts = lesion_parts(pair.label, self.classes.lesion)
-        mask, box = parts[number]
+        pair, lesion = self.scans.read(scan), self.mask(scan, number)
+        box = ndimage.find_objects(np.uint8(lesion))[0]
         wide = tuple(
             slice(max(axis.start - MARGIN, 0), min(axis.stop + MARGIN, size))
             for axis, size in zip(box, pair.label.shape, strict=True)
         )
-        lesion = np.zeros(pair.label.shape, bool)
-        lesion[box] = mask
         organ = np.isin(pair.label[wide], self.classes.organ)
         return Crop(pair.image[wide], lesion[wide], organ, self.scans.schema.spacing)
 

@@ -27,6 +27,12 @@ def brightness(image: np.ndarray, lesion: np.ndarray, organ: np.ndarray) -> floa
     return float(np.median(image[shell])) if shell.any() else None
 
 
+def relative_brightness(image: np.ndarray, mask: np.ndarray, organ: np.ndarray, donor: Crop) -> float:
+    """How bright the organ round a mask is over that round the donor's lesion; 1 where either has none around."""
+    ours, theirs = brightness(image, mask, organ), brightness(donor.image, donor.lesion, donor.organ)
+    return ours / theirs if ours and theirs else 1.0
+
+
 def pasted(
     image: np.ndarray,
     organ: np.ndarray,
@@ -51,11 +57,9 @@ def pasted(
     offsets = (np.argwhere(near) - centre) * np.array(spacing)
     middle = ndimage.center_of_mass(donor.lesion)
     voxels = (to_donor @ offsets.T).T / np.array(donor.spacing) + middle
-    values = ndimage.map_coordinates(filled(donor), voxels.T, order=3, mode="nearest")
+    values = ndimage.map_coordinates(nearest_of_lesion(donor), voxels.T, order=3, mode="nearest")
     inside = donor.image[donor.lesion]
-    ours = brightness(image, mask, organ)
-    theirs = brightness(donor.image, donor.lesion, donor.organ)
-    factor = ours / theirs if ours and theirs else 1.0
+    factor = relative_brightness(image, mask, organ, donor)
     values = np.clip(values.clip(inside.min(), inside.max()) * factor, image.min(), image.max())
     share = np.where(mask, 1, ndimage.gaussian_filter(np.float32(mask), BLUR))[near]
     found = image.copy()
@@ -63,7 +67,7 @@ def pasted(
     return found
 
 
-def filled(donor: Crop) -> np.ndarray:
+def nearest_of_lesion(donor: Crop) -> np.ndarray:
     """The donor's image with the nearest voxel of the lesion in place of all others."""
     nearest = ndimage.distance_transform_edt(~donor.lesion, donor.spacing, return_distances=False, return_indices=True)
     return donor.image[tuple(nearest)]

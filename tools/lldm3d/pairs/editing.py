@@ -88,7 +88,7 @@ def edit(
         return write_edited(own, case, before, after, edits, seed, target, overwrite, folder)
     editor = editor_of(own, lesions_from or folder, add or remove or of, organ)
     if add:
-        rows = [[added(editor, case, source, long_axis, place, [seed, number])] for number in range(n)]
+        rows = [[drawn_lesion(editor, case, source, long_axis, place, [seed, number])] for number in range(n)]
     else:
         rows = [removed_or_grown(editor, case, grow)]
     after = [editor.scan(edits) for edits in rows]
@@ -140,7 +140,7 @@ def editor_of(own: Scans, lesions_from: str | Path, lesion: str | None, organ: S
     )
 
 
-def added(editor: Editor, case: str, source: str, wanted: float | None, place: str, seed: Sequence[int]) -> Edit:
+def drawn_lesion(editor: Editor, case: str, source: str, wanted: float | None, place: str, seed: Sequence[int]) -> Edit:
     """Draw a new lesion, and its place where none is given. Raises UserError where there is no room for it."""
     scan, rng, reason = editor.own.scans.read(case), np.random.default_rng(seed), None
     organ = np.isin(scan.label, (*editor.classes.organ, *editor.classes.lesions))

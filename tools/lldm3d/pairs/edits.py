@@ -1,6 +1,6 @@
 """Real training scans with new lesions: their labels as a source, and copy-paste as the method that paints them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from ignite.engine import Engine
+from torch.utils.data import Dataset
 
+from lldm3d.data.dataset import stem
+from lldm3d.data.scans import Scan
 from lldm3d.errors import UserError
 from lldm3d.files import save_nifti, write_json
 from lldm3d.lesions.editor import Edit, LongAxis, MaskSource, open_editor
 from lldm3d.methods.registry import Method
 from lldm3d.pairs.folder import claim, pair_manifest, write_dataset_json
+from lldm3d.pairs.sampling import seeded_generator
 from lldm3d.pairs.sources import LabelFile
 from lldm3d.pairs.writer import CaseWriter
 from lldm3d.processes import in_processes
@@ -112,13 +116,62 @@ def paste_pairs(
     write_dataset_json(target, dataset_dir, about, names, [label.patient for label in labels], "edited")
 
 
+class EditedCases(Dataset):
+    """The scans that are still to be edited, by a trained method: "name", "index" and "edits" of each.
+
+    Args:
+        label_paths: the labels, whose names the pairs bear.
+        edits: of each, rows of `lldm3d.lesions.editor.Edit`.
+        output_dir: cases whose image lies there already are left out.
+    """
+
+    def __init__(self, label_paths: Sequence[str], edits: Sequence[Sequence[dict]], output_dir: str) -> None:
+        items = enumerate(zip(map(stem, label_paths), edits, strict=True))
+        self.items = [{"name": name, "index": index, "edits": rows} for index, (name, rows) in items]
+        self.items = [item for item in self.items if not Path(output_dir, f"imagesTr/{item['name']}.nii.gz").is_file()]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.items[index]
+
+
+class EditGeneration:
+    """The update of an engine that edits a scan of `EditedCases` by a painter, such as that of LeFusion.
+
+    Args:
+        paint: called with the editor, image, label, edit and a generator of random numbers.
+        dataset_dir: whose scans are edited.
+        seed: of all cases; what is random in an edit follows from it, the case's number and the edit's alone.
+        device: of the generators.
+    """
+
+    def __init__(self, paint: Callable, dataset_dir: str, seed: int, device: torch.device | str) -> None:
+        self.paint, self.dataset_dir, self.seed, self.device = paint, dataset_dir, seed, device
+
+    def __call__(self, engine: Engine, item: dict) -> dict:
+        edits = [Edit.of(row) for row in item["edits"]]
+        editor = open_editor(self.dataset_dir, edits[0].lesion, edits[0].organ)
+
+        def paint(image: np.ndarray, label: np.ndarray, edit: Edit) -> np.ndarray:
+            generator = seeded_generator(self.seed, item["index"], edits.index(edit), device=self.device)
+            return self.paint(editor, image, label, edit, generator)
+
+        return as_output(item["name"], editor.scan(edits, paint))
+
+
 def edited_pair(dataset_dir: Path, engine: Engine, label: LabelFile) -> dict:
-    """The scan of a label as `CaseWriter` takes it, made from the rows of its edits alone."""
+    """The scan of a label by copy-paste, made from the rows of its edits alone."""
     edits = [Edit.of(row) for row in label.edits]
-    scan = open_editor(dataset_dir, edits[0].lesion, edits[0].organ).scan(edits)
+    return as_output(label.name, open_editor(dataset_dir, edits[0].lesion, edits[0].organ).scan(edits))
+
+
+def as_output(name: str, scan: Scan) -> dict:
+    """A scan as `CaseWriter` takes it."""
     volumes = {"image": scan.image, "label": scan.label}
     return {
-        "name": [label.name],
+        "name": [name],
         **{key: torch.as_tensor(np.ascontiguousarray(volume))[None, None] for key, volume in volumes.items()},
         "affine": torch.as_tensor(scan.affine)[None],
     }

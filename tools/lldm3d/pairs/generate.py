@@ -40,7 +40,7 @@ from lldm3d.pairs.sources import (
 from lldm3d.pairs.warping import write_warped_pairs
 
 # ids of the inference that follow from the options and the data
-GIVEN = ("output_dir", "method_dir", "dataset_dir", "class_names", "label_paths", "orientation", "num_cases")
+GIVEN = ("output_dir", "method_dir", "dataset_dir", "class_names", "label_paths", "edits", "orientation", "num_cases")
 # by the type of an id's value in the config: what may replace it
 NUMBERS = {
     bool: ((bool,), "true or false"),
@@ -290,7 +290,7 @@ def draw_pairs(
     data = {"output_dir": str(target), "method_dir": str(models), "dataset_dir": str(dataset_dir)}
     data |= {"class_names": list(schema.class_names), "roi_size": list(schema.roi_size)}
     data |= {"label_paths": [in_classes(label, schema, target / "labels") for label in labels or ()]}
-    data |= {"orientation": schema.orientation}
+    data |= {"orientation": schema.orientation, "edits": [list(label.edits) for label in labels or ()]}
     given = {"seed": seed, "num_cases": len(names), "first": first}
     if labels:
         given["batch_size"] = settings.get("batch_size", 1)
@@ -311,7 +311,9 @@ def draw_pairs(
         raise
     patients = [label.patient for label in labels] if labels else names
     about = f"Synthetic scans, drawn by {method.title} from what it learnt of real ones."
-    write_dataset_json(target, dataset_dir, about, names, patients, "synthetic")
+    if method.edits:
+        about = f"Real training scans, edited by {method.title}: patients, with lesions that they do not have."
+    write_dataset_json(target, dataset_dir, about, names, patients, "edited" if method.edits else "synthetic")
 
 
 def process_of(method: Method, configs: list[str], settings: dict) -> dict:
