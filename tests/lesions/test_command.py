@@ -78,6 +78,8 @@ def test_a_lesion_lies_where_it_is_wanted_and_is_removed_and_grown(lesion_datase
         ({}, "got none"),
         ({"grow": 1.5, "long_axis": 3}, "--long_axis is of a new lesion"),
         ({"grow": 4}, "cannot grow to .* it would leave the"),
+        ({"remove": "tumour", "which": 2}, "--which 2: case_00 has 1 of tumour"),
+        ({"add": "tumour", "which": 1}, "--which names a lesion that is removed or grows"),
         ({"grow": -1}, "a factor from 0.1 to 10"),
         ({"calibre": 1.01}, "changes no voxel of vein"),
         ({"calibre": 2, "of": "veins"}, "no such class; did you mean vein"),
@@ -174,3 +176,18 @@ def test_data_without_lesions_are_refused_by_name(tiny_dataset, tmp_path):
 def test_edits_are_a_source_for_methods_that_draw_whole_images_too():
     assert load_method("copy_paste").sources == ("ellipsoids", "real_shapes")
     assert {"ellipsoids", "real_shapes"} <= set(load_method("cond_ldm").sources)
+
+
+def test_a_run_of_few_labels_edits_these_patients_with_their_lesions_alone(lesion_dataset, tmp_path):
+    shutil.copytree(lesion_dataset, tmp_path / "dataset")
+    write_run(
+        tmp_path, ["copy_paste"], ["real_shapes"], methods={"n": 3, "label_fraction": 0.5, "long_axis": "uniform"}
+    )
+    do_stages(tmp_path, "seen/seed_0", "labels/real_shapes/seed_0", "pairs/copy_paste/real_shapes/seed_0")
+    seen = {case.name for case in load_cases(tmp_path / "seen/seed_0", "training") if case.label}
+    generate(str(tmp_path), str(tmp_path / "more"), "copy_paste", source="real_shapes", n=4, seed=1)
+    for folder in (tmp_path / "pairs/copy_paste/real_shapes/seed_0", tmp_path / "more"):
+        manifest = read_json(folder / "manifest.json")
+        rows = [row for case in manifest["cases"] for row in case["edits"]]
+        assert {row["scan"] for row in rows} | {row["donor"]["scan"] for row in rows} <= seen and len(seen) == 2
+        assert manifest["saw"]["label_fraction"] == 0.5

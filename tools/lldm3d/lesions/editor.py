@@ -22,7 +22,7 @@ Paint = Callable[[np.ndarray, np.ndarray, "Edit"], np.ndarray]
 SEVERAL = 20.0  # mm: shorter lesions come up to `MOST` in a scan, longer ones alone, as with DiffTumor
 MOST = 3
 TRIES = 12  # shapes that are drawn for a scan before it is left as it has become
-NEAREST = 5  # real lesions of about a mask's length, one of which gives its intensities
+NEAREST = 5  # real lesions of about a length, one of which gives shape or intensities: enlarged ones are smooth
 
 
 @dataclass(frozen=True)
@@ -139,18 +139,20 @@ class Editor:
             shape = asdict(Ellipsoid.draw(rng))
             shape["radii"] = list(shape["radii"])
         else:
-            shape = self.pool.lesions[rng.integers(len(self.pool.lesions))].as_row()
+            shape = self.real_lesion(rng, wanted)
         rotation = tuple(map(float, Rotation.random(rng=rng).as_rotvec()))
         edit = replace(self.begun(scan), shape=shape, rotation=rotation)
         if wanted is not None:
             edit = replace(edit, scale=fitted_scale(self.shape(edit), self.spacing, rotation, wanted))
         length = long_axis(self.mask(edit), self.spacing)
-        return replace(edit, long_axis=length, donor=self.donor(rng, length) if "radii" in shape else shape)
+        return replace(edit, long_axis=length, donor=self.real_lesion(rng, length) if "radii" in shape else shape)
 
-    def donor(self, rng: np.random.Generator, length: float) -> dict:
-        """One of the real lesions that are nearest to a long axis (mm)."""
-        nearest = sorted(self.pool.lesions, key=lambda lesion: abs(lesion.long_axis - length))[:NEAREST]
-        return nearest[rng.integers(len(nearest))].as_row()
+    def real_lesion(self, rng: np.random.Generator, length: float | None) -> dict:
+        """One of the real lesions that are nearest to a long axis (mm), or any."""
+        found = self.pool.lesions
+        if length is not None:
+            found = sorted(found, key=lambda lesion: abs(lesion.long_axis - length))[:NEAREST]
+        return found[rng.integers(len(found))].as_row()
 
     def draw(self, rng: np.random.Generator, scan: str, source: MaskSource, uniform: bool) -> list[Edit]:
         """Draw one to three new lesions for a scan, each with room; none where `TRIES` shapes found none.

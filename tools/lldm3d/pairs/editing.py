@@ -38,6 +38,7 @@ def edit(
     grow: float | None = None,
     calibre: float | None = None,
     of: str | None = None,
+    which: int | None = None,
     long_axis: float | None = None,
     place: str = AUTO,
     source: str = "real_shapes",
@@ -64,6 +65,7 @@ def edit(
         calibre: factor of the radius of vessels, such as 1.3. This changes the label alone: draw an image for it with
             `lldm3d generate --label`.
         of: the class that grows or whose calibre changes; default: the data set's one lesion, or tubular class.
+        which: of several lesions the one that is removed or grows, from 1; default: all.
         long_axis: of a new lesion, mm; default: that of the drawn shape.
         place: of its centre: auto, as real lesions lie in the organ, or x,y,z in mm as viewers show them.
         source: of its shape: real_shapes (of training cases), ellipsoids (deformed).
@@ -79,21 +81,24 @@ def edit(
     asked = {"add": add, "remove": remove, "grow": grow, "calibre": calibre}
     of_new = {"long_axis": long_axis, "place": place != AUTO or None, "n": n != 1 or None, "lesions_from": lesions_from}
     check_request(asked, of_new, source, n, seed)
+    if which is not None and (add or calibre):
+        raise UserError("--which names a lesion that is removed or grows; leave it out")
     folder, target = data_folder(workdir, data), Path(output_dir)
     require_replaceable(target, overwrite, [folder])
     own = Scans(folder, SPLITS)
     before = own.read(case)
     if calibre is not None:
-        edits, after = [[{"calibre": calibre, "of": of}]], [narrowed(own.schema, before, calibre, of)]
-        return write_edited(own, case, before, after, edits, seed, target, overwrite, folder)
+        of = tubular_class(own.schema, of)
+        edits, after = [[{"scan": case, "calibre": calibre, "of": of}]], [narrowed(own.schema, before, calibre, of)]
+        return write_edited(own, case, before, after, edits, of, seed, target, overwrite, folder)
     editor = editor_of(own, lesions_from or folder, add or remove or of, organ)
     if add:
         rows = [[drawn_lesion(editor, case, source, long_axis, place, [seed, number])] for number in range(n)]
     else:
-        rows = [removed_or_grown(editor, case, grow)]
+        rows = [removed_or_grown(editor, case, grow, which)]
     after = [editor.scan(edits) for edits in rows]
     edits = [[edit.as_row() for edit in row] for row in rows]
-    write_edited(own, case, before, after, edits, seed, target, overwrite, lesions_from or folder)
+    write_edited(own, case, before, after, edits, rows[0][0].lesion, seed, target, overwrite, lesions_from or folder)
 
 
 def check_request(asked: dict, of_new: dict, source: str, n: int, seed: int) -> None:
@@ -186,8 +191,8 @@ def voxel_at(place: str, scan: Scan, organ: np.ndarray) -> tuple[int, int, int]:
     return tuple(map(int, voxel))
 
 
-def removed_or_grown(editor: Editor, case: str, factor: float | None) -> list[Edit]:
-    """An edit for each lesion of a scan, taken out or grown by a factor.
+def removed_or_grown(editor: Editor, case: str, factor: float | None, which: int | None = None) -> list[Edit]:
+    """An edit for each lesion of a scan, or one of them, taken out or grown by a factor.
 
     Raises UserError where there is none, or it would leave the organ or come near another.
     """
@@ -195,7 +200,11 @@ def removed_or_grown(editor: Editor, case: str, factor: float | None) -> list[Ed
     parts, edits = lesion_parts(label, editor.classes.lesion), []
     if not parts:
         raise UserError(f"{case}: has no {begun.lesion}")
+    if which is not None and not 1 <= which <= len(parts):
+        raise UserError(f"--which {which}: {case} has {len(parts)} of {begun.lesion}, from 1 on")
     for number, (mask, box) in enumerate(parts):
+        if which not in (None, number + 1):
+            continue
         edit = replace(begun, removes=number)
         if factor is not None:
             middle = np.array([axis.start for axis in box]) + ndimage.center_of_mass(mask)
@@ -207,21 +216,27 @@ def removed_or_grown(editor: Editor, case: str, factor: float | None) -> list[Ed
                 length = length_of(mask, editor.spacing)
                 raise UserError(
                     f"{case}: the lesion {number + 1} of {len(parts)} ({length:.0f} mm) cannot grow to "
-                    f"{edit.long_axis:.0f} mm: {reason}; choose a smaller factor, or more classes as --organ"
+                    f"{edit.long_axis:.0f} mm: {reason}; choose a smaller factor, --which alone shall grow, or more "
+                    "classes as --organ"
                 )
         edits.append(edit)
         label = editor.label(label, edits[-1:])
     return edits
 
 
-def narrowed(schema: Schema, scan: Scan, factor: float, of: str | None) -> Scan:
+def tubular_class(schema: Schema, of: str | None) -> str:
+    """The class `of`, by default the one tubular class. Raises UserError where there is none, or are several."""
+    names = schema.class_names[1:]
+    if of is None and len(schema.tubular) != 1:
+        raise UserError(f"--calibre: say of which class, --of {' or '.join(schema.tubular or names)}")
+    if of not in (None, *names):
+        raise UserError(f"--of {of}: no such class; {did_you_mean(of, names)}there are {', '.join(names)}")
+    return of or schema.tubular[0]
+
+
+def narrowed(schema: Schema, scan: Scan, factor: float, of: str) -> Scan:
     """The scan with another calibre of a class in its label. Raises UserError where that changes nothing."""
     names = list(schema.class_names)
-    if of is None and len(schema.tubular) != 1:
-        raise UserError(f"--calibre: say of which class, --of {' or '.join(schema.tubular or names[1:])}")
-    of = of or schema.tubular[0]
-    if of not in names[1:]:
-        raise UserError(f"--of {of}: no such class; {did_you_mean(of, names)}there are {', '.join(names[1:])}")
     kept = [value for value, name in enumerate(names) if name in (*schema.tubular, *schema.lesions)]
     label = with_calibre(scan.label, names.index(of), factor, schema.spacing, tuple(kept))
     before, after = ((volume == names.index(of)).sum() for volume in (scan.label, label))
@@ -237,12 +252,18 @@ def write_edited(
     before: Scan,
     after: Sequence[Scan],
     edits: list[list[dict]],
+    changed: str,
     seed: int,
     target: Path,
     overwrite: bool,
     lesions_from: str | Path,
 ) -> None:
-    """Write the edited scans as a folder of pairs, those whose label alone changed without images; and the picture."""
+    """Write the edited scans as a folder of pairs, those whose label alone changed without images; and the picture.
+
+    Args:
+        edits: of each, rows of the manifest.
+        changed: the class that they change.
+    """
     patient, names = own.cases[case].patient, [f"{case}_edit{number:02d}" for number in range(len(after))]
     images, settings = "calibre" not in edits[0][0], {"data": str(own.folder), "lesions_from": str(lesions_from)}
     with output_folder(target, overwrite, [own.folder, lesions_from]) as folder:
@@ -258,7 +279,8 @@ def write_edited(
         if images:
             about = "A real scan, edited: a patient, with lesions that are not his."
             write_dataset_json(folder, own.folder, about, names, [patient] * len(names), "edited")
-        figure = edits_figure(before, after, before.label > 0, own.schema.spacing, own.schema.class_names)
+        names = own.schema.class_names
+        figure = edits_figure(before, after, names.index(changed), own.schema.spacing, names)
         plots.save(figure, folder / "edits.png")
     lengths = [f"{row['long_axis']:.1f} mm" for rows in edits for row in rows if row.get("long_axis")]
-    print(f"{target}: {len(names)} edited scans" + (f", lesions of {', '.join(lengths)}" if lengths else ""))
+    print(f"{target}: {len(after)} edited scans" + (f", lesions of {', '.join(lengths)}" if lengths else ""))

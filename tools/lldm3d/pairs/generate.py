@@ -118,7 +118,7 @@ def generate(
         of = "labels of your own" if label else f"the source {source} and the method {found.name}"
         raise UserError(f"{', '.join(wrong)} changes nothing for {of}; leave it out")
     if nothing_sampled:
-        return reconstruct_pairs(found, models, data_of_models(models) or work / "dataset", target, seed, overwrite)
+        return reconstruct_pairs(found, models, seen_data(work, models), target, seed, overwrite)
     require_ours(target)
     with ExitStack() as held:
         lock = target.with_name(f".{target.name}.lock")
@@ -138,7 +138,7 @@ def generate(
                 raise UserError(f"{found.name} edits real scans; give --source {allowed}, got {source!r}")
             labels = source_labels(work, found, models, parsed, n, folder, seed, strength, label_values)
         if found.edits and not found.trainings:
-            return paste_pairs(found, work / "dataset", target, labels, seed, overwrite)
+            return paste_pairs(found, seen_data(work, models), target, labels, seed, overwrite)
         check_trained(work, found, models, given=labels is not None)
         if labels is not None and not found.takes_labels:
             raise UserError(f"{found.name} draws images without labels; leave out --label and --source {source!r}")
@@ -183,6 +183,12 @@ def trained_folder(work: Path, method: Method, seed: int | None) -> Path:
     )
 
 
+def seen_data(work: Path, models: Path) -> Path:
+    """The data set that a method's models learnt from; where it has none, what a run lets methods of this seed see."""
+    limited = work / "seen" / models.name
+    return data_of_models(models) or (limited if limited.is_dir() else work / "dataset")
+
+
 def labels_of_file(path: str) -> list[LabelFile]:
     """A label map of the user's own."""
     if not Path(path).is_file():
@@ -224,7 +230,7 @@ def source_labels(
                 f"`lldm3d run --workdir {work} --methods {OURS},{method.name}`, or give --source training"
             )
         return limited(labels_in(drawn), n, source)
-    seen = data_of_models(models) or work / "dataset"  # not more labels than the models have seen
+    seen = seen_data(work, models)  # not more labels than the models have seen
     if source.kind == TRAINING:
         return write_warped_pairs(seen, folder, n or len(real_labels(seen, TRAINING)), seed, strength)
     if source.kind in EDITED:
