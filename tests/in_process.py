@@ -18,7 +18,7 @@ from lldm3d.methods.registry import load_method
 from lldm3d.pipeline.run import planned
 from lldm3d.pipeline.stage import stage
 
-from .bundles.small import AUTOENCODER, BASELINES, CONTROLNET, DIFFUSION, LABEL_TO_IMAGE, U_NET
+from .bundles.small import AUTOENCODER, BASELINES, CONTROLNET, DIFFUSION, LABEL_TO_IMAGE, LESIONS, U_NET
 from .conftest import restored
 
 STEPS = {"epochs": 1, "epoch_length": 2, "val_interval": 1, "batch_size": 1}
@@ -35,6 +35,7 @@ SIZES = {
     "haar_ldm": dict.fromkeys(("label_ldm", "diffusion"), {"channels": [32], "attention_levels": [False]}),
     **{Path(bundle).name: trainings for bundle, trainings in BASELINES.items()},
     **LABEL_TO_IMAGE,
+    **LESIONS,
 }
 SEGMENT = {
     "networks": ["seg_resunet"],
@@ -77,6 +78,8 @@ def method_section(name: str) -> dict:
     for training, entry in method.trainings.items():
         steps = defined(method.bundle_of(training), entry.configs, STEPS)
         found[training] = {**steps, **SIZES.get(name, {}).get(training, {})}
+    if not method.inference:
+        return found
     return {**found, "inference": defined(method.bundle, method.inference, {"num_inference_steps": 2})}
 
 

@@ -54,6 +54,7 @@ DENOISER |= {"norm_num_groups": 4}
 DENOISERS = ("cond_ddpm", "mask_guided_ddpm", "edge_guided_ddpm", "med_ddpm")
 LABEL_TO_IMAGE |= {name: {"diffusion": DENOISER} for name in DENOISERS}
 LABEL_TO_IMAGE["sdm"] = dict.fromkeys(("diffusion", "null_labels"), {**DENOISER, "hidden_channels": 4})
+LESIONS = {"lefusion": {"texture": DENOISER | {"crop_size": [16, 16, 8]}}}  # methods that edit scans
 
 # after fewer steps a codebook has not come to life, and all cases decode alike
 LONGER = {"epochs": 2, "epoch_length": 3, "batch_size": 2, "learning_rate": 0.002}

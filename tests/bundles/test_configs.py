@@ -59,7 +59,7 @@ def parse(bundle: Path, files: tuple[str, ...]) -> ConfigParser:
 
 
 def is_baseline(bundle: Path) -> bool:
-    return bundle.parent.name == "baselines"
+    return bundle.parent.name in ("baselines", "lesions")
 
 
 def files_that_lack(bundle: Path) -> Iterator[str]:

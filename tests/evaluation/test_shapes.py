@@ -3,7 +3,8 @@ import pytest
 from skimage.morphology import skeletonize
 
 from lldm3d.data.dataset import Schema
-from lldm3d.evaluation.labels import is_one_organ, label_statistics, long_axis, skeleton_length
+from lldm3d.evaluation.labels import is_one_organ, label_statistics, skeleton_length
+from lldm3d.lesions.masks import long_axis
 
 SPACING = (1.0, 2.0, 3.0)
 SCHEMA = Schema(

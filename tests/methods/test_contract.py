@@ -24,14 +24,14 @@ from lldm3d.pipeline.profile import load_profile
 
 from .conftest import GUEST
 
-NAMES = [*method_names(), GUEST]
+NAMES = [*(name for name in method_names() if not load_method(name).edits), GUEST]  # edits: tests/lesions
 OURS = (
     "lldm",
     "cond_ldm",
     "haar_ldm",
     GUEST,
 )  # draw for every source; of others the way from label to image is the same
-FIRST = {load_method(name).bundle: name for name in reversed(method_names())}.values()  # of the methods of a bundle
+FIRST = {load_method(name).bundle: name for name in reversed(NAMES[:-1])}.values()  # of the methods of a bundle
 TAKING = [name for name in OURS if name == GUEST or load_method(name).takes_labels]
 CODED = [name for name in method_names() if "reconstructed" in load_method(name).sources]
 

@@ -27,7 +27,7 @@ def test_every_method_has_the_configs_that_it_names(name):
     for training, entry in method.trainings.items():
         assert all((bundle_path(method.bundle_of(training)) / config).is_file() for config in entry.configs)
     assert all((bundle_path(method.bundle) / config).is_file() for config in method.inference) and method.source
-    assert 0.9 < sum(entry.share for entry in method.trainings.values()) <= 1 + 1e-9
+    assert not method.trainings or 0.9 < sum(entry.share for entry in method.trainings.values()) <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("name", method_names())
@@ -64,6 +64,7 @@ def test_a_training_reads_the_one_before_it_unless_it_says_others():
             r"trainings#a reads \['b'\], but .* before it",
         ),
         ({"trainings": {"a": {"repeats": {"c": ["x"]}}}}, r"trainings#a reads \['c'\]"),
+        ({"trainings": {}}, "a method without trainings makes edits, and has `inference: \\[\\]`"),
         ({"makes": None}, "makes: Input should be a valid tuple"),
         ({"needs": [], "titel": "x"}, "needs: .*; titel: Extra inputs"),
     ],

@@ -115,18 +115,27 @@ class GaussianDiffusion:
         """
         latent = noise.float()
         for number in reversed(range(self.num_inference_steps)):
-            timesteps = torch.full((len(latent),), int(self.steps[number]), device=latent.device)
-            at = at_steps(self.sampling, torch.full_like(timesteps, number), latent)
-            answer, raw = self.split(network(latent, timesteps).float(), latent.shape[1])
-            image = self.clip(self.denoised(answer, latent, at))
-            if self.sampler == "ddim":
-                direction = (latent - at["signal"] * image) / at["noise"]
-                latent = at["signal_before"] * image + at["noise_before"] * direction
-            else:
-                mean = at["of_image"] * image + at["of_noisy"] * latent
-                deviation = (0.5 * self.log_variance(raw, at)).exp() if number else 0.0
-                latent = mean + deviation * noise_like(latent, generators)
+            latent = self.step(network, latent, number, generators)
         return latent
+
+    def at(self, number: int, like: Tensor) -> Chain:
+        """The entries of the sampling chain at a step for all cases of a tensor [B, C, ...]."""
+        return at_steps(self.sampling, torch.full((len(like),), number), like)
+
+    def step(
+        self, network: Callable, latent: Tensor, number: int, generators: Sequence[torch.Generator] | None = None
+    ) -> Tensor:
+        """What is less noisy by the step `number` of sampling than `latent` [B, C, ...]."""
+        timesteps = torch.full((len(latent),), int(self.steps[number]), device=latent.device)
+        at = self.at(number, latent)
+        answer, raw = self.split(network(latent, timesteps).float(), latent.shape[1])
+        image = self.clip(self.denoised(answer, latent, at))
+        if self.sampler == "ddim":
+            direction = (latent - at["signal"] * image) / at["noise"]
+            return at["signal_before"] * image + at["noise_before"] * direction
+        mean = at["of_image"] * image + at["of_noisy"] * latent
+        deviation = (0.5 * self.log_variance(raw, at)).exp() if number else 0.0
+        return mean + deviation * noise_like(latent, generators)
 
 
 def chain(signal: Tensor) -> Chain:

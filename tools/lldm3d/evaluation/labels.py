@@ -6,8 +6,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import minimum_spanning_tree
-from scipy.spatial import ConvexHull, QhullError, cKDTree
-from scipy.spatial.distance import pdist, squareform
+from scipy.spatial import cKDTree
 from skimage.measure import euler_number
 from skimage.measure import label as components
 from skimage.morphology import skeletonize
@@ -16,6 +15,7 @@ from lldm3d.data.dataset import Schema
 from lldm3d.evaluation.distances import NEIGHBOURS, compare, precision, recall, wasserstein
 from lldm3d.evaluation.metrics import Compared, Metric, Row, mean_row
 from lldm3d.evaluation.records import CaseRecords, Statistics
+from lldm3d.lesions.masks import long_axis
 
 RULES = {  # shares that anatomy wants high, of a class inside {}
     "held_share": "share of the components that touch {} or a class inside it",
@@ -106,21 +106,6 @@ def skeleton_length(skeleton: np.ndarray, spacing: tuple[float, float, float]) -
     steps = np.linalg.norm((voxels[pairs[:, 0]] - voxels[pairs[:, 1]]) * spacing, axis=1)
     graph = coo_matrix((steps, (pairs[:, 0], pairs[:, 1])), shape=(len(voxels),) * 2)
     return float(minimum_spanning_tree(graph).sum())
-
-
-def long_axis(mask: np.ndarray, spacing: tuple[float, float, float]) -> float:
-    """Largest diameter in mm of a mask [X, Y, Z]: between the centres of its two farthest voxels, plus one voxel."""
-    points = np.argwhere(mask & ~ndimage.binary_erosion(mask)) * np.asarray(spacing)
-    try:
-        points = points[ConvexHull(points).vertices]
-    except (QhullError, ValueError):
-        pass  # flat or tiny: few points anyway
-    if len(points) < 2:
-        return float(max(spacing))
-    distances = squareform(pdist(points))
-    first, last = np.unravel_index(distances.argmax(), distances.shape)
-    direction = np.abs(points[first] - points[last]) / distances.max()
-    return float(distances.max() + 1 / (direction / spacing).max())
 
 
 def is_one_organ(label: np.ndarray, parent: str, schema: Schema) -> bool:

@@ -46,13 +46,15 @@ class Method(BaseModel):
     source: str
     needs: tuple[Need, ...] = Field(min_length=1)  # of each training case
     makes: tuple[Made, ...] = Field(min_length=1)
-    trainings: dict[str, Training] = Field(min_length=1)  # in order
-    inference: tuple[str, ...] = (INFERENCE,)  # configs that draw, laid over each other
+    trainings: dict[str, Training]  # in order; none of a method that edits scans and learns nothing
+    inference: tuple[str, ...] = (INFERENCE,)  # configs that draw, laid over each other; none where nothing is learnt
     draw_labels: tuple[str, ...] = ()  # further ones, where labels are drawn too
 
     @model_validator(mode="after")
     def check_trainings(self) -> "Method":
-        """The shares are one at most, and a step reads none but earlier ones."""
+        """The shares are one at most, a step reads none but earlier ones, and what learns nothing edits scans."""
+        if not self.trainings and not (self.edits and not self.inference):
+            raise ValueError("a method without trainings makes edits, and has `inference: []`")
         if sum(training.share for training in self.trainings.values()) > 1 + 1e-9:
             raise ValueError("the shares of the trainings add up to more than 1")
         for place, (name, training) in enumerate(self.trainings.items()):
@@ -68,6 +70,11 @@ class Method(BaseModel):
         return "label" in self.needs
 
     @property
+    def edits(self) -> bool:
+        """Whether it changes real scans, for labels with new lesions alone."""
+        return "edit" in self.makes
+
+    @property
     def draws_labels(self) -> bool:
         return "label" in self.makes
 
@@ -79,7 +86,7 @@ class Method(BaseModel):
     @property
     def needs_drawn_labels(self) -> bool:
         """Whether another method must draw the labels of its source `drawn`."""
-        return self.takes_labels and not self.draws_labels
+        return self.takes_labels and not self.draws_labels and not self.edits
 
     def inputs(self, training: str) -> tuple[str, ...]:
         """The trainings that must be done before `training`."""
@@ -94,7 +101,7 @@ class Method(BaseModel):
     def parts(self) -> dict[str, tuple[str, tuple[str, ...]]]:
         """Bundle and configs of each training and of the inference: the sections of a profile for this method."""
         found = {name: (self.bundle_of(name), training.configs) for name, training in self.trainings.items()}
-        return {**found, "inference": (self.bundle, self.configs(given=False))}
+        return {**found, **({"inference": (self.bundle, self.configs(given=False))} if self.inference else {})}
 
     def configs(self, given: bool) -> tuple[str, ...]:
         """The configs that draw where labels are given, or not."""
@@ -106,8 +113,11 @@ class Method(BaseModel):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The kinds of label sources that it has pairs for: `drawn` always."""
-        taken = ("training", "unwarped", "test", "folder", "both") if self.takes_labels else ()
+        """The kinds of label sources that it has pairs for, its default first."""
+        edited = ("ellipsoids", "real_shapes")  # labels of real scans with new lesions
+        if self.edits:
+            return edited
+        taken = ("training", "unwarped", "test", "folder", "both", *edited) if self.takes_labels else ()
         return ("drawn", *taken, *(["reconstructed"] if IMAGE_CODEC in self.trainings else []))
 
 

@@ -19,27 +19,32 @@ MODELS = ("*/model.pt", "*/codec.pt")  # what the trainings of a method leave in
 
 def pair_manifest(
     method: Method,
-    models: Path,
-    labels: list[LabelFile] | None,
+    models: Path | None,
+    labels: Sequence[LabelFile] | None,
     names: list[str],
     seed: int,
     settings: dict,
     overlays: Sequence[str],
     files: Sequence[str] = MODELS,
+    seen: Path | None = None,
 ) -> dict:
-    """What the pairs depend on: method, settings, the hash of each model, and for each case its seed and label.
+    """What the pairs depend on: method, settings, the hash of each model, and for each case its seed, label and edits.
 
     "saw" is what the models saw of the real patients; None where they do not say it.
 
     Args:
-        files: patterns of the models in the folder `models`.
+        models: folder of the method's trainings; None where it learns nothing.
+        files: patterns of the models in it.
+        seen: the data set of a method that learns nothing; else that of its models.
     """
-    seen = data_of_models(models)
-    paths = sorted(path for pattern in files for path in models.glob(pattern))
+    seen = seen or (data_of_models(models) if models else None)
+    paths = sorted(path for pattern in files for path in models.glob(pattern)) if models else []
     cases = [{"name": name, "seed": seed} for name in names]
     if labels:
         cases = [
-            case | {"label": Path(label.path).name, "label_sha256": sha256(label.path), "patient": label.patient}
+            case
+            | {"label": Path(label.path).name, "label_sha256": sha256(label.path), "patient": label.patient}
+            | ({"edits": list(label.edits)} if label.edits else {})
             for case, label in zip(cases, labels, strict=True)
         ]
     return {

@@ -16,17 +16,21 @@ from lldm3d.files import passing_folder, read_json, read_yaml
 from lldm3d.locks import locked
 from lldm3d.methods.registry import OURS, Method, load_method, method_names
 from lldm3d.pairs.cases import drawn_name
+from lldm3d.pairs.edits import paste_pairs, write_edited_labels
 from lldm3d.pairs.folder import claim, data_of_models, pair_manifest, require_ours, write_dataset_json
 from lldm3d.pairs.own_labels import CLASSES, in_classes, own_labels
 from lldm3d.pairs.reconstruction import reconstruct_pairs
 from lldm3d.pairs.sources import (
     BOTH,
     DRAWN,
+    EDIT_SETTINGS,
+    EDITED,
     KINDS,
     RECONSTRUCTED,
     TEST,
     TRAINING,
     UNWARPED,
+    WRITTEN,
     LabelFile,
     LabelSource,
     labels_in,
@@ -36,7 +40,7 @@ from lldm3d.pairs.sources import (
 from lldm3d.pairs.warping import write_warped_pairs
 
 # ids of the inference that follow from the options and the data
-GIVEN = ("output_dir", "method_dir", "dataset_dir", "class_names", "label_paths", "orientation", "num_cases")
+GIVEN = ("output_dir", "method_dir", "dataset_dir", "class_names", "label_paths", "edits", "orientation", "num_cases")
 # by the type of an id's value in the config: what may replace it
 NUMBERS = {
     bool: ((bool,), "true or false"),
@@ -49,7 +53,7 @@ def generate(
     workdir: str,
     output_dir: str,
     method: str | None = None,
-    source: str = DRAWN,
+    source: str | None = None,
     label: str | None = None,
     label_values: str | None = None,
     n: int | None = None,
@@ -68,8 +72,9 @@ def generate(
         workdir: work directory of `lldm3d run`.
         output_dir: folder for the pairs: imagesTr, labelsTr, dataset.json and manifest.json.
         method: which draws, such as lldm or cond_ldm; default: the first of the run.
-        source: of the labels: drawn, training (real ones, smoothly warped), unwarped (the same as they are), test
-            (held-out real ones), or a folder; or reconstructed, the training pairs through the method's image codec.
+        source: of the labels: drawn (the default), training (real ones, smoothly warped), unwarped (the same as they
+            are), test (held-out real ones), or a folder; reconstructed, the training pairs through the method's image
+            codec; ellipsoids or real_shapes, training labels with new lesions, which copy_paste paints into the scans.
         label: instead, a NIfTI label map of your own, or several, separated by commas. Their pairs have the axes of
             the data set, at the place of the label.
         label_values: what the values of your own labels are: classes (of the prepared data set) or source (of the raw
@@ -95,12 +100,13 @@ def generate(
             raise UserError(f"--{name} must be a whole number of at least {least}, got {value!r} (at most 2**31 - 1)")
     work, target = Path(workdir).resolve(), Path(output_dir).resolve()
     found = load_method(method or first_method(work))
-    models = trained_folder(work, found, model_seed)
+    models, source = trained_folder(work, found, model_seed), source or found.sources[0]
     if not (isinstance(strength, int | float) and 0 <= strength < math.inf):
         raise UserError(f"--strength must be a number of at least 0, got {strength!r}")
     nothing_sampled = source == RECONSTRUCTED
     unused = {
-        "source": label and source != DRAWN,
+        "source": label and source != found.sources[0],
+        "label": label and found.edits,
         "n": n is not None and nothing_sampled,
         "first": first and (label or source != DRAWN or found.needs_drawn_labels),
         "strength": strength != 1 and (label or source != TRAINING),
@@ -112,7 +118,7 @@ def generate(
         of = "labels of your own" if label else f"the source {source} and the method {found.name}"
         raise UserError(f"{', '.join(wrong)} changes nothing for {of}; leave it out")
     if nothing_sampled:
-        return reconstruct_pairs(found, models, data_of_models(models) or work / "dataset", target, seed, overwrite)
+        return reconstruct_pairs(found, models, seen_data(work, models), target, seed, overwrite)
     require_ours(target)
     with ExitStack() as held:
         lock = target.with_name(f".{target.name}.lock")
@@ -125,8 +131,14 @@ def generate(
                 raise UserError(f"--n {n}, but --label names {len(labels)}; leave out --n")
             labels = own_labels(labels, load_schema(work / "dataset"), label_values)
         else:  # warped labels lie beside the pairs until these are drawn: a folder that is refused stays as it is
-            folder = held.enter_context(passing_folder(target.parent)) if source == TRAINING else None
-            labels = source_labels(work, found, models, parse_source(source), n, folder, seed, strength, label_values)
+            folder = held.enter_context(passing_folder(target.parent)) if source in WRITTEN else None
+            parsed = parse_source(source)
+            if found.edits and parsed.kind not in found.sources:
+                allowed = ", ".join(found.sources)
+                raise UserError(f"{found.name} edits real scans; give --source {allowed}, got {source!r}")
+            labels = source_labels(work, found, models, parsed, n, folder, seed, strength, label_values)
+        if found.edits and not found.trainings:
+            return paste_pairs(found, seen_data(work, models), target, labels, seed, overwrite)
         check_trained(work, found, models, given=labels is not None)
         if labels is not None and not found.takes_labels:
             raise UserError(f"{found.name} draws images without labels; leave out --label and --source {source!r}")
@@ -136,8 +148,13 @@ def generate(
 
 def first_method(work: Path) -> str:
     """The method that a run of the work directory trains first; ours where none is named."""
+    return (read_run_yaml(work).get("methods") or [OURS])[0]
+
+
+def read_run_yaml(work: Path) -> dict:
+    """What `lldm3d run` noted of a work directory; {} where it did not make it."""
     path = work / "run.yaml"
-    return (read_yaml(path, "it is of `lldm3d run`").get("methods") or [OURS])[0] if path.is_file() else OURS
+    return read_yaml(path, "it is of `lldm3d run`") if path.is_file() else {}
 
 
 def check_trained(work: Path, method: Method, models: Path, given: bool) -> None:
@@ -151,8 +168,10 @@ def check_trained(work: Path, method: Method, models: Path, given: bool) -> None
 
 
 def trained_folder(work: Path, method: Method, seed: int | None) -> Path:
-    """W/methods/<method>/seed_<k>. Raises UserError where the method is not trained."""
+    """W/methods/<method>/seed_<k>. Raises UserError where the method is to be trained, and is not."""
     folder = work / "methods" / method.name
+    if not method.trainings:
+        return folder / f"seed_{seed or 0}"
     found = [folder / f"seed_{seed}"] if seed is not None else sorted(folder.glob("seed_*"))
     last = list(method.trainings)[-1]
     for candidate in found:
@@ -162,6 +181,12 @@ def trained_folder(work: Path, method: Method, seed: int | None) -> Path:
         f"{folder}: holds no trained {method.name}{'' if seed is None else f' of seed {seed}'}; train it with "
         f"`lldm3d run --workdir {work} --methods {method.name}`"
     )
+
+
+def seen_data(work: Path, models: Path) -> Path:
+    """The data set that a method's models learnt from; where it has none, what a run lets methods of this seed see."""
+    limited = work / "seen" / models.name
+    return data_of_models(models) or (limited if limited.is_dir() else work / "dataset")
 
 
 def labels_of_file(path: str) -> list[LabelFile]:
@@ -205,9 +230,13 @@ def source_labels(
                 f"`lldm3d run --workdir {work} --methods {OURS},{method.name}`, or give --source training"
             )
         return limited(labels_in(drawn), n, source)
-    seen = data_of_models(models) or work / "dataset"  # not more labels than the models have seen
+    seen = seen_data(work, models)  # not more labels than the models have seen
     if source.kind == TRAINING:
         return write_warped_pairs(seen, folder, n or len(real_labels(seen, TRAINING)), seed, strength)
+    if source.kind in EDITED:
+        section = read_run_yaml(work).get("settings", {}).get("methods", {})
+        settings = {key: section[key] for key in EDIT_SETTINGS if key in section}
+        return write_edited_labels(seen, folder, source.kind, n or len(real_labels(seen, TRAINING)), seed, **settings)
     if source.kind == BOTH:
         raise UserError("pairs of the source both are joined, not drawn: add it to --sources of `lldm3d run`")
     real = {TEST: (work / "dataset", TEST), UNWARPED: (seen, TRAINING)}  # source, and data set and split
@@ -267,7 +296,7 @@ def draw_pairs(
     data = {"output_dir": str(target), "method_dir": str(models), "dataset_dir": str(dataset_dir)}
     data |= {"class_names": list(schema.class_names), "roi_size": list(schema.roi_size)}
     data |= {"label_paths": [in_classes(label, schema, target / "labels") for label in labels or ()]}
-    data |= {"orientation": schema.orientation}
+    data |= {"orientation": schema.orientation, "edits": [list(label.edits) for label in labels or ()]}
     given = {"seed": seed, "num_cases": len(names), "first": first}
     if labels:
         given["batch_size"] = settings.get("batch_size", 1)
@@ -288,7 +317,9 @@ def draw_pairs(
         raise
     patients = [label.patient for label in labels] if labels else names
     about = f"Synthetic scans, drawn by {method.title} from what it learnt of real ones."
-    write_dataset_json(target, dataset_dir, about, names, patients, "synthetic")
+    if method.edits:
+        about = f"Real training scans, edited by {method.title}: patients, with lesions that they do not have."
+    write_dataset_json(target, dataset_dir, about, names, patients, "edited" if method.edits else "synthetic")
 
 
 def process_of(method: Method, configs: list[str], settings: dict) -> dict:

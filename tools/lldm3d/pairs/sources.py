@@ -5,6 +5,7 @@ and of `drawn` together) draw nothing: they are there to be compared with.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from lldm3d.files import read_json
 
 DRAWN, TRAINING, UNWARPED, TEST = "drawn", "training", "unwarped", "test"
 RECONSTRUCTED, BOTH = "reconstructed", "both"
-KINDS = (DRAWN, TRAINING, UNWARPED, TEST, RECONSTRUCTED, BOTH)  # each of this name; and folders
+EDITED = ("ellipsoids", "real_shapes")  # labels of training cases with new lesions, by where their masks come from
+EDIT_SETTINGS = ("lesion", "organ", "long_axis")  # of a profile's section `methods`: what these lesions are
+WRITTEN = (TRAINING, *EDITED)  # whose labels are written before any image is made for them
+KINDS = (DRAWN, TRAINING, UNWARPED, TEST, RECONSTRUCTED, BOTH, *EDITED)  # each of this name; and folders
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class LabelFile:
     name: str  # of the pair
     patient: str  # whose label it is or was; the name itself where it is nobody's
     table: tuple[tuple[int, int], ...] | None = None  # its values and their classes; None: they are the same
+    edits: Sequence[dict] = ()  # of a real scan, that made the label: rows of `lldm3d.lesions.editor.Edit`
 
 
 @dataclass(frozen=True)
@@ -72,5 +77,5 @@ def real_labels(dataset_dir: str | Path, split: str) -> list[LabelFile]:
 
 
 def read_labels(folder: str | Path) -> list[LabelFile]:
-    """The labels that `write_warped_pairs` wrote."""
+    """The labels that `write_warped_pairs` or `write_edited_labels` wrote."""
     return [LabelFile(**entry) for entry in read_json(Path(folder) / "labels.json")["labels"]]

@@ -21,12 +21,13 @@ class CaseWriter:
 
     Args:
         output_dir: gets `labelsTr/<case>.nii.gz` (uint8) and `imagesTr/<case>.nii.gz` (float32 in [0, 1]).
+        exact: keep all bits of the voxels, as those of an edited scan are to be its own.
     """
 
     folders = {"label": ("labelsTr", np.uint8), "image": ("imagesTr", np.float32)}
 
-    def __init__(self, output_dir: str) -> None:
-        self.output_dir = Path(output_dir)
+    def __init__(self, output_dir: str, exact: bool = False) -> None:
+        self.output_dir, self.exact = Path(output_dir), exact
         self.threads, self.waiting = ThreadPoolExecutor(WORKERS), deque()
 
     def attach(self, engine: Engine) -> None:
@@ -53,7 +54,7 @@ class CaseWriter:
         for kind, (folder, dtype) in self.folders.items():
             if kind in case:
                 volume = case[kind][0].numpy().astype(dtype)
-                volume = twelve_bits(volume) if kind == "image" else volume
+                volume = twelve_bits(volume) if kind == "image" and not self.exact else volume
                 save_nifti(self.output_dir / folder / f"{case['name']}.nii.gz", volume, case["affine"].numpy())
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError
 from lldm3d.locks import free_gpus
-from lldm3d.pairs.sources import BOTH, DRAWN, RECONSTRUCTED, TEST, TRAINING, parse_source
+from lldm3d.pairs.sources import BOTH, DRAWN, EDIT_SETTINGS, RECONSTRUCTED, TEST, TRAINING, WRITTEN, parse_source
 from lldm3d.pipeline.stages import Job, Plan, all_jobs, method_folder, method_sources, seen_by
 
 DRAWN_AGAIN, AGAIN_SEED = 10, 1_000_000  # test labels drawn a second time, and what is added to their seed
@@ -56,18 +56,26 @@ def number_of_pairs(work: Path, plan: Plan) -> int:
     return number
 
 
-def warp_training_labels(work: Path, job: Job, plan: Plan) -> None:
+def write_labels(work: Path, job: Job, plan: Plan) -> None:
+    """Write labels of training cases, warped or with new lesions."""
+    from lldm3d.pairs.edits import write_edited_labels
     from lldm3d.pairs.warping import write_warped_pairs
 
-    strength, seed = plan.settings["methods"]["strength"], job.values["seed"]
-    seen = (work / seen_by(plan, seed)).parent
-    write_warped_pairs(seen, work / job.name, number_of_pairs(work, plan), seed, strength)
+    section, source, seed = plan.settings["methods"], job.values["source"], job.values["seed"]
+    seen, number = (work / seen_by(plan, seed)).parent, number_of_pairs(work, plan)
+    if source == TRAINING:
+        write_warped_pairs(seen, work / job.name, number, seed, section["strength"])
+    else:
+        settings = {key: section[key] for key in EDIT_SETTINGS if key in section}
+        write_edited_labels(seen, work / job.name, source, number, seed, **settings)
 
 
 def make_pairs(work: Path, job: Job, plan: Plan) -> None:
     """Make the pairs of a method for a source of labels: draw them, reconstruct real ones, or join two sources."""
+    from lldm3d.pairs.edits import paste_pairs
     from lldm3d.pairs.folder import join_folders
     from lldm3d.pairs.reconstruction import reconstruct_pairs
+    from lldm3d.pairs.sources import read_labels
 
     name, source, seed = (job.values[key] for key in ("method", "source", "seed"))
     if source == BOTH:
@@ -76,6 +84,10 @@ def make_pairs(work: Path, job: Job, plan: Plan) -> None:
         with free_gpus(work):
             models, seen = work / method_folder(name, seed), (work / seen_by(plan, seed)).parent
             reconstruct_pairs(plan.loaded[name], models, seen, work / job.name, seed, overwrite=True)
+    elif not plan.loaded[name].trainings:
+        labels, seen = read_labels(work / f"labels/{source}/seed_{seed}"), (work / seen_by(plan, seed)).parent
+        with at_work(work, job.name):
+            paste_pairs(plan.loaded[name], seen, work / job.name, labels, seed, overwrite=True)
     else:
         draw(work, job, plan)
 
@@ -89,7 +101,7 @@ def draw(work: Path, job: Job, plan: Plan) -> None:
     name, slug, seed = (job.values[key] for key in ("method", "source", "seed"))
     method, section, number = plan.loaded[name], plan.section(name, "inference"), number_of_pairs(work, plan)
     models, processes = work / method_folder(name, seed), section.get("processes", 1)
-    if slug == TRAINING:
+    if slug in WRITTEN:
         labels = read_labels(work / f"labels/{slug}/seed_{seed}")[:number]
     else:
         source = next(item for item in map(parse_source, (DRAWN, *plan.sources)) if item.slug == slug)
@@ -127,10 +139,12 @@ def evaluate_pairs(work: Path, job: Job, plan: Plan) -> None:
 
 def write_tables_of_study(work: Path, job: Job, plan: Plan) -> None:
     from lldm3d.study.ladder import write_ladder
+    from lldm3d.study.lesions import write_detection
     from lldm3d.study.tables import write_study
 
     write_study(work)
     write_ladder(work)
+    write_detection(work)
 
 
 def compare_methods(work: Path, job: Job, plan: Plan) -> None:

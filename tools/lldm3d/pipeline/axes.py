@@ -28,7 +28,8 @@ def ladder_axes(methods: Iterable[str]) -> dict[str, list[str]]:
 def sources_with(sources: list[str], pairs: Iterable[str], methods: Iterable[str]) -> list[str]:
     """The sources of labels of a run, with those that pairs on the study's axis name and those that `both` joins."""
     named = [name.partition("/") for name in pairs]
-    found = [*sources, *(source or DRAWN for method, _, source in named if method in methods)]
+    own = [source or load_method(method).sources[0] for method, _, source in named if method in methods]
+    found = [*sources, *own]
     return list(dict.fromkeys([*found, *(PARTS if BOTH in found else ())]))
 
 

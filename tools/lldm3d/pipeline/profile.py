@@ -72,6 +72,9 @@ class MethodsSettings(BaseModel):
     seeds: Annotated[list[Seed], Field(min_length=1)]
     n: Count | None = None  # pairs of each; as many as the regimes take and as training cases at least, unless given
     strength: Annotated[float, Field(ge=0)] = 1.0  # of the warp of training labels
+    lesion: str | None = None  # class that edits add; None: the data set's one lesion
+    organ: Annotated[list[str], Field(min_length=1)] | None = None  # classes that it may cover; None: those around it
+    long_axis: Literal["own", "uniform"] = "own"  # of new lesions: the shape's, or uniform over the range of real ones
     label_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the training patients, whose labels they see
     labelled_only: bool = False  # they see nothing of the other patients; else their images
 
@@ -208,7 +211,7 @@ def parse_pairs(name: str) -> tuple[str | None, str]:
         load_method(method)
     except UserError as error:
         raise UserError(f"{name!r} is neither a folder of pairs nor a method: {error}") from None
-    return method, parse_source(source).slug if source else "drawn"
+    return method, parse_source(source).slug if source else load_method(method).sources[0]
 
 
 def method_faults(section: dict) -> list[str]:

@@ -9,6 +9,7 @@ from lldm3d.locks import free_gpus
 from lldm3d.pipeline.profile import SEGMENT_OVERLAY
 from lldm3d.pipeline.stages import Job, Plan, pairs_of
 from lldm3d.pipeline.training import go_on_or_start
+from lldm3d.study.lesions import write_case_lesions
 from lldm3d.study.scores import write_case_metrics, write_data_lists
 from lldm3d.study.stages import REAL, SegmentStage, trainings
 
@@ -40,6 +41,8 @@ def segment(work: Path, job: Job, plan: Plan) -> None:
             go_on_or_start(work, training.folder.relative_to(work).as_posix(), {**paced, **given}, reads)
             run_bundle(training.folder, stage.network, "training", [TRAIN, SEGMENT_OVERLAY], paced, given, environment)
         predict(folder, stage.network, settings, data, environment)
+    if task.lesions:
+        write_case_lesions(work / "dataset", folder / "predictions", task, folder / "lesions.csv")
     write_case_metrics(work / "dataset", folder / "predictions", task, folder / "metrics.csv")
 
 

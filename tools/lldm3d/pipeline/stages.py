@@ -17,13 +17,25 @@ from pathlib import Path
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError, did_you_mean
 from lldm3d.methods.registry import IMAGE_CODEC, OURS, Method, load_method, method_names
-from lldm3d.pairs.sources import BOTH, DRAWN, RECONSTRUCTED, TEST, TRAINING, UNWARPED, parse_source
+from lldm3d.pairs.sources import (
+    BOTH,
+    DRAWN,
+    EDIT_SETTINGS,
+    EDITED,
+    RECONSTRUCTED,
+    TEST,
+    TRAINING,
+    UNWARPED,
+    WRITTEN,
+    parse_source,
+)
 from lldm3d.study.stages import REAL, SegmentStage, pairs_slugs, segment_grid
 
 DATASET, FINISHED = "dataset/dataset.json", "finished.json"
 PARTS = (TRAINING, DRAWN)  # the sources whose pairs the source `both` joins
 ONE_EACH = (UNWARPED, RECONSTRUCTED)  # sources with one pair for each training case, and no more
 FORMAT = 2  # of run.yaml and the work directory's layout
+
 NO_DIGEST = ("gate", "processes")  # of a training's section: their change does not undo what is trained
 
 
@@ -145,14 +157,15 @@ def pairs_of(plan: Plan, name: str, seed: int) -> str:
     if method not in method_names():
         folder = Path(name).resolve()
         return str(own if (own := folder / f"seed_{seed}").is_dir() else folder)
-    return pairs_folder(method, source or DRAWN, seed if seed in plan.seeds else plan.seeds[0])
+    source = source or load_method(method).sources[0]
+    return pairs_folder(method, source, seed if seed in plan.seeds else plan.seeds[0])
 
 
 def method_sources(plan: Plan, method: str) -> list[str]:
     """The sources of labels for which a method of the run draws, by the names of their folders."""
     kinds = load_method(method).sources
     wanted = [parse_source(text) for text in plan.sources]
-    return [source.slug for source in wanted if source.kind in kinds] or [DRAWN]
+    return [source.slug for source in wanted if source.kind in kinds] or [kinds[0]]
 
 
 def draws_labels(plan: Plan, method: str) -> bool:
@@ -205,14 +218,15 @@ def train_jobs(plan: Plan) -> list[Job]:
 
 
 def labels_jobs(plan: Plan) -> list[Job]:
-    """Warped labels of training cases, for all methods that draw for them."""
-    wanted = any(TRAINING in method_sources(plan, name) for name in plan.methods)
+    """Labels of training cases, warped or with new lesions, for all methods that make images for them."""
+    wanted = {source for name in plan.methods for source in method_sources(plan, name)}
     section, found = plan.settings["methods"], []
-    settings = digest(section["strength"], section.get("n"), regimes_with_pairs(plan))
-    for seed in plan.seeds if wanted else []:
-        folder = f"labels/{TRAINING}/seed_{seed}"
+    changes = {TRAINING: section["strength"], **dict.fromkeys(EDITED, [section.get(key) for key in EDIT_SETTINGS])}
+    for source, seed in product([source for source in WRITTEN if source in wanted], plan.seeds):
+        settings = digest(changes[source], section.get("n"), regimes_with_pairs(plan))
+        folder = f"labels/{source}/seed_{seed}"
         reads, writes = (seen_by(plan, seed),), (f"{folder}/labels.json",)
-        found.append(Job("labels", folder, reads, writes, settings, values={"seed": seed}))
+        found.append(Job("labels", folder, reads, writes, settings, values={"source": source, "seed": seed}))
     return found
 
 
@@ -237,7 +251,7 @@ def pairs_reads(plan: Plan, name: str, source: str, seed: int) -> tuple[str, ...
     if source == BOTH:
         return tuple(f"{pairs_folder(name, part, seed)}/dataset.json" for part in PARTS)
     trainings = [IMAGE_CODEC] if source == RECONSTRUCTED else plan.loaded[name].used(given=source != DRAWN)
-    labels = {TRAINING: [f"labels/{TRAINING}/seed_{seed}/labels.json"]}
+    labels = {written: [f"labels/{written}/seed_{seed}/labels.json"] for written in WRITTEN}
     if plan.loaded[name].needs_drawn_labels:
         labels[DRAWN] = [f"{pairs_folder(plan.label_drawer or OURS, DRAWN, seed)}/dataset.json"]
     models = (f"{method_folder(name, seed)}/{training}/{FINISHED}" for training in trainings)
@@ -315,7 +329,7 @@ STAGES = (
     Stage("prepare", "brings the scans to one grid and splits them", prepare_jobs, "actions:prepare_data"),
     Stage("seen", "chooses the patients whose labels the methods see", seen_jobs, "actions:choose_seen"),
     Stage("train", "trains a step of a method", train_jobs, "training:train_method"),
-    Stage("labels", "warps labels of training cases", labels_jobs, "actions:warp_training_labels"),
+    Stage("labels", "warps labels of training cases, or adds lesions", labels_jobs, "actions:write_labels"),
     Stage("pairs", "draws pairs of image and label", pairs_jobs, "actions:make_pairs"),
     Stage("segment", "trains and tests a segmentation", segment_jobs, "segmentation:segment"),
     Stage("evaluate", "judges pairs against real data", evaluate_jobs, "actions:evaluate_pairs"),

@@ -1,0 +1,46 @@
+"""Lesions one by one: found by two rules, by length, and false ones."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lldm3d.study.lesions import HEADER, RULES, lesion_rows, write_detection
+
+COLUMN = "sensitivity, {}".format
+FALSE = "false positives a scan"
+
+
+def test_each_lesion_has_its_length_and_share_and_a_false_one_no_share():
+    truth, pred = np.zeros((2, 20, 20, 20), bool)
+    truth[2:6, 2:6, 2:6] = truth[10:12, 10:12, 10:12] = True
+    pred[2:6, 2:6, 2:3] = pred[16:18, 2:4, 2:4] = True
+    found = lesion_rows(pred, truth, (2.0, 2.0, 2.0))
+    assert [row.get("covered") for row in found] == [0.25, 0.0, None]
+    assert found[0]["long_axis"] > 3 * found[1]["long_axis"] / 2 and found[1]["long_axis"] == found[2]["long_axis"]
+
+
+def test_the_table_has_both_rules_by_length_over_all_seeds(tmp_path):
+    rows = [("c1", "p1", "HCC", 5.0, 0.2), ("c1", "p1", "HCC", 30.0, 0.9), ("c2", "p2", "HCC", 15.0, None)]
+    for seed, first in ((0, 0.2), (1, 0.0)):
+        folder = tmp_path / f"segment/steps/seg_unet/multi/R/real/seed_{seed}"
+        folder.mkdir(parents=True)
+        table = pd.DataFrame(rows, columns=HEADER)
+        table.loc[0, "covered"] = first
+        table.to_csv(folder / "lesions.csv", index=False)
+        pd.DataFrame({"case": ["c1", "c2", "c3", "c4"]}).to_csv(folder / "metrics.csv", index=False)
+    write_detection(tmp_path)
+    table = pd.read_csv(tmp_path / "study/lesions.csv").set_index("size")
+    assert list(table["lesions"]) == [2, 1, 0, 1] and set(RULES) == {"one voxel", "half"}
+    assert table.loc["all", COLUMN("one voxel")] == pytest.approx(0.75)
+    assert table.loc["< 10 mm", COLUMN("one voxel")] == 0.5 and table.loc["< 10 mm", COLUMN("half")] == 0
+    assert table.loc["> 20 mm", COLUMN("half")] == 1 and np.isnan(table.loc["10-20 mm", COLUMN("half")])
+    assert list(table[FALSE]) == [0.25, 0, 0.25, 0]
+    assert (
+        "| steps | seg_unet | multi | HCC | R | real | all | 2 | 0.750 | 0.500 | 0.250 |"
+        in (tmp_path / "study/lesions.md").read_text()
+    )
+
+
+def test_a_study_without_lesions_has_no_such_table(tmp_path):
+    write_detection(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,1 @@
+"""Editing real scans: lesions that are added, removed or grown, and the calibre of vessels."""
