@@ -56,6 +56,7 @@ def test_all_names_that_no_method_or_config_defines_are_answered_with_the_neares
         "lldm": {"label_ldms": {}, "image_ldm": {"epoch": 3}, "autoencoder_label": {"train#trainr": 1}, "latents": 3},
         "ddpm": {"inference": {"num_caes": 3}},
         "spade": {"gan": {"processes": 2}, "inference": {"processes": 2}},
+        "lefusion": {"inference": {"processes": 2}},
     }
     sections = {"methods": methods, "segment": {"networks": ["unet"]}}
     with pytest.raises(UserError) as error:
@@ -66,8 +67,8 @@ def test_all_names_that_no_method_or_config_defines_are_answered_with_the_neares
     assert "methods#lldm#image_ldm#epoch is defined by no config of the bundle image_ldm" in message
     assert "did you mean epochs?" in message and "did you mean train#trainer?" in message
     assert "methods#lldm#latents: must hold `id: value`, holds 3" in message
-    assert "methods#spade#gan#processes: got 2, but the bundle baselines/spade trains in one" in message
-    assert "methods#spade#inference" not in message  # every method draws in several
+    assert "methods#spade#gan#processes: the bundle baselines/spade does this in one process" in message
+    assert "methods#lefusion#inference#processes" in message and "methods#spade#inference" not in message
     assert "methods#ddpm#inference#num_caes" in message and "did you mean num_cases?" in message
     assert "'unet'" in message and "seg_unet" in message
 

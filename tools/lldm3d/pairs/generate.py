@@ -112,6 +112,7 @@ def generate(
         "strength": strength != 1 and (label or source != TRAINING),
         "label_values": label_values and not label and source in KINDS,
         "overlays": overlays and nothing_sampled,
+        "processes": processes > 1 and found.edits,
         **dict.fromkeys(settings, nothing_sampled),
     }
     if wrong := [f"--{name}" for name, given in unused.items() if given]:

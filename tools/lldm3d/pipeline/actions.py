@@ -86,8 +86,7 @@ def make_pairs(work: Path, job: Job, plan: Plan) -> None:
             reconstruct_pairs(plan.loaded[name], models, seen, work / job.name, seed, overwrite=True)
     elif not plan.loaded[name].trainings:
         labels, seen = read_labels(work / f"labels/{source}/seed_{seed}"), (work / seen_by(plan, seed)).parent
-        with at_work(work, job.name):
-            paste_pairs(plan.loaded[name], seen, work / job.name, labels, seed, overwrite=True)
+        paste_pairs(plan.loaded[name], seen, work / job.name, labels, seed, overwrite=True)
     else:
         draw(work, job, plan)
 

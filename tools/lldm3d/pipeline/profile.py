@@ -235,15 +235,14 @@ def method_faults(section: dict) -> list[str]:
                 bundle, configs = parts[part]
                 overlaid = [*configs, *overlays_of(settings)]
                 faults += undefined(place, overrides_of(settings), bundle, overlaid)
-                faults += process_faults(place, settings.get("processes", 1), part, bundle)
+                if settings.get("processes", 1) > 1 and not in_several(name, part, bundle):
+                    faults.append(f"{place}#processes: the bundle {bundle} does this in one process; leave it out")
     return faults or embedding_faults(section.get(OURS, {}))
 
 
-def process_faults(place: str, processes: int, part: str, bundle: str) -> list[str]:
-    """Several processes of a training whose bundle has no overlay for them."""
-    if processes == 1 or part == "inference" or (bundle_path(bundle) / MULTI_GPU).is_file():
-        return []
-    return [f"{place}#processes: got {processes}, but the bundle {bundle} trains in one; leave it out"]
+def in_several(method: str, part: str, bundle: str) -> bool:
+    """Whether several processes can share a part: all drawing but of edits, and trainings with an overlay for it."""
+    return not load_method(method).edits if part == "inference" else (bundle_path(bundle) / MULTI_GPU).is_file()
 
 
 def embedding_faults(section: dict) -> list[str]:
