@@ -4,7 +4,7 @@ import pytest
 import yaml
 from monai.bundle import ConfigParser
 
-from lldm3d.bundle import bundle_names, bundle_path, literal, read_literal, undefined
+from lldm3d.bundle import bundle_names, bundle_path, literal, misfits, read_literal, undefined
 from lldm3d.errors import UserError
 
 PAYLOAD = "$__import__('pathlib').Path('{mark}').write_text('x')"
@@ -41,6 +41,14 @@ def test_an_unknown_bundle_is_answered_with_those_that_there_are():
     with pytest.raises(UserError, match="no bundle 'autoencodr'.*autoencoder.*seg_unet"):
         bundle_path("autoencodr")
     assert {"autoencoder", "baselines/ddpm", "seg_unet"} <= set(bundle_names())
+
+
+def test_values_of_another_kind_than_in_the_config_are_named_at_once():
+    wrong = {"epochs": "many", "channels": 3, "learning_rate": "1e-4", "autocast": 1, "batch_size": True}
+    right = {"epoch_length": "$5 * 2", "seed": "@rank", "ema_momentum": 1, "train#trainer#max_epochs": 3}
+    faults = misfits("section", {**wrong, **right}, "label_ldm", ["configs/train.yaml"])
+    assert [fault.split(" must be ")[0] for fault in faults] == [f"section#{key}" for key in wrong]
+    assert "a number" in faults[0] and "got 'many'" in faults[0] and "write 1.0e-4" in faults[2]
 
 
 def test_all_ids_that_a_bundle_does_not_define_are_named_at_once_with_the_nearest():

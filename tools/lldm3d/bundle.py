@@ -17,6 +17,7 @@ CHECKOUT = Path(__file__).resolve().parents[2] / "bundles"
 TRAIN, INFERENCE = "configs/train.yaml", "configs/inference.yaml"
 MULTI_GPU, MULTI_GPU_INFERENCE = "configs/multi_gpu.yaml", "configs/multi_gpu_inference.yaml"
 TRUSTED = "ignore:parsing config_file"  # MONAI warns of configs from strangers; these are the user's own
+EXPONENT = re.compile(r"[0-9]+[eE][+-]?[0-9]+")
 SIGNS = re.compile(r"[$@%#]")  # that MONAI's ConfigParser gives a meaning, anywhere in a string
 
 
@@ -57,17 +58,26 @@ def load_configs(bundle: Path, configs: Iterable[str]) -> dict:
     return content
 
 
-def defines(content: dict, key: str) -> bool:
-    """Whether the config holds the id `a#b#c` (MONAI also writes `a::b::c`)."""
-    node = content
+ABSENT = object()
+KINDS = {bool: "true or false", (int, float): "a number", list: "a list"}  # of the values of a config, in this order
+
+
+def value_at(content: dict, key: str) -> object:
+    """The value of the id `a#b#c` (MONAI also writes `a::b::c`) in a config, ABSENT where it is not defined."""
+    node: object = content
     for part in key.replace("::", "#").split("#"):
         if isinstance(node, list) and part.isdigit() and int(part) < len(node):
             node = node[int(part)]
         elif isinstance(node, dict) and part in node:
             node = node[part]
         else:
-            return False
-    return True
+            return ABSENT
+    return node
+
+
+def defines(content: dict, key: str) -> bool:
+    """Whether the config holds the id `a#b#c`."""
+    return value_at(content, key) is not ABSENT
 
 
 def defined(bundle: str, configs: Iterable[str], ids: dict) -> dict:
@@ -93,6 +103,24 @@ def undefined(where: str, ids: Iterable[str], bundle: str, configs: Sequence[str
         for key in ids
         if not defines(content, key)
     ]
+
+
+def misfits(where: str, overrides: dict, bundle: str, configs: Sequence[str]) -> list[str]:
+    """Messages for the ids that the configs of `bundle` define and values of another kind than theirs.
+
+    Expressions of MONAI, and what is null on one side, are taken as they are.
+    """
+    content, faults = load_configs(bundle_path(bundle), configs), []
+    for key, value in overrides.items():
+        there = value_at(content, key)
+        wanted = next((kind for kind in KINDS if isinstance(there, kind)), None)
+        expression = isinstance(value, str) and value.startswith(("$", "@"))
+        if wanted is None or value is None or expression:
+            continue
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            hint = "; YAML reads 1e-4 as text, write 1.0e-4" if EXPONENT.fullmatch(str(value)) else ""
+            faults.append(f"{where}#{key} must be {KINDS[wanted]}, as {there!r} in the config, got {value!r}{hint}")
+    return faults
 
 
 def literal(value: object) -> object:

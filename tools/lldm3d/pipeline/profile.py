@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lldm3d.bundle import MULTI_GPU, bundle_path, undefined
+from lldm3d.bundle import MULTI_GPU, bundle_path, misfits, undefined
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError, did_you_mean
 from lldm3d.files import read_yaml
@@ -198,7 +198,8 @@ def segment_faults(section: dict) -> list[str]:
             except UserError as error:
                 faults.append(f"segment#{key}: {error}")
     for network in section["networks"]:
-        faults += undefined("segment#overrides", section["overrides"], network, ["configs/train.yaml", SEGMENT_OVERLAY])
+        configs = ["configs/train.yaml", SEGMENT_OVERLAY]
+        faults += unfit("segment#overrides", section["overrides"], network, configs)
     return faults
 
 
@@ -234,10 +235,15 @@ def method_faults(section: dict) -> list[str]:
             else:
                 bundle, configs = parts[part]
                 overlaid = [*configs, *overlays_of(settings)]
-                faults += undefined(place, overrides_of(settings), bundle, overlaid)
+                faults += unfit(place, overrides_of(settings), bundle, overlaid)
                 if settings.get("processes", 1) > 1 and not in_several(name, part, bundle):
                     faults.append(f"{place}#processes: the bundle {bundle} does this in one process; leave it out")
     return faults or embedding_faults(section.get(OURS, {}))
+
+
+def unfit(place: str, overrides: dict, bundle: str, configs: list[str]) -> list[str]:
+    """A message for each override that no config defines, or, if all are defined, whose value is of another kind."""
+    return undefined(place, overrides, bundle, configs) or misfits(place, overrides, bundle, configs)
 
 
 def in_several(method: str, part: str, bundle: str) -> bool:
