@@ -108,16 +108,20 @@ def convert(
         raise UserError(
             f"{checkpoint}: the outputs of the converted network differ by {difference:.2g}, nothing is written"
         )
+    source = {"class": given["_target_"], "class_label": class_label, "spacing": as_lists(spacing)}
     with output_folder(output_dir, overwrite, [checkpoint, config]) as folder:
-        source = {"class": given["_target_"], "class_label": class_label, "spacing": as_lists(spacing)}
-        content = {kind.weights: converted.state_dict(), "network": settings, "converted": source}
-        content["architecture"] = kind.architecture.__name__
-        content |= {"trilinear": True} if kind.architecture is TrilinearAutoencoder else {}
-        save_checkpoint(folder / kind.file, content)
+        save_checkpoint(folder / kind.file, content_of(kind, converted, settings, source))
     path = Path(output_dir).resolve() / kind.file
     print(f"{path}: outputs differ from the original's by {difference:.2g} at most; for the section in a profile:")
     section = {"init_path": str(path), **section_for(kind, settings)}
     print(yaml.safe_dump(section, sort_keys=False, default_flow_style=None, width=120), end="")
+
+
+def content_of(kind: Kind, network: nn.Module, settings: dict, source: dict) -> dict:
+    """What the file holds: as that of a training of the bundle, with the network's class, and what it was made from."""
+    found = {kind.weights: network.state_dict(), "network": settings, "architecture": kind.architecture.__name__}
+    flags = {"trilinear": True} if kind.architecture is TrilinearAutoencoder else {}
+    return {**found, **flags, "converted": source}
 
 
 def network_settings(path: Path, name: str | None) -> dict:
