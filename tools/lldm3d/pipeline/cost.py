@@ -199,7 +199,8 @@ def pair_seconds(plan: Plan, method: Method, costs: dict[str, Cost], schema: Sch
         elif name not in diffusion:
             window = torch.Size(schema.crop(plan.section(method.name, name).get("roi_size"))).numel()
             decoding += cost.forward_seconds / 2 * torch.Size(schema.roi_size).numel() / window
-    return section.get("num_inference_steps", 20) * calls + decoding
+    each = 2 if section.get("solver") == "heun" else 1
+    return section.get("num_inference_steps", 20) * each * calls + decoding
 
 
 def print_study_cost(work: Path, plan: Plan, stages: list[SegmentStage], schema: Schema) -> dict[str, float]:
