@@ -9,7 +9,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from tests.in_process import bundles_run_here, do_stages, write_profile
@@ -17,6 +16,7 @@ from tests.in_process import bundles_run_here, do_stages, write_profile
 from lldm3d.codec.codec import load_codec
 from lldm3d.data.dataset import load_cases, load_schema
 from lldm3d.errors import UserError
+from lldm3d.evaluation.metrics import read_csv
 from lldm3d.files import read_json, sha256
 from lldm3d.methods.registry import load_method, method_names
 from lldm3d.pairs.generate import generate
@@ -185,9 +185,9 @@ def test_a_segmentation_and_an_evaluation_take_them(trained, drawn, mark):
     do_stages(work, *(stages.format(arm) for arm in ("multi/R/real", "multi/R+0.5S/lldm", "trap/R/real")))
     do_stages(work, "evaluation/lldm/drawn/seed_0")
     names = load_schema(work / "dataset").class_names
-    table = pd.read_csv(work / stages.format("multi/R+0.5S/lldm") / "metrics.csv")
+    table = read_csv(work / stages.format("multi/R+0.5S/lldm") / "metrics.csv")
     assert set(table["class"]) == set(names[1:])
-    assert set(pd.read_csv(work / stages.format("trap/R/real") / "metrics.csv")["class"]) == {f"{names[1]}#2"}
+    assert set(read_csv(work / stages.format("trap/R/real") / "metrics.csv")["class"]) == {f"{names[1]}#2"}
     assert read_json(work / "evaluation/lldm/drawn/seed_0/metrics.json")
     assert not mark.exists(), "a name was run as code"
 

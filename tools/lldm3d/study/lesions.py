@@ -8,7 +8,7 @@ from scipy import ndimage
 from skimage.measure import label as components
 
 from lldm3d.data.dataset import Task, load_cases, load_schema
-from lldm3d.evaluation.metrics import write_csv
+from lldm3d.evaluation.metrics import read_csv, write_csv
 from lldm3d.files import atomic_write
 from lldm3d.lesions.masks import long_axis
 from lldm3d.study.scores import read_prediction
@@ -57,8 +57,8 @@ def read_lesions(work: Path) -> pd.DataFrame:
     found = []
     for path in sorted((work / "segment").glob(f"{'*/' * LAYOUT.count('/')}lesions.csv")):
         text = {name: str for name in HEADER[:3]}
-        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"covered": [""]})
-        scans = pd.read_csv(path.with_name("metrics.csv"), dtype=str, keep_default_na=False)["case"].nunique()
+        table = read_csv(path, dtype=text, keep_default_na=False, na_values={"covered": [""]})
+        scans = read_csv(path.with_name("metrics.csv"), dtype=str, keep_default_na=False)["case"].nunique()
         found.append(table.assign(**vars(SegmentStage.parse(path.parent)), scans=scans))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
@@ -95,7 +95,6 @@ def write_detection(work: Path) -> None:
     for row in table.itertuples(index=False):
         shown = ["–" if item != item else f"{item:.3f}" if isinstance(item, float) else str(item) for item in row]
         lines.append("| " + " | ".join(shown) + " |")
-    with atomic_write(work / "study/lesions.csv") as temporary:
-        table.to_csv(temporary, index=False)
+    write_csv(work / "study/lesions.csv", None, table)
     with atomic_write(work / "study/lesions.md") as temporary:
         temporary.write_text("\n".join([*notes, "", *lines]) + "\n")
