@@ -177,9 +177,8 @@ def run_bundle(
         raise UserError("; ".join(faults))
     folder.mkdir(parents=True, exist_ok=True)
     write_yaml(folder / name, {**settings, **{key: literal(value) for key, value in data.items()}})
-    drawing = str(
-        bundle_path("controlnet") / MULTI_GPU_INFERENCE
-    )  # one for all methods, whose drawing has the same ids
-    several = [MULTI_GPU if run_id == "training" else drawing] if processes > 1 else []
+    several = []
+    if processes > 1:  # one overlay for the drawing of all methods, which has the same ids
+        several = [MULTI_GPU if run_id == "training" else str(bundle_path("controlnet") / MULTI_GPU_INFERENCE)]
     command = bundle_command(run_id, [*configs, *several, str(folder / name)], processes)
     run_logged(command, bundle_path(bundle), folder / "log.txt", {**(environment or {}), "PYTHONWARNINGS": TRUSTED})

@@ -23,7 +23,6 @@ from lldm3d.pairs.reconstruction import reconstruct_pairs
 from lldm3d.pairs.sources import (
     BOTH,
     DRAWN,
-    EDIT_SETTINGS,
     EDITED,
     KINDS,
     RECONSTRUCTED,
@@ -33,6 +32,7 @@ from lldm3d.pairs.sources import (
     WRITTEN,
     LabelFile,
     LabelSource,
+    edit_settings,
     labels_in,
     parse_source,
     real_labels,
@@ -235,8 +235,7 @@ def source_labels(
     if source.kind == TRAINING:
         return write_warped_pairs(seen, folder, n or len(real_labels(seen, TRAINING)), seed, strength)
     if source.kind in EDITED:
-        section = read_run_yaml(work).get("settings", {}).get("methods", {})
-        settings = {key: section[key] for key in EDIT_SETTINGS if key in section}
+        settings = edit_settings(read_run_yaml(work).get("settings", {}).get("methods", {}))
         return write_edited_labels(seen, folder, source.kind, n or len(real_labels(seen, TRAINING)), seed, **settings)
     if source.kind == BOTH:
         raise UserError("pairs of the source both are joined, not drawn: add it to --sources of `lldm3d run`")

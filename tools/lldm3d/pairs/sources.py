@@ -76,6 +76,11 @@ def real_labels(dataset_dir: str | Path, split: str) -> list[LabelFile]:
     return [LabelFile(case.label, case.name, case.patient) for case in cases if case.label]
 
 
+def edit_settings(section: dict) -> dict:
+    """What the section `methods` of a profile says of new lesions."""
+    return {key: section[key] for key in EDIT_SETTINGS if key in section}
+
+
 def read_labels(folder: str | Path) -> list[LabelFile]:
     """The labels that `write_warped_pairs` or `write_edited_labels` wrote."""
     return [LabelFile(**entry) for entry in read_json(Path(folder) / "labels.json")["labels"]]

@@ -87,6 +87,6 @@ def of_the_run(work: Path, plan: Plan) -> str:
     """How long the run has been at work, and what is left of it; nothing for a stage by hand."""
     if IN_WORKFLOW not in os.environ or not (now := run_now(work)):
         return ""
-    jobs = [job for job in all_jobs(plan) if job.name in now["selected"]]
-    rest = outlook(work, plan, all_jobs(plan), jobs_to_do(work, jobs))
+    jobs = all_jobs(plan)
+    rest = outlook(work, plan, jobs, jobs_to_do(work, [job for job in jobs if job.name in now["selected"]]))
     return f"; {in_words(time.time() - now['began'])} since the run began, {rest}"

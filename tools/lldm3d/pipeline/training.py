@@ -11,7 +11,7 @@ from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint, read_json, remove_partial, write_json
 from lldm3d.locks import free_gpus
 from lldm3d.methods.registry import Method
-from lldm3d.pairs.sources import EDIT_SETTINGS
+from lldm3d.pairs.sources import edit_settings
 from lldm3d.pipeline.checks import check_gates, finish, same_beginning
 from lldm3d.pipeline.profile import overlays_of, overrides_of
 from lldm3d.pipeline.stages import Job, Plan, digest, seen_by
@@ -30,8 +30,7 @@ def train_method(work: Path, job: Job, plan: Plan) -> None:
         check_gates(folder.parent, {other: plan.section(name, other) for other in method.inputs(training)})
     data = defined(bundle, configs, data_ids(work, work / seen_by(plan, seed), folder.parent, section))
     data |= {"output_dir": str(folder)}
-    edits = {key: value for key, value in plan.settings["methods"].items() if key in EDIT_SETTINGS}
-    data |= defined(bundle, configs, edits)
+    data |= defined(bundle, configs, edit_settings(plan.settings["methods"]))
     settings = {
         **entry.settings,
         **repeated(method, training, folder.parent),

@@ -90,9 +90,9 @@ def placed(
     content["executor"] = executor
     if executor:
         check_executor(executor)
-        content["at_once"] = jobs or 20
+        content["at_once"] = at_once = jobs or 20
         content["threads"] = content["threads_alone"] = 1  # the cluster's section sets those of each stage
-        return slurm_options(work, content["settings"]["cluster"], jobs or 20)
+        return slurm_options(work, content["settings"]["cluster"], at_once)
     cores = cores or usable_cores()
     # a training counts as one GPU; on a CPU two run at once, which there is a third faster than one after the other
     devices = gpus or len(visible_gpus())
