@@ -13,6 +13,8 @@ from lldm3d.pipeline.checks import mark_done
 from lldm3d.pipeline.run import planned, run
 from lldm3d.pipeline.stages import Plan, all_jobs
 
+DRAWN = {"methods": ["lldm"], "sources": ["drawn"]}  # what most tests plan: all stages that there are
+
 
 def lldm3d(*arguments: object, **keywords) -> subprocess.CompletedProcess:
     """Run the command line and capture what it prints."""
@@ -23,14 +25,14 @@ def lldm3d(*arguments: object, **keywords) -> subprocess.CompletedProcess:
 def plan_of(folder: Path, profile: str | Path = "demo", data: bool = True, **options) -> Plan:
     """The plan that `lldm3d run` would write for an empty work directory; `options` as those of `planned`."""
     source = {"data": str(folder)} if data else None
-    return Plan.of(planned(folder / "none", str(profile), source, **options))
+    return Plan.of(planned(folder / "none", str(profile), source, **{**DRAWN, **options}))
 
 
 @pytest.fixture
 def done(tmp_path) -> Path:
-    """A work directory in which, for all that a run knows, every job of the profile demo is done."""
+    """A work directory in which, for all that a run knows, every job of `DRAWN` is done."""
     work = tmp_path / "work"
-    content = planned(work, "demo", {"data": str(tmp_path)})
+    content = planned(work, "demo", {"data": str(tmp_path)}, **DRAWN)
     jobs = all_jobs(Plan.of(content))
     for path in {path for job in jobs for path in job.writes}:
         (work / path).parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +49,7 @@ def dry_run(capsys, monkeypatch) -> Callable[..., list[str]]:
     monkeypatch.setattr("lldm3d.pipeline.cost.print_cost", lambda *_: None)  # seconds of steps
 
     def call(workdir: Path, **keywords) -> list[str]:
-        run(str(workdir), dry_run=True, **keywords)
+        run(str(workdir), dry_run=True, **{**DRAWN, **keywords})
         return capsys.readouterr().out.splitlines()[1:]
 
     return call

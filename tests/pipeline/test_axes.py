@@ -11,9 +11,9 @@ from lldm3d.pipeline.axes import pairs_at_hand, pairs_to_make
 from lldm3d.pipeline.run import leave_out_missing, planned, require_data
 from lldm3d.pipeline.stages import Plan
 
-from .conftest import plan_of
+from .conftest import DRAWN, plan_of
 
-DRAWN, TRAINED = "pairs/lldm/drawn/seed_0/dataset.json", "methods/lldm/seed_0/{}/finished.json"
+PAIRS, TRAINED = "pairs/lldm/drawn/seed_0/dataset.json", "methods/lldm/seed_0/{}/finished.json"
 
 
 def hold(work: Path, *files: str) -> None:
@@ -29,7 +29,7 @@ def to_make(work: Path, plan: Plan) -> list[str]:
 
 def test_what_a_trained_method_lacks_is_made_and_what_is_there_is_not(tmp_path):
     plan = plan_of(tmp_path, ladder=True)
-    hold(tmp_path, DRAWN, *(TRAINED.format(name) for name in load_method("lldm").trainings))
+    hold(tmp_path, PAIRS, *(TRAINED.format(name) for name in load_method("lldm").trainings))
     pairs = [f"pairs/lldm/{source}/seed_0" for source in ("reconstructed", "unwarped", "training")]
     assert to_make(tmp_path, plan) == ["labels/training/seed_0", *pairs]
     assert pairs_at_hand(tmp_path, plan) == list(plan.pairs)
@@ -40,7 +40,7 @@ def test_what_a_trained_method_lacks_is_made_and_what_is_there_is_not(tmp_path):
 
 def test_the_rungs_that_cannot_be_had_are_left_out_and_named(tmp_path, capsys):
     hold(tmp_path, TRAINED.format("autoencoder_image"))
-    content = planned(tmp_path, "demo", {"data": str(tmp_path)}, ladder=True)
+    content = planned(tmp_path, "demo", {"data": str(tmp_path)}, **DRAWN, ladder=True)
     leave_out_missing(tmp_path, content)
     assert list(Plan.of(content).pairs) == content["grid"]["pairs"] == ["lldm/reconstructed"]
     printed = capsys.readouterr().out.splitlines()

@@ -19,7 +19,7 @@ from lldm3d.pipeline.run import absolute, planned, run
 from lldm3d.pipeline.stages import OF_STUDY, Plan, all_jobs, find_job, selected_jobs
 from lldm3d.pipeline.workflow import require_inputs
 
-from .conftest import lldm3d, plan_of
+from .conftest import DRAWN, lldm3d, plan_of
 
 LLDM = "methods/lldm/seed_0"
 RS = [f"segment/steps/seg_resunet/multi/R+S/lldm/seed_{seed}" for seed in (0, 1)]
@@ -106,7 +106,7 @@ def test_more_processes_of_a_stage_than_gpus_are_refused(tmp_path):
     methods = {"lldm": {"controlnet": {"processes": 3}, "inference": {"processes": 2}}}
     profile = write_profile(tmp_path / "mine.yaml", methods=methods)
     with pytest.raises(UserError, match=rf"\{{'{LLDM}/controlnet': 3\}}: more processes than the 2 GPUs.*--gpus"):
-        run(str(tmp_path / "work"), str(profile), gpus=2, dry_run=True)
+        run(str(tmp_path / "work"), str(profile), methods="lldm", sources="drawn", gpus=2, dry_run=True)
 
 
 def test_other_data_than_the_work_directory_was_made_from_is_refused(tmp_path):
@@ -153,7 +153,7 @@ def test_settings_of_a_method_that_the_run_does_not_train_are_told(tmp_path, dry
         ({"methods": "lldm,gan"}, "there is no method 'gan'"),
         ({"sources": "drawn,tset"}, "no source of labels 'tset': give drawn, training, unwarped, test, .* or a folder"),
         ({"profile": "smal"}, "demo, small, full"),
-        ({"until": "latent"}, "--until 'latent': no such stage; did you mean latents"),
+        ({"until": "latent", "methods": "lldm"}, "--until 'latent': no such stage; did you mean latents"),
     ],
 )
 def test_a_mistake_is_refused_before_anything_runs(tmp_path, options, message):
@@ -176,7 +176,7 @@ def test_a_folder_with_files_of_the_users_is_no_work_directory(tmp_path, name):
 def poor_autoencoder(work: Path, dataset: Path, profile: str = "demo") -> Path:
     """A work directory in which both autoencoders are finished, that of images poor."""
     shutil.copytree(dataset, work / "dataset")
-    plan = planned(work, profile, {"data": str(work)})
+    plan = planned(work, profile, {"data": str(work)}, **DRAWN)
     (work / "run.yaml").write_text(yaml.safe_dump(plan))
     for training, metrics in (("autoencoder_image", {"psnr": 15.5}), ("autoencoder_label", {"mean_dice": 0.95})):
         write_json(work / LLDM / training / "metrics.json", metrics)

@@ -22,7 +22,7 @@ from lldm3d.pipeline.run import planned, run
 from lldm3d.pipeline.stage import read_plan
 from lldm3d.pipeline.stages import Plan, all_jobs, pairs_of
 
-from .conftest import plan_of
+from .conftest import DRAWN, plan_of
 
 HALF = {"label_fraction": 0.5, "labelled_only": False, "seed": 0}
 TAKING = ("lldm", "cond_ldm")  # methods that learn from labels
@@ -145,7 +145,7 @@ def test_a_run_brings_further_scans_without_labels_into_its_data_set(tmp_path):
         save(further / f"scan_{number}.nii.gz", volumes(seed=50 + number)[0])
     source = {"data": str(data), "unlabelled": str(further)}
     work.mkdir()
-    (work / "run.yaml").write_text(yaml.safe_dump(planned(work, "demo", source)))
+    (work / "run.yaml").write_text(yaml.safe_dump(planned(work, "demo", source, **DRAWN)))
     do_stages(work, "prepare")
     assert len(load_cases(work / "dataset", "training")) == 3 + 5
     assert number_of_pairs(work, Plan.of(read_plan(work))) == 3  # as many as there are labelled cases

@@ -183,7 +183,7 @@ def test_what_draws_labels_is_trained_only_where_some_are_drawn(tmp_path):
 
 def test_a_profile_may_name_the_methods_and_sources_of_a_run(tmp_path):
     profile = write_profile(tmp_path / "mine.yaml", methods={"names": ["haar_ldm"], "sources": ["training", "drawn"]})
-    plan = plan_of(tmp_path, profile)
+    plan = plan_of(tmp_path, profile, methods=None, sources=None)
     assert plan.methods == ("haar_ldm",) and plan.sources == ("training", "drawn")
     assert plan_of(tmp_path, profile, methods=["lldm"]).methods == ("lldm",)
 

@@ -51,7 +51,7 @@ SECTIONS = {
 def work(made_once) -> Path:
     def make(folder: Path) -> None:
         profile = write_profile(folder / "tiny.yaml", **SECTIONS)
-        arguments = ["run", "--workdir", folder / FOLDER, "--cores", "1"]
+        arguments = ["run", "--workdir", folder / FOLDER, "--cores", "1", "--methods", "lldm", "--sources", "drawn"]
         kill_in_first_training(folder / FOLDER, [*arguments, "--profile", profile, "--until", "autoencoder_image"])
         result = lldm3d(*arguments)
         (folder / "printed.txt").write_text(result.stdout + result.stderr)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lldm3d.data import volumes
+from lldm3d.data.body import body_mask
 from lldm3d.data.checks import CaseRecord
 from lldm3d.data.dataset import SPLITS, Case, axes_of
 from lldm3d.data.label_map import LabelMap
@@ -120,6 +121,7 @@ class Recipe:
     channel: int | None
     seed: int
     orientation: str = "ras"
+    body: bool = False  # the last class is the body
 
 
 def write_cases(cases: list[Case], recipe: Recipe, folder: Path) -> tuple[list[dict], float, np.ndarray]:
@@ -145,6 +147,7 @@ def write_prepared(numbered: tuple[int, Case], recipe: Recipe, folder: Path) -> 
     rng = np.random.default_rng([recipe.seed, number])
     middle = sum(volumes.bounding_box(mask)) // 2  # a crop around it keeps the whole of what fits
     centers = [middle] if recipe.crops is None else rng.choice(np.argwhere(mask), recipe.crops)
+    body = body_mask(image, recipe.spacing) if recipe.body and case.label else None
     entries, kept = [], 0
     for name, center in zip(crop_names(case, recipe.crops), centers, strict=True):
         start = volumes.window(center, label.shape, recipe.roi_size)
@@ -152,6 +155,9 @@ def write_prepared(numbered: tuple[int, Case], recipe: Recipe, folder: Path) -> 
         if case.label:
             cropped["label"] = volumes.crop_volume(label, start, recipe.roi_size)
             kept += np.count_nonzero(cropped["label"])
+        if body is not None:
+            inside = volumes.crop_volume(body, start, recipe.roi_size) & (cropped["label"] == 0)
+            cropped["label"] = np.where(inside, np.uint8(len(recipe.label_map.classes)), cropped["label"])
         files = {key: f"./{key}sTr/{name}.nii.gz" for key in cropped}
         for key, volume in cropped.items():
             save_nifti(folder / files[key], volume, volumes.move(affine, start))

@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,12 @@ class LabelMap:
     def thin(self) -> frozenset[str]:
         """Classes that may be thinner than a voxel: their centreline survives resampling."""
         return frozenset(self.tubular + self.lesions)
+
+    def with_class(self, name: str) -> "LabelMap":
+        """The same with one more class, the last and below all others, that no value of the data makes."""
+        if same := [known for known in self.classes if plain(known) == name]:
+            raise UserError(f"the data have a class {same[0]!r}, so none of that name can be added")
+        return replace(self, classes={**self.classes, name: ()}, priority=(name, *self.priority))
 
     def apply(self, label: np.ndarray) -> np.ndarray:
         """Values of the data to class indices, uint8 of the same shape."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from monai.transforms import ScaleIntensity, ScaleIntensityRange, ScaleIntensityRangePercentiles
 
+from lldm3d.data.body import BODY
 from lldm3d.data.case_preparation import (
     MULTIPLE,
     Recipe,
@@ -103,6 +104,7 @@ def prepare(
     channel: int | None = None,
     max_cases: int | None = None,
     orientation: str | None = None,
+    body: bool = False,
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
@@ -132,6 +134,8 @@ def prepare(
         max_cases: only the first cases.
         orientation: ras (the nearest axes), or stored (the axes of the files, the one across the slices last); default:
             ras, but stored where the slices of some cases lie across another axis than those of others.
+        body: add a class `body`: what is patient and has no label, by threshold and morphology. Networks that draw an
+            image from its label alone need it where labels are of a few organs.
         seed: of split and crops.
         overwrite: replace an existing data set.
 
@@ -164,7 +168,8 @@ def prepare(
     if orientation == "stored" and thick_axis(spacing) not in (None, 2):
         raise UserError(f"--spacing {spacing}: with stored axes the one across the slices is the last; turn it round")
     roi_size, scale = choose_roi_size(records, spacing, roi_size), scaler(intensity, percentiles, window)
-    recipe = Recipe(roi_size, spacing, center, crops, scale, mapping, channel, seed, orientation)
+    mapping = mapping.with_class(BODY) if body else mapping
+    recipe = Recipe(roi_size, spacing, center, crops, scale, mapping, channel, seed, orientation, body)
     with output_folder(output_dir, overwrite, inputs) as folder:
         entries, lost, volumes = write_cases([*cases, *further], recipe, folder)
         require_kept(volumes, mapping)
