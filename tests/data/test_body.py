@@ -8,6 +8,7 @@ from lldm3d.data.body import body_mask
 from lldm3d.data.dataset import load_cases, load_schema
 from lldm3d.data.prepare import prepare
 from lldm3d.errors import UserError
+from lldm3d.pipeline.profile import PrepareSettings
 
 from .raw import load, save, write_decathlon
 
@@ -36,7 +37,7 @@ def test_prepare_adds_it_below_all_classes(tmp_path):
         image = zoom(patient(2)[0], (20 / 64, 18 / 64, 1.5), order=1)
         save(file, np.roll(image, number, 2).astype(np.float32))
     prepare(tmp_path / "without", data=raw)
-    prepare(tmp_path / "with", data=raw, body=True)
+    prepare(tmp_path / "with", data=raw, **PrepareSettings(body=True).model_dump(exclude_none=True))
     assert load_schema(tmp_path / "with").class_names == ("background", "liver", "vein", "body")
     assert load_schema(tmp_path / "with").source_values["body"] == ()
     for before, after in zip(*(load_cases(tmp_path / name, "training") for name in ("without", "with")), strict=True):

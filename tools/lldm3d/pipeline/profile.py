@@ -58,6 +58,7 @@ class PrepareSettings(Section):
     channel: Annotated[int, Field(ge=0)] | None = None
     max_cases: Count | None = None
     orientation: Literal["ras", "stored"] | None = None
+    body: bool | None = None
     seed: Seed | None = None
 
 
