@@ -106,8 +106,8 @@ def read_yaml(path: str | Path, remedy: str, text: str | None = None) -> dict:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove the files that a killed process left half-written in a folder that no other process writes to now."""
-    for path in filter(Path.is_file, folder.glob(f"{PARTIAL}*")):
+    """Remove the files that a killed process left half-written in or below a folder that no other writes to now."""
+    for path in filter(Path.is_file, folder.rglob(f"{PARTIAL}*")):
         path.unlink(missing_ok=True)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lldm3d.children import end_with_parent
 from lldm3d.errors import ChildError, UserError
-from lldm3d.files import read_yaml, write_json
+from lldm3d.files import read_yaml, remove_partial, write_json
 from lldm3d.locks import locked, stage_lock
 from lldm3d.pipeline.checks import check_inputs, depends_on, is_done, jobs_to_do, mark_done, put_back, set_aside
 from lldm3d.pipeline.stages import FORMAT, STAGES, Job, Plan, all_jobs, find_job
@@ -77,6 +77,7 @@ def do(work: Path, job: Job, plan: Plan) -> None:
         if put_back(work, job, found):
             return print(f"{work / job.name}: was trained with these settings and inputs, and is put back", flush=True)
         set_aside(work, job, found)
+        remove_partial(work / job.name)
         module, function = row.action.split(":")
         with timed(work, job):
             getattr(importlib.import_module(f"lldm3d.pipeline.{module}"), function)(work, job, plan)
