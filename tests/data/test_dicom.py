@@ -182,7 +182,7 @@ def test_an_image_of_many_frames_is_read_like_slices(tmp_path, kind):
         for number, dataset in enumerate(slices):
             dataset.RescaleIntercept, dataset.RescaleSlope = -1024 - number, 2  # of each frame another
     image = write_enhanced(tmp_path / "x/image.dcm", slices)
-    write_seg(tmp_path / "x/label.dcm", [image], label())
+    write_seg(tmp_path / "x/label.dcm", [image], label()[::-1])  # frames go from the head to the feet
     source = open_source(tmp_path / "x")  # its files are there as long as it is
     raw = np.random.default_rng(0).integers(0, 2000, SHAPE)
     require_same(source.cases[0].image, raw if kind == "MR" else 2 * raw - 1024 - np.arange(SHAPE[0])[:, None, None])

@@ -22,14 +22,15 @@ from lldm3d.export.package import pack
 from .conftest import CLASS_NAMES
 
 STAGE, CASE = "segment/steps/seg_unet/multi/R/real/seed_0", "case_06"
-PATIENCE = 600  # seconds until the server answers: it imports half of PyPI
+PATIENCE = 900  # seconds until the server answers: it imports some hundred packages
 MONAILABEL = shutil.which("monailabel")
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         MONAILABEL is None,
-        reason="no `monailabel` in PATH; pip install monailabel in an environment of its own, and add its bin to PATH",
+        reason="no `monailabel` in PATH; install it in an environment of its own as docs/how-to/share.md says, and add "
+        "its bin to PATH",
     ),
 ]
 

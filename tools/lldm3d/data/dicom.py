@@ -209,12 +209,12 @@ def frames_of(path: Path, header: Any) -> Iterator[tuple[str, np.ndarray, np.nda
         shared = header.SharedFunctionalGroupsSequence[0]
         for number, own in enumerate(header.PerFrameFunctionalGroupsSequence, start=1):
             orientation, position = (
-                (own if name in own else shared)[name].value[0]
+                getattr(own if name in own else shared, name)[0]
                 for name in ("PlaneOrientationSequence", "PlanePositionSequence")
             )
             found = orientation.ImageOrientationPatient, position.ImagePositionPatient
             yield f"frame {number} of {path}", *(np.array(values, float) for values in found)
-    except (KeyError, AttributeError, IndexError, ValueError) as error:
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise UserError(
             f"{path}: does not say where its frames lie ({error}); convert it to NIfTI for --images and --labels"
         ) from None
