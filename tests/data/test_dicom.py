@@ -165,6 +165,89 @@ def test_ct_is_read_in_hounsfield_units(tmp_path):
     assert source.about["modality"] == {"0": "CT"}
 
 
+def write_enhanced(path: Path, slices: list, series: str | None = None) -> "pydicom.Dataset":
+    """Slices as one image of many frames, as highdicom converts them."""
+    kind = {"MR": hd.legacy.LegacyConvertedEnhancedMRImage, "CT": hd.legacy.LegacyConvertedEnhancedCTImage}
+    uids = [pydicom.uid.generate_uid() for _ in range(2)]
+    image = kind[slices[0].Modality](slices, series or uids[0], 7, uids[1], 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save_as(path)
+    return image
+
+
+@pytest.mark.parametrize("kind", ["MR", "CT"])
+def test_an_image_of_many_frames_is_read_like_slices(tmp_path, kind):
+    slices = write_series(tmp_path / "slices", "P1", 0, kind)
+    if kind == "CT":
+        for number, dataset in enumerate(slices):
+            dataset.RescaleIntercept, dataset.RescaleSlope = -1024 - number, 2  # of each frame another
+    image = write_enhanced(tmp_path / "x/image.dcm", slices)
+    write_seg(tmp_path / "x/label.dcm", [image], label()[::-1])  # frames go from the head to the feet
+    source = open_source(tmp_path / "x")  # its files are there as long as it is
+    raw = np.random.default_rng(0).integers(0, 2000, SHAPE)
+    require_same(source.cases[0].image, raw if kind == "MR" else 2 * raw - 1024 - np.arange(SHAPE[0])[:, None, None])
+    require_same(source.cases[0].label, label())
+
+
+def write_two(path: Path, slices: list) -> None:
+    uid = pydicom.uid.generate_uid()
+    write_enhanced(path, slices[:8], uid)
+    write_enhanced(path.with_name("other.dcm"), slices[8:], uid)
+
+
+def write_placeless(path: Path, slices: list) -> None:
+    image = write_enhanced(path, slices)
+    for frame in image.PerFrameFunctionalGroupsSequence:
+        del frame.PlanePositionSequence
+    image.save_as(path)
+
+
+FRAMES = {
+    "a frame is missing": (lambda path, slices: write_enhanced(path, slices[:5] + slices[6:]), "frame .* 1 slices are"),
+    "two phases": (lambda path, slices: write_enhanced(path, slices + again(slices)), "split series of several"),
+    "two of one series": (write_two, "is one of 2 images with many frames"),
+    "no place": (write_placeless, "does not say where its frames lie .*PlanePositionSequence"),
+    "cut off": (lambda path, slices: (write_enhanced(path, slices), cut(path, -300)), "pixels cannot be read"),
+}
+
+
+def again(slices: list) -> list:
+    """The slices of a second phase."""
+    found = [pydicom.dcmread(pydicom.filebase.DicomBytesIO(encoded(dataset))) for dataset in slices]
+    for dataset in found:
+        dataset.SOPInstanceUID = pydicom.uid.generate_uid()
+    return found
+
+
+def encoded(dataset: "pydicom.Dataset") -> bytes:
+    buffer = pydicom.filebase.DicomBytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_frames_that_are_no_volume_are_told(tmp_path, name):
+    write, words = FRAMES[name]
+    slices = write_series(tmp_path / "slices", "P1", 0)
+    write(tmp_path / "x/image.dcm", slices)
+    write_seg(tmp_path / "x/label.dcm", slices, label())
+    seg, image = (pydicom.dcmread(tmp_path / "x" / name) for name in ("label.dcm", "image.dcm"))
+    seg.ReferencedSeriesSequence[0].SeriesInstanceUID = image.SeriesInstanceUID
+    seg.save_as(tmp_path / "x/label.dcm")
+    with pytest.raises(UserError, match=words) as found:
+        check(tmp_path / "x")
+    assert "\n" not in str(found.value)
+
+
+def test_a_tree_without_dicom_is_not_walked_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("lldm3d.data.dicom.LOOKED_AT", 3)
+    for number in range(9):
+        (tmp_path / f"{number}.txt").touch()
+    (tmp_path / "zz.dcm").touch()
+    with pytest.raises(UserError, match="holds no dataset.json, .* or DICOM files"):
+        open_source(tmp_path)
+
+
 def files_of(folder: Path) -> list[Path]:
     """The slices of the one series, from feet to head."""
     paths = [path for path in (folder / "images").iterdir()]

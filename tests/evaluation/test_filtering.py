@@ -52,3 +52,10 @@ def test_what_cannot_be_filtered_is_refused(work, tmp_path):
     with pytest.raises(UserError, match="holds the pairs themselves"):
         keep_agreeing(str(work), pairs, pairs, overwrite=True)
     assert len(load_cases(pairs, "training")) == 4
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_network_is_loaded(work, tmp_path, monkeypatch):
+    monkeypatch.setattr("lldm3d.evaluation.filtering.load_segmenter", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file/kept: cannot be written .Not a directory"):
+        keep_agreeing(str(work), str(work / "pairs"), str(tmp_path / "file/kept"))

@@ -111,6 +111,31 @@ def test_dcm2niix_reads_the_same_voxels_in_the_same_place(exported, pairs, tmp_p
     assert pair_of(pairs, nib.load(tmp_path / "out.nii"))
 
 
+@pytest.mark.skipif(shutil.which("segimage2itkimage") is None, reason="no segimage2itkimage; pip install dcmqi")
+def test_dcmqi_reads_the_label_and_writes_it_again_as_it_was(exported, tmp_path):
+    """Its SEG of what it read, laid beside the series in place of ours, is the same data to this package."""
+    of_ours = open_source(exported)  # whose files are there as long as it is
+    ours = nib.load(of_ours.cases[0].label)
+    pair, series = exported / "synthetic-0001", tmp_path / "series"
+    read = ["segimage2itkimage", "--inputDICOM", pair / "label.dcm", "--outputDirectory", tmp_path, "--mergeSegments"]
+    done = subprocess.run([*read, "-t", "nii"], capture_output=True, text=True)
+    assert done.returncode == 0 and "absent" not in done.stdout + done.stderr, done.stdout + done.stderr
+    theirs = nib.load(tmp_path / "1.nii.gz")
+    (found, affine), (expected, truth) = upright(theirs), upright(ours)
+    start = np.linalg.solve(truth, affine[:, 3])[:3]  # it leaves out slices without a label
+    assert np.abs(affine[:3, :3] - truth[:3, :3]).max() < 1e-4 and np.abs(start - np.round(start)).max() < 1e-4
+    inside = tuple(slice(a, a + n) for a, n in zip(np.round(start).astype(int), found.shape, strict=True))
+    assert np.array_equal(found, expected[inside]) and found.sum() == expected.sum()
+    shutil.copytree(pair / "image", series / "image")
+    write = ["itkimage2segimage", "--inputImageList", tmp_path / "1.nii.gz", "--inputDICOMDirectory", series / "image"]
+    write += ["--inputMetadata", tmp_path / "meta.json", "--outputDICOM", series / "label.dcm"]
+    subprocess.run(write, check=True, capture_output=True)
+    source = open_source(series)
+    again = nib.load(source.cases[0].label)
+    assert np.array_equal(again.dataobj, ours.dataobj) and np.abs(again.affine - ours.affine).max() < 1e-4
+    assert source.about["labels"] == {"1": "liver", "2": "portal vein"}
+
+
 def test_highdicom_reads_the_segments_with_their_names(exported):
     seg = hd.seg.segread(exported / "synthetic-0001/label.dcm")
     names = [seg.get_segment_description(number).segment_label for number in seg.segment_numbers]

@@ -109,6 +109,12 @@ def test_what_was_changed_on_the_way_is_told(kit, tmp_path, name):
         verify(str(tmp_path / "kit"))
 
 
+def draw_anew(work: Path) -> None:
+    """As many pairs of the same names, of which one is another."""
+    one, other = sorted((work / "pairs/lldm/drawn/seed_0/imagesTr").iterdir())[:2]
+    shutil.copyfile(other, one)
+
+
 def rename_dataset(work: Path) -> None:
     """The name of the data set holds that of a patient."""
     for path in (work / "dataset/dataset.json", work / "pairs/lldm/drawn/seed_0/dataset.json"):
@@ -126,10 +132,15 @@ def rename_dataset(work: Path) -> None:
             0,
             "the copies of patients were not measured",
         ),
+        (
+            draw_anew,
+            0,
+            "metrics.json: judged other pairs than those in .*/pairs/lldm/drawn/seed_0; delete it and",
+        ),
         (lambda work: None, 0, "names no licence of the training data; give --licence"),
         (rename_dataset, 0, "the name of a patient or case is in it: 'Erika Muster' in "),
     ],
-    ids=["copies", "not evaluated", "no licence", "a patient's name"],
+    ids=["copies", "not evaluated", "judged before they were drawn", "no licence", "a patient's name"],
 )
 def test_what_may_not_be_shared_is_refused_and_nothing_written(work, tmp_path, change, share, words):
     change(folder := copied(work, tmp_path / "work", share))

@@ -296,6 +296,15 @@ def require_replaceable(path: str | Path, overwrite: bool, inputs: Iterable[str 
         )
 
 
+def require_writable(folder: Path) -> None:
+    """Raise UserError where a folder, or the nearest one above it that exists, takes no file; leaves none there."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
 def files_made(folder: Path) -> set[str]:
     """The files that a command has made in a folder, as its `MARKER` lists them."""
     marker = read_json(folder / MARKER) if (folder / MARKER).is_file() else {}

@@ -31,8 +31,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
             lock(file)
         except BlockingIOError:
             file.seek(0)
-            by = file.read().strip() or "unknown"
-            raise UserError(f"{path}: {what} is in use by process {by}; wait until it ends, or stop it") from None
+            raise in_use(path, what, file.read().strip() or "unknown") from None
         except OSError as error:
             raise UserError(
                 f"{path}: this file system gives no locks ({error.strerror}); mount it with them (Lustre: -o flock, "
@@ -42,6 +41,11 @@ def locked(path: Path, what: str) -> Iterator[None]:
         file.write(f"{os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def in_use(path: Path, what: str, by: str) -> UserError:
+    """What is said of a lock file that the process `by` holds."""
+    return UserError(f"{path}: {what} is in use by process {by}; wait until it ends, or stop it")
 
 
 def lock(file: TextIO) -> None:

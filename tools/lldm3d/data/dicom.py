@@ -1,11 +1,13 @@
 """Finding labelled scans among DICOM files: series of MR, CT or PET images with SEG or RTSTRUCT objects.
 
 They become NIfTI files of numbered patients, so that nothing that is written later can hold an identifier: the name of
-no file, series or patient goes further. (PS3.3: C.7.6.2 for where slices lie, A.51 SEG, C.8.8.6 contours.)
+no file, series or patient goes further. (PS3.3: C.7.6.2 for where slices lie, C.7.6.16 where those of enhanced images
+do, A.51 SEG, C.8.8.6 contours.)
 """
 
+import os
 from collections.abc import Iterator
-from itertools import count, pairwise
+from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from lldm3d.files import save_nifti
 
 MAGIC = b"DICM"  # at byte 128
 IMAGES, LABELS = ("MR", "CT", "PT"), ("SEG", "RTSTRUCT")  # modalities
+LOOKED_AT = 10_000  # files of a folder without DICOM, until it is taken for one
 GAP_TOLERANCE = 0.01  # of the distance between slices
 PLANE_TOLERANCE = 0.25  # of that distance: how far a contour may lie from its slice
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes go to the left and back
@@ -27,11 +30,27 @@ Headers = dict[Path, Any]  # the pydicom datasets of files, without pixels
 
 def dicom_files(folder: Path) -> Iterator[Path]:
     """The DICOM files in a folder and those below it, hidden ones and directories of media left out."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith(".") and path.name != "DICOMDIR":
-            with open(path, "rb") as file:
-                if file.read(132)[128:] == MAGIC or path.suffix.lower() == ".dcm":
-                    yield path
+    yield from filter(is_dicom, files_below(folder))
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files in a folder, then those in the folders below it, in order, as they are found; hidden ones left out."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its first bytes or its name."""
+    if not path.is_file() or path.name == "DICOMDIR":  # a pipe would be read for ever
+        return False
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == MAGIC or path.suffix.lower() == ".dcm"
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Whether one of the first files below a folder is DICOM: a home folder, or a whole disk, has millions."""
+    return any(map(is_dicom, islice(files_below(folder), LOOKED_AT)))
 
 
 def dicom_cases(folder: Path, target: Path) -> tuple[list[Case], dict]:
@@ -150,8 +169,10 @@ def image_volume(images: Headers) -> Any:
     import highdicom as hd
     import pydicom
 
-    first = next(iter(images))
-    require_stack(images)
+    first, header = next(iter(images.items()))
+    if any(map(is_enhanced, images.values())) and len(images) > 1:
+        raise UserError(f"{first}: is one of {len(images)} images with many frames of its series; give each a series")
+    require_stack(first, [frame for path, header in images.items() for frame in frames_of(path, header)])
     slices = []
     for path in images:
         try:
@@ -159,23 +180,56 @@ def image_volume(images: Headers) -> Any:
             _ = slices[-1].pixel_array  # kept by the dataset
         except Exception as error:
             raise UserError(f"{path}: its pixels cannot be read ({error}); copy the file again") from None
+    options = {"dtype": np.float64, "rtol": GAP_TOLERANCE, "apply_presentation_lut": False}
     try:
-        return hd.get_volume_from_series(slices, dtype=np.float64, rtol=GAP_TOLERANCE, apply_presentation_lut=False)
-    except (ValueError, AttributeError, TypeError) as error:
+        if is_enhanced(header):
+            return hd.Image.from_dataset(slices[0], copy=False).get_volume(**options)
+        return hd.get_volume_from_series(slices, **options)
+    except (ValueError, AttributeError, TypeError, RuntimeError) as error:
         raise UserError(f"{first}: its series of {len(images)} images is no volume ({error})") from None
 
 
-def require_stack(images: Headers) -> None:
-    """Raise UserError where slices of a series are missing, double, or unevenly spaced, or hold several frames."""
-    first, header = next(iter(images.items()))
-    if header.get("NumberOfFrames", 1) > 1 or "ImagePositionPatient" not in header:
+def is_enhanced(header: Any) -> bool:
+    """Whether an image holds all frames of a volume, with what is of each (C.7.6.16)."""
+    return "PerFrameFunctionalGroupsSequence" in header
+
+
+def frames_of(path: Path, header: Any) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, orientation [6] and position [3] in mm of each frame of an image: of a slice the one that it is.
+
+    Raises UserError where it does not say where its frames lie.
+    """
+    try:
+        if not is_enhanced(header):
+            if header.get("NumberOfFrames", 1) > 1:
+                raise AttributeError(f"{header.NumberOfFrames} frames, and none says where it lies")
+            found = header.ImageOrientationPatient, header.ImagePositionPatient
+            yield str(path), *(np.array(values, float) for values in found)
+            return
+        shared = header.SharedFunctionalGroupsSequence[0]
+        for number, own in enumerate(header.PerFrameFunctionalGroupsSequence, start=1):
+            orientation, position = (
+                getattr(own if name in own else shared, name)[0]
+                for name in ("PlaneOrientationSequence", "PlanePositionSequence")
+            )
+            found = orientation.ImageOrientationPatient, position.ImagePositionPatient
+            yield f"frame {number} of {path}", *(np.array(values, float) for values in found)
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise UserError(
-            f"{first}: is no single slice with a position; convert enhanced (multi-frame) images to single slices, or "
-            "to NIfTI for --images and --labels"
-        )
-    row, column = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
+            f"{path}: does not say where its frames lie ({error}); convert it to NIfTI for --images and --labels"
+        ) from None
+
+
+def require_stack(first: Path, frames: list[tuple[str, np.ndarray, np.ndarray]]) -> None:
+    """Raise UserError where slices of a series are missing, double, or unevenly spaced.
+
+    Args:
+        first: of the files of the series.
+        frames: name, orientation and position of each.
+    """
+    row, column = frames[0][1].reshape(2, 3)
     normal = np.cross(row, column)
-    places = sorted((float(normal @ np.array(h.ImagePositionPatient, float)), path) for path, h in images.items())
+    places = sorted((float(normal @ position), name) for name, _, position in frames)
     gaps = np.diff([place for place, _ in places])
     if len(places) < 2:
         raise UserError(f"{first}: is the only image of its series; a volume needs two slices or more")

@@ -62,7 +62,7 @@ def _folder(folder: Path, channel: int | None) -> Source:
     if not (folder / "dataset.json").is_file():
         if (folder / bids.DESCRIPTION).is_file():
             return Source(folder, *bids.bids_cases(folder))
-        if next(dicom.dicom_files(folder), None):
+        if dicom.holds_dicom(folder):
             converted = TemporaryDirectory(prefix="lldm3d-dicom-")
             return Source(folder, *dicom.dicom_cases(folder, Path(converted.name)), converted)
         raise UserError(

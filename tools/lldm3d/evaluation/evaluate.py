@@ -20,7 +20,7 @@ from lldm3d.evaluation.features import load_segmenter
 from lldm3d.evaluation.labels import label_rows, statistic_rows
 from lldm3d.evaluation.metrics import FORMAT, Compared, Metric, Row, write_csv
 from lldm3d.evaluation.pretrained import Radiomics, load_medicalnet, load_radimagenet, plane_means
-from lldm3d.evaluation.records import CaseRecords, Record
+from lldm3d.evaluation.records import CaseRecords, Record, content_hash
 from lldm3d.evaluation.similarity import diversity_rows, draw_rows, paired_rows
 from lldm3d.evaluation.through_plane import through_plane_rows
 from lldm3d.files import MARKER, files_made, read_json, write_json
@@ -100,6 +100,7 @@ def evaluate(
         "version": __version__,
         **{"real": str(real.resolve()), "synthetic": str(synthetic.resolve())},
         "cases": {split: len(found) for split, found in records.items()},
+        "judged": content_hash(cases["synthetic"]),
         "networks": networks,
         "rows": [row.as_dict() for row in rows],
         "nearest": pairs,

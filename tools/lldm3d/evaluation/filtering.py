@@ -12,7 +12,7 @@ from lldm3d.data.scans import read_pair
 from lldm3d.errors import UserError
 from lldm3d.evaluation.alignment import class_agreement
 from lldm3d.evaluation.features import Segmenter, load_segmenter
-from lldm3d.files import read_json, write_json
+from lldm3d.files import read_json, require_writable, write_json
 from lldm3d.pairs.folder import is_ours, require_free
 
 ENSEMBLE = "segment/*/*/multi/R/real/seed_*/model.pt"  # all classes, real data alone
@@ -34,7 +34,8 @@ def keep_agreeing(workdir: str, pairs: str, output_dir: str, share: float = 0.5,
         overwrite: replace them.
 
     Raises:
-        UserError: for a share that is none, pairs without labels, or a work directory without such networks.
+        UserError: for a share that is none, pairs without labels, a work directory without such networks, or a
+            folder that cannot be written.
     """
     source, target = Path(pairs).resolve(), Path(output_dir).resolve()
     if not (type(share) in (int, float) and 0 < share < 1):
@@ -42,6 +43,7 @@ def keep_agreeing(workdir: str, pairs: str, output_dir: str, share: float = 0.5,
     if target == source:
         raise UserError(f"--output_dir {target} holds the pairs themselves; choose another folder")
     require_free(target, overwrite)
+    require_writable(target)
     paths = sorted(Path(workdir).resolve().glob(ENSEMBLE))
     if not paths:
         raise UserError(

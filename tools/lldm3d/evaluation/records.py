@@ -7,6 +7,7 @@ import numpy as np
 
 from lldm3d.data.dataset import Case
 from lldm3d.evaluation.features import FeatureSpace
+from lldm3d.files import sha256
 
 BLUR = 2.0  # voxels, of the yardstick
 Statistics = dict[tuple[str, str], np.ndarray]  # (statistic, class): values
@@ -63,6 +64,12 @@ class CaseRecords:
     def labelled(self) -> list[tuple[Case, Record]]:
         """The cases whose label map is there, and not empty."""
         return [pair for pair in zip(self.cases, self.records, strict=True) if pair[1].label]
+
+
+def content_hash(cases: list[Case]) -> str:
+    """SHA-256 of the files of cases, in their order: by it an evaluation tells which pairs it judged."""
+    files = [sha256(path) for case in cases for path in (case.image, case.label) if path]
+    return hashlib.sha256(" ".join(files).encode()).hexdigest()
 
 
 def label_hash(label: np.ndarray) -> str:

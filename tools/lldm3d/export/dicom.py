@@ -143,6 +143,6 @@ def segmentation(label: np.ndarray, task: Task, slices: list):
         **{"manufacturer": "3D-LLDM", "manufacturer_model_name": "3D-LLDM", "software_versions": __version__},
         content_description="Synthetic label by 3D-LLDM",
     )
-    for keyword, value in MARKS.items():
+    for keyword, value in {**MARKS, "ContentCreatorName": ""}.items():
         setattr(found, keyword, value)
     return found

@@ -25,6 +25,7 @@ from lldm3d.evaluation.metrics import (
     read_metrics,
     write_csv,
 )
+from lldm3d.evaluation.records import content_hash
 from lldm3d.files import (
     MARKER,
     atomic_write,
@@ -110,7 +111,8 @@ def chosen_pairs(work: Path, pairs: str | None) -> tuple[str, str, int]:
 
 
 def releasable(work: Path, place: tuple[str, str, int]) -> list[dict]:
-    """The rows of the evaluation of the pairs. Raises UserError where there is none, or it found copies."""
+    """The rows of the evaluation of the pairs. Raises UserError where there is none, it judged others, or found
+    copies."""
     path = evaluation_dir(work, *place) / "metrics.json"
     content = read_metrics(path) if path.is_file() else {}
     found = near_copies_share(content)
@@ -123,10 +125,11 @@ def releasable(work: Path, place: tuple[str, str, int]) -> list[dict]:
             f"{path}: {found[0]:.1%} of {found[1]} pairs are near copies of training cases, at most {MAX_COPIES:.0%} "
             "may be released; draw others from a model that saw more patients or trained shorter"
         )
-    number = len(load_cases(pairs_dir(work, *place), "training"))
-    if content["cases"]["synthetic"] != number:
+    pairs = pairs_dir(work, *place)
+    if content.get("judged") != content_hash(load_cases(pairs, "training")):
+        said = "judged other pairs than" if "judged" in content else "does not say that it judged"
         raise UserError(
-            f"{path}: judged {content['cases']['synthetic']} pairs, and there are {number}; evaluate them again"
+            f"{path}: {said} those in {pairs}; delete it and call `lldm3d run --workdir {work}`, which judges them"
         )
     return content["rows"]
 

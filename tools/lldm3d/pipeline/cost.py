@@ -75,7 +75,10 @@ def print_cost(work: Path, plan: Plan, jobs: list[Job]) -> None:
         minutes |= print_method_cost(work, plan, method, schema, jobs)
     segments = [SegmentStage.parse(job.name) for job in jobs if job.stage == "segment"]
     minutes |= print_study_cost(work, plan, segments, schema)
-    note_limits(work, plan, minutes)
+    try:
+        note_limits(work, plan, minutes)
+    except UserError as error:
+        print(f"not noted for the jobs of a cluster: {error}")
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU with {plan.threads} threads"
     print(f"from steps on this {where}; without loading, validation, and the further losses of autoencoders")
 

@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from lldm3d.children import source_environment, tail, tied_to_me
 from lldm3d.errors import ChildError, UserError
 from lldm3d.files import read_json, write_yaml
-from lldm3d.locks import RUN_LOCK, locked, visible_gpus
+from lldm3d.locks import RUN_LOCK, holder, in_use, locked, visible_gpus
 from lldm3d.pipeline.checks import RECORDS, jobs_to_do, mark_done
 from lldm3d.pipeline.cluster import check_executor, ended_by_slurm, refuse_left_over, refused_by_slurm, slurm_options
 from lldm3d.pipeline.stage import FAILURES, read_plan
@@ -32,24 +33,37 @@ def execute(work: Path, content: dict, selected: list[Job], dry_run: bool, **whe
     """
     require_inputs(work, Plan.of(content), selected)
     options, executor = placed(work, content, selected, **where), where["executor"]
+    if dry_run:
+        return print_left(work, content, selected)
     with locked(work / RUN_LOCK, f"the work directory {work}"):
         if executor:
             refuse_left_over(work)
         shutil.rmtree(work / FAILURES, ignore_errors=True)
         adopt(work)
-        left = jobs_to_do(work, selected)
-        if dry_run:
-            print("\n".join([f"lldm3d: {len(left)} stages would run in {work}", *(job.name for job in left)]))
-        else:
-            write_yaml(work / "run.yaml", content)
-            # jobs of a cluster do not write to this terminal; here `all` hides faults of Snakemake's own as well, of
-            # which `require_inputs` finds those that a user can cause, but less adds 14 lines to each stage that fails
-            quiet = ["--quiet", "host", "reason"] if executor else ["--quiet", "all"]
-            end = signal.SIGINT if executor else signal.SIGKILL
-            if left:
-                write_config(work / CONFIG, content, left)
-                snakemake(work, work / CONFIG, [*options, *quiet], end)
-    if dry_run and not executor:  # a cluster's login node would say nothing of its other nodes
+        write_yaml(work / "run.yaml", content)
+        # jobs of a cluster do not write to this terminal; here `all` hides faults of Snakemake's own as well, of
+        # which `require_inputs` finds those that a user can cause, but less adds 14 lines to each stage that fails
+        quiet = ["--quiet", "host", "reason"] if executor else ["--quiet", "all"]
+        end = signal.SIGINT if executor else signal.SIGKILL
+        if left := jobs_to_do(work, selected):
+            write_config(work / CONFIG, content, left)
+            snakemake(work, work / CONFIG, [*options, *quiet], end)
+
+
+def print_left(work: Path, content: dict, selected: list[Job]) -> None:
+    """Print which of the selected jobs are not done, and what they take; of a work directory that is read-only too.
+
+    Raises UserError where a run is at work there, or has left jobs on a cluster.
+    """
+    if by := holder(work / RUN_LOCK):
+        raise in_use(work / RUN_LOCK, f"the work directory {work}", by)
+    if content["executor"]:
+        refuse_left_over(work)
+    with suppress(UserError):  # of a place that cannot be written: what version 0.8 did there counts as not done
+        adopt(work)
+    left = jobs_to_do(work, selected)
+    print("\n".join([f"lldm3d: {len(left)} stages would run in {work}", *(job.name for job in left)]))
+    if not content["executor"]:  # a cluster's login node would say nothing of its other nodes
         from lldm3d.pipeline.cost import print_cost
 
         print_cost(work, Plan.of(content), left)
