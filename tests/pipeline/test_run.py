@@ -22,7 +22,7 @@ from lldm3d.pipeline.workflow import require_inputs
 from .conftest import DRAWN, lldm3d, plan_of
 
 LLDM = "methods/lldm/seed_0"
-RS = [f"segment/steps/seg_resunet/multi/R+S/lldm/seed_{seed}" for seed in (0, 1)]
+RS = ["segment/steps/seg_resunet/multi/R+S/lldm/seed_0"]
 PAIRS = "pairs/lldm/drawn/seed_0"
 
 

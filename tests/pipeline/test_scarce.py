@@ -92,7 +92,8 @@ def test_the_few_patients_are_those_of_the_regime_with_the_same_seed(tiny_datase
 def test_only_a_restricted_run_chooses_patients_one_generator_for_each_segmentation(tmp_path):
     everything = plan_of(tmp_path)
     assert not [job for job in all_jobs(everything) if job.stage == "seen"]
-    plan = plan_of(tmp_path, seen={"label_fraction": 0.1})
+    profile = write_profile(tmp_path / "two.yaml", segment={"seeds": [0, 1]})
+    plan = plan_of(tmp_path, profile, seen={"label_fraction": 0.1})
     assert plan.seeds == plan.settings["segment"]["seeds"] == [0, 1]
     jobs = {job.name: job for job in all_jobs(plan)}
     for seed in plan.seeds:
@@ -104,7 +105,7 @@ def test_only_a_restricted_run_chooses_patients_one_generator_for_each_segmentat
             f"pairs/lldm/drawn/seed_{seed}/dataset.json"
             in jobs[f"segment/steps/seg_resunet/multi/R+S/lldm/seed_{seed}"].reads
         )
-    other = {job.name: job.digest for job in all_jobs(plan_of(tmp_path, seen={"label_fraction": 0.2}))}
+    other = {job.name: job.digest for job in all_jobs(plan_of(tmp_path, profile, seen={"label_fraction": 0.2}))}
     assert {name for name in jobs if other[name] != jobs[name].digest} == {"seen/seed_0", "seen/seed_1"}
 
 

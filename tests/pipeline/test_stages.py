@@ -10,9 +10,7 @@ from .conftest import plan_of
 
 LLDM = "methods/lldm/seed_0"
 TRAININGS = ["autoencoder_image", "autoencoder_label", "latents", "label_ldm", "image_ldm", "controlnet"]
-R, RS = (
-    [f"segment/steps/seg_resunet/multi/{regime}/seed_{seed}" for seed in (0,)] for regime in ("R/real", "R+S/lldm")
-)
+R, RS = ([f"segment/steps/seg_resunet/multi/{regime}/seed_0"] for regime in ("R/real", "R+S/lldm"))
 DRAWN = "pairs/lldm/drawn/seed_0"
 AFTER_PAIRS = [*RS, "evaluation/lldm/drawn/seed_0", "study", "comparison", "report"]
 
@@ -104,7 +102,7 @@ def test_until_is_a_stage_a_training_or_one_job_with_all_that_it_needs(tmp_path)
     plan = plan_of(tmp_path)
     assert names(plan, until="latents") == ["prepare", *(f"{LLDM}/{name}" for name in TRAININGS[:3])]
     assert names(plan, until=f"{LLDM}/autoencoder_label") == ["prepare", f"{LLDM}/autoencoder_label"]
-    assert names(plan, until="segment")[-4:] == [*R, *RS]
+    assert names(plan, until="segment")[-2:] == [*R, *RS]
     assert names(plan, until="pairs")[-1] == DRAWN
 
 
@@ -122,7 +120,7 @@ def test_an_unknown_stage_is_answered_with_the_nearest_name(tmp_path):
         ({"methods": {"lldm": {"controlnet": {"learning_rate": 1e-4}}}}, [f"{LLDM}/controlnet", DRAWN, *AFTER_PAIRS]),
         ({"methods": {"lldm": {"autoencoder_label": {"gate": {"mean_dice": 0}, "processes": 2}}}}, []),
         ({"methods": {"lldm": {"inference": {"guidance_scale": 2}}}}, [DRAWN, *AFTER_PAIRS]),
-        ({"segment": {"seeds": [0, 1, 2]}}, [R[0][:-1] + "1", R[0][:-1] + "2", RS[0][:-1] + "1", RS[0][:-1] + "2", "study", "report"]),
+        ({"segment": {"seeds": [0, 1]}}, [R[0][:-1] + "1", RS[0][:-1] + "1", "study", "report"]),
         ({"evaluate": {"radiomics": False}}, ["evaluation/lldm/drawn/seed_0", "comparison", "report"]),
         ({"methods": {"minutes": 7}}, []),  # of each of several methods; here is one
         ({"cluster": {"all": {"runtime": 5}}}, []),
@@ -140,7 +138,7 @@ def test_patience_makes_only_trainings_until_convergence_run_again(tmp_path):
         return plan_of(tmp_path, profile)
 
     stale = [name for name in changed(plan(5), plan(6)) if name.startswith("segment/")]
-    assert len(stale) == 4 and all(name.startswith("segment/convergence/") for name in stale)
+    assert len(stale) == 2 and all(name.startswith("segment/convergence/") for name in stale)
 
 
 def test_a_new_budget_of_several_methods_trains_them_anew(tmp_path):

@@ -45,9 +45,10 @@ COMMANDS = {  # name: function, what it does
     "encode": ("lldm3d.codec.latents:encode", "encode a data set with both autoencoders"),
     "join": ("lldm3d.pairs.folder:join", "make one data set of pairs that several calls drew"),
     "filter": ("lldm3d.evaluation.filtering:keep_agreeing", "keep the pairs with whose labels real networks agree"),
+    "refine": ("lldm3d.evaluation.refining:refine", "mend labels of pairs where most real networks see another class"),
     "stage": ("lldm3d.pipeline.stage:stage", "run one stage of a work directory by hand"),
 }
-RARER = ("convert", "tasks", "encode", "join", "filter", "stage")
+RARER = ("convert", "tasks", "encode", "join", "filter", "refine", "stage")
 WAY = """\
 usage: lldm3d COMMAND [OPTIONS]
 

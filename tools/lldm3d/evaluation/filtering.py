@@ -1,21 +1,21 @@
 """`lldm3d filter`: of some pairs those with whose labels networks that learnt from real data agree best."""
 
+import glob
 import math
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from lldm3d import __version__
 from lldm3d.data.dataset import Case, Schema, load_cases, load_schema, moved
 from lldm3d.data.scans import read_pair
 from lldm3d.errors import UserError
 from lldm3d.evaluation.alignment import class_agreement
 from lldm3d.evaluation.features import Segmenter, load_segmenter
 from lldm3d.files import read_json, require_writable, write_json
-from lldm3d.pairs.folder import is_ours, require_free
+from lldm3d.pairs.folder import manifest_of, require_free
 
-ENSEMBLE = "segment/*/*/multi/R/real/seed_*/model.pt"  # all classes, real data alone
+ENSEMBLE = "segment/*/*/multi/{regime}/real/seed_*/model.pt"  # all classes, real data alone
 
 
 def keep_agreeing(workdir: str, pairs: str, output_dir: str, share: float = 0.5, overwrite: bool = False) -> None:
@@ -44,15 +44,8 @@ def keep_agreeing(workdir: str, pairs: str, output_dir: str, share: float = 0.5,
         raise UserError(f"--output_dir {target} holds the pairs themselves; choose another folder")
     require_free(target, overwrite)
     require_writable(target)
-    paths = sorted(Path(workdir).resolve().glob(ENSEMBLE))
-    if not paths:
-        raise UserError(
-            f"{workdir}: holds no segmentation of all classes in regime R; `lldm3d study --workdir {workdir} --regimes "
-            "R --seeds 0,1,2` trains some"
-        )
-    schema, cases = load_schema(source), load_cases(source, "training")
-    if without := [case.name for case in cases if case.label is None]:
-        raise UserError(f"{source}: {without[0]} has no label to agree with; give pairs of image and label")
+    paths = ensemble(workdir)
+    schema, cases = load_schema(source), labelled(source)
     networks = [load_segmenter(path, schema.class_names) for path in paths]
     agreement = [agreement_of(case, schema, networks) for case in tqdm(cases, desc="agreement", mininterval=1)]
     kept = set(np.argsort(agreement)[::-1][: math.ceil(share * len(cases))].tolist())
@@ -63,6 +56,25 @@ def keep_agreeing(workdir: str, pairs: str, output_dir: str, share: float = 0.5,
         f"lldm3d: kept {len(kept)} of {len(cases)} pairs, with a Dice of {least:.3f} or more between the label and "
         f"{len(networks)} networks (all pairs: {np.mean(agreement):.3f} on average)"
     )
+
+
+def ensemble(workdir: str, regime: str = "R", least: int = 1) -> list[Path]:
+    """The weights of all networks of a regime of real data. Raises UserError where there are fewer than `least`."""
+    paths = sorted(Path(workdir).resolve().glob(ENSEMBLE.format(regime=glob.escape(regime))))
+    if len(paths) < least:
+        raise UserError(
+            f"{workdir}: holds {len(paths)} segmentations of all classes in regime {regime}, and {least} or more are "
+            f"needed; `lldm3d study --workdir {workdir} --regimes {regime} --seeds 0,1,2` trains some"
+        )
+    return paths
+
+
+def labelled(pairs: Path) -> list[Case]:
+    """All pairs of a folder. Raises UserError where one has no label."""
+    cases = load_cases(pairs, "training")
+    if without := [case.name for case in cases if case.label is None]:
+        raise UserError(f"{pairs}: {without[0]} has no label to agree with; give pairs of image and label")
+    return cases
 
 
 def agreement_of(case: Case, schema: Schema, networks: list[Segmenter]) -> float:
@@ -80,10 +92,10 @@ def write_kept(
 ) -> None:
     """Write `dataset.json` and `manifest.json` of the kept pairs; in the latter the agreement of each."""
     content = read_json(source / "dataset.json")
-    manifest = read_json(source / "manifest.json") if is_ours(source) else {"method": "of another program"}
-    known = {case["name"]: case for case in manifest.get("cases", [])}
+    manifest = manifest_of(source)
+    known = {case["name"]: case for case in manifest["cases"]}
     cases = [{"name": names[i], **known.get(names[i], {}), "agreement": round(agreement[i], 4)} for i in kept]
     filtered = {"filtered": {"pairs": str(source), **how}}
-    write_json(target / "manifest.json", {"lldm3d": __version__, **manifest, "cases": cases, **filtered})
+    write_json(target / "manifest.json", manifest | {"cases": cases} | filtered)
     entries = [moved(content["training"][index], source, target) for index in kept]
     write_json(target / "dataset.json", content | {"numTraining": len(entries), "training": entries})

@@ -105,6 +105,13 @@ def is_ours(folder: Path) -> bool:
     return isinstance(content, dict) and {"lldm3d", "method", "cases"} <= content.keys()
 
 
+def manifest_of(folder: Path) -> dict:
+    """The manifest of a folder of pairs; of another program's, which has none, what stands for it."""
+    if is_ours(folder):
+        return read_json(folder / "manifest.json")
+    return {"lldm3d": __version__, "method": "of another program", "cases": []}
+
+
 def write_dataset_json(
     target: Path, dataset_dir: Path, about: str, names: list[str], patients: list[str], kind: str = "real"
 ) -> None:

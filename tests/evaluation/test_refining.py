@@ -1,0 +1,69 @@
+"""Labels of pairs that most real networks contradict are mended; `study --pairs` reads them."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.evaluation.toys import CLASSES, write_dataset, write_segmenter
+
+from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.data.regimes import regime_cases
+from lldm3d.data.scans import read_pair
+from lldm3d.errors import UserError
+from lldm3d.evaluation.features import load_segmenter
+from lldm3d.evaluation.refining import by_majority, refine
+from lldm3d.files import load_nifti, read_json, save_nifti
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    """Three equal networks of regime R, and two pairs; the second has just the label that they see."""
+    work = tmp_path_factory.mktemp("refining")
+    stages = [work / f"segment/steps/seg_resunet/multi/R/real/seed_{seed}" for seed in range(3)]
+    write_segmenter(stages[0])
+    for stage in stages[1:]:
+        shutil.copytree(stages[0], stage)
+    pairs = write_dataset(work / "pairs", {"training": [0, 1]})
+    seen = predicted(work, load_cases(pairs, "training")[1])
+    save_nifti(pairs / "labelsTr/training_01.nii.gz", seen, load_nifti(pairs / "labelsTr/training_01.nii.gz")[1])
+    return work
+
+
+def predicted(work: Path, case) -> np.ndarray:
+    network = load_segmenter(work / "segment/steps/seg_resunet/multi/R/real/seed_0", CLASSES)
+    return network(read_pair(case, load_schema(work / "pairs")).image)[1]
+
+
+def test_labels_become_what_most_networks_see_and_images_stay(work, tmp_path, capsys):
+    refine(str(work), str(work / "pairs"), str(tmp_path / "refined"))
+    before, after = (load_cases(folder, "training") for folder in (work / "pairs", tmp_path / "refined"))
+    assert [Path(case.image).resolve() for case in after] == [Path(case.image).resolve() for case in before]
+    for case in after:
+        label, affine = load_nifti(case.label)
+        assert label.dtype == np.uint8 and (label == predicted(work, case)).all()
+        assert np.allclose(affine, load_nifti(case.image)[1])
+    rows, share = read_json(tmp_path / "refined/manifest.json")["cases"], load_nifti(before[0].label)[0]
+    share = (share != predicted(work, before[0])).mean()
+    assert [row["refined"] for row in rows] == pytest.approx([share, 0], abs=1e-5) and share > 0
+    assert f"3 networks gave {share / 2:.2%} of the voxels of 2 pairs another class" in capsys.readouterr().out
+    real = write_dataset(tmp_path / "real", {"training": [7, 8], "validation": [9], "test": [10]})
+    (phase,) = regime_cases(real, tmp_path / "refined", "S", 0)
+    assert {case.label for case in phase} == {case.label for case in after}
+
+
+def test_a_class_needs_more_than_half_of_the_votes():
+    label = np.zeros((1, 1, 3), np.uint8)
+    votes = np.array([[1, 1, 0], [1, 2, 2], [0, 0, 2]], np.uint8)[:, None, None]
+    assert by_majority(votes, label).tolist() == [[[1, 0, 2]]]
+    assert by_majority(votes[:2], label + 3).tolist() == [[[1, 3, 3]]]
+
+
+def test_too_few_networks_and_a_folder_of_others_are_refused(work, tmp_path):
+    with pytest.raises(UserError, match="holds 0 segmentations of all classes in regime 0.1R, and 3 or more"):
+        refine(str(work), str(work / "pairs"), str(tmp_path / "refined"), regime="0.1R")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="mine"):
+        refine(str(work), str(work / "pairs"), str(tmp_path / "mine"), overwrite=True)
+    assert (tmp_path / "mine/notes.txt").read_text() == "mine"

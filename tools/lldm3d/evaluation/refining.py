@@ -1,0 +1,65 @@
+"""`lldm3d refine`: labels of pairs, mended where most networks that learnt from real data see another class."""
+
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from lldm3d.data.dataset import load_schema, moved
+from lldm3d.data.scans import read_pair
+from lldm3d.evaluation.features import load_segmenter
+from lldm3d.evaluation.filtering import ensemble, labelled
+from lldm3d.files import output_folder, read_json, require_replaceable, save_nifti, write_json
+from lldm3d.pairs.folder import manifest_of
+
+
+def refine(workdir: str, pairs: str, output_dir: str, regime: str = "R", overwrite: bool = False) -> None:
+    """Give each voxel of some pairs, whose label most networks contradict with one class, that class.
+
+    Images drawn for a label show it a little elsewhere; a segmentation that learns from such pairs learns to be as far
+    off. The networks are those of one regime of real data in the work directory, of all seeds; pseudo-labels of
+    unlabelled scans come about the same way (Lee 2013). What all of them get wrong stays wrong. Images stay where they
+    are. Alignment of such pairs, which networks of the same data measure, says nothing more.
+
+    Args:
+        workdir: work directory of `lldm3d run`, whose networks vote.
+        pairs: folder of pairs, such as W/pairs/haar_ldm/training/seed_0.
+        output_dir: folder of the mended labels; everything that reads a generated data set reads it too.
+        regime: which networks, such as 0.1R where no more labels may be seen.
+        overwrite: replace an earlier such folder.
+
+    Raises:
+        UserError: for pairs without labels, or a work directory without three such networks.
+    """
+    source, target = Path(pairs).resolve(), Path(output_dir).resolve()
+    require_replaceable(target, overwrite, [source])
+    paths = ensemble(workdir, regime, least=3)
+    schema, cases = load_schema(source), labelled(source)
+    networks, content, contradicted = [load_segmenter(path, schema.class_names) for path in paths], [], []
+    with output_folder(target, overwrite, [source]) as folder:
+        entries = read_json(source / "dataset.json")
+        for case, entry in zip(tqdm(cases, desc="voting", mininterval=1), entries["training"], strict=True):
+            scan = read_pair(case, schema)
+            label = by_majority(np.stack([network(scan.image)[1] for network in networks]), scan.label)
+            contradicted.append(float((label != scan.label).mean()))
+            save_nifti(folder / f"labelsTr/{case.name}.nii.gz", label, scan.affine)
+            content.append(moved(entry, source, target) | {"label": f"./labelsTr/{case.name}.nii.gz"})
+        manifest = manifest_of(source)
+        known = {case["name"]: case for case in manifest["cases"]}
+        rows = [
+            {"name": case.name, **known.get(case.name, {}), "refined": round(share, 5)}
+            for case, share in zip(cases, contradicted, strict=True)
+        ]
+        how = {"refined": {"pairs": str(source), "networks": [str(path) for path in paths]}}
+        write_json(folder / "manifest.json", manifest | {"cases": rows} | how)
+        write_json(folder / "dataset.json", entries | {"training": content})
+    share = f"{np.mean(contradicted):.2%} of the voxels of {len(cases)} pairs"
+    print(f"lldm3d: {len(paths)} networks gave {share} another class")
+
+
+def by_majority(votes: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """The label [X, Y, Z], with the class of more than half of the votes [N, X, Y, Z] where there is one."""
+    refined = label.copy()
+    for value in np.unique(votes):
+        refined[(votes == value).sum(0) * 2 > len(votes)] = value
+    return refined
