@@ -65,13 +65,13 @@ def test_a_study_names_the_pairs_that_lack_and_the_command_that_draws_them(tmp_p
         (tmp_path / name / "dataset.json").touch()
     with pytest.raises(UserError) as error:
         require_inputs(tmp_path, plan, selected_jobs(plan, stages=OF_STUDY))
-    lacks = "pairs/lldm/drawn/seed_1"
+    lacks, second = "pairs/lldm/drawn/seed_1", RS[0].replace("seed_0", "seed_1")
     assert str(error.value) == (
-        f"{tmp_path / lacks}/dataset.json: is missing, and the stage {RS[1]} reads it; "
+        f"{tmp_path / lacks}/dataset.json: is missing, and the stage {second} reads it; "
         f"make it with `lldm3d run --workdir {tmp_path} --until {lacks}`"
     )
-    (tmp_path / RS[1]).mkdir(parents=True)
-    (tmp_path / RS[1] / "metrics.csv").touch()
+    (tmp_path / second).mkdir(parents=True)
+    (tmp_path / second / "metrics.csv").touch()
     require_inputs(tmp_path, plan, selected_jobs(plan, stages=OF_STUDY))  # what is done needs none
 
 
