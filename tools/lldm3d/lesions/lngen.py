@@ -3,8 +3,6 @@
 Written from its text; what it leaves open is ours, and told in the bundle's document.
 """
 
-import base64
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +19,8 @@ from lldm3d.diffusion.batches import generators_of
 from lldm3d.diffusion.gaussian import GaussianDiffusion
 from lldm3d.diffusion.noise import noise_like
 from lldm3d.errors import UserError
-from lldm3d.files import read_json, write_json
-from lldm3d.lesions.masks import RealShape, Shape, long_axis, signed_distance
-from lldm3d.lesions.placement import CUBE
+from lldm3d.files import write_json
+from lldm3d.lesions.masks import Shape, packed, signed_distance
 from lldm3d.lesions.pool import LesionPool, Scans, lesion_classes
 from lldm3d.phantom.painting import largest_component
 
@@ -171,7 +168,7 @@ class ShapeDrawing:
 
 
 def write_shapes(draw: Callable[[int], np.ndarray], path: str, num_shapes: int, seed: int) -> None:
-    """Draw shapes into a file, which `read_shapes` reads.
+    """Draw shapes into a file, from which edits take their masks.
 
     Those that are empty or reach the edge of their cube are drawn anew. Raises UserError where most are: the networks
     have not learnt enough.
@@ -189,24 +186,3 @@ def write_shapes(draw: Callable[[int], np.ndarray], path: str, num_shapes: int, 
 def edge(mask: np.ndarray) -> np.ndarray:
     """What of a mask [n, n, n] lies in its outermost voxels."""
     return mask & ~np.pad(np.ones(np.array(mask.shape) - 2, bool), 1)
-
-
-def packed(mask: np.ndarray) -> dict:
-    """A mask [x, y, z] as JSON, without empty voxels around it: 1 to 3 KB."""
-    voxels = np.argwhere(mask)
-    mask = mask[tuple(map(slice, voxels.min(0), voxels.max(0) + 1))]
-    return {"sides": list(mask.shape), "packed": base64.b64encode(zlib.compress(np.packbits(mask), 9)).decode()}
-
-
-def unpacked(row: dict) -> RealShape:
-    """The shape of `packed`, whose voxels have 1 mm."""
-    bits = np.frombuffer(zlib.decompress(base64.b64decode(row["packed"])), np.uint8)
-    return RealShape(np.unpackbits(bits, count=int(np.prod(row["sides"]))).reshape(row["sides"]) > 0, (1.0, 1.0, 1.0))
-
-
-def read_shapes(path: str | Path) -> list[dict]:
-    """The rows that `write_shapes` wrote. Raises UserError where there are none."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no drawn shapes; train lngen, `lldm3d run --methods lngen,... --sources lngen`")
-    return read_json(path)["shapes"]

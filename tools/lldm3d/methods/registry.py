@@ -114,7 +114,7 @@ class Method(BaseModel):
     @property
     def sources(self) -> tuple[str, ...]:
         """The kinds of label sources that it has pairs for, its default first."""
-        edited = ("ellipsoids", "real_shapes")  # labels of real scans with new lesions
+        edited = ("ellipsoids", "real_shapes", "lngen")  # labels of real scans with new lesions
         if self.edits:
             return edited
         taken = ("training", "unwarped", "test", "folder", "both", *edited) if self.takes_labels else ()

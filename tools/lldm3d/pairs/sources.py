@@ -16,7 +16,12 @@ from lldm3d.files import read_json
 
 DRAWN, TRAINING, UNWARPED, TEST = "drawn", "training", "unwarped", "test"
 RECONSTRUCTED, BOTH = "reconstructed", "both"
-EDITED = ("ellipsoids", "real_shapes")  # labels of training cases with new lesions, by where their masks come from
+SHAPES = "lngen"  # masks that this method draws
+EDITED = (
+    "ellipsoids",
+    "real_shapes",
+    SHAPES,
+)  # labels of training cases with new lesions, by where their masks come from
 EDIT_SETTINGS = ("lesion", "organ", "long_axis")  # of a profile's section `methods`: what these lesions are
 WRITTEN = (TRAINING, *EDITED)  # whose labels are written before any image is made for them
 KINDS = (DRAWN, TRAINING, UNWARPED, TEST, RECONSTRUCTED, BOTH, *EDITED)  # each of this name; and folders
@@ -74,6 +79,11 @@ def real_labels(dataset_dir: str | Path, split: str) -> list[LabelFile]:
     """The labels of the cases of a split as they are, under the cases' own names and patients."""
     cases = load_cases(dataset_dir, split)
     return [LabelFile(case.label, case.name, case.patient) for case in cases if case.label]
+
+
+def shapes_path(work: str | Path, seed_folder: str = "seed_0") -> Path:
+    """The masks that LN-Gen drew in a work directory."""
+    return Path(work) / "methods" / SHAPES / seed_folder / "shapes/shapes.json"
 
 
 def edit_settings(section: dict) -> dict:

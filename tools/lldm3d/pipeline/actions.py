@@ -5,7 +5,18 @@ from pathlib import Path
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError
 from lldm3d.locks import free_gpus
-from lldm3d.pairs.sources import BOTH, DRAWN, RECONSTRUCTED, TEST, TRAINING, WRITTEN, edit_settings, parse_source
+from lldm3d.pairs.sources import (
+    BOTH,
+    DRAWN,
+    RECONSTRUCTED,
+    SHAPES,
+    TEST,
+    TRAINING,
+    WRITTEN,
+    edit_settings,
+    parse_source,
+    shapes_path,
+)
 from lldm3d.pipeline.stages import Job, Plan, all_jobs, method_folder, method_sources, seen_by
 
 DRAWN_AGAIN, AGAIN_SEED = 10, 1_000_000  # test labels drawn a second time, and what is added to their seed
@@ -66,7 +77,8 @@ def write_labels(work: Path, job: Job, plan: Plan) -> None:
     if source == TRAINING:
         write_warped_pairs(seen, work / job.name, number, seed, section["strength"])
     else:
-        write_edited_labels(seen, work / job.name, source, number, seed, **edit_settings(section))
+        shapes = shapes_path(work, f"seed_{seed}") if source == SHAPES else None
+        write_edited_labels(seen, work / job.name, source, number, seed, shapes=shapes, **edit_settings(section))
 
 
 def make_pairs(work: Path, job: Job, plan: Plan) -> None:

@@ -23,6 +23,7 @@ from lldm3d.pairs.sources import (
     EDIT_SETTINGS,
     EDITED,
     RECONSTRUCTED,
+    SHAPES,
     TEST,
     TRAINING,
     UNWARPED,
@@ -225,7 +226,8 @@ def labels_jobs(plan: Plan) -> list[Job]:
     for source, seed in product([source for source in WRITTEN if source in wanted], plan.seeds):
         settings = digest(changes[source], section.get("n"), regimes_with_pairs(plan))
         folder = f"labels/{source}/seed_{seed}"
-        reads, writes = (seen_by(plan, seed),), (f"{folder}/labels.json",)
+        shapes = (f"{method_folder(SHAPES, seed)}/shapes/{FINISHED}",) if source == SHAPES else ()
+        reads, writes = (seen_by(plan, seed), *shapes), (f"{folder}/labels.json",)
         found.append(Job("labels", folder, reads, writes, settings, values={"source": source, "seed": seed}))
     return found
 
@@ -392,6 +394,8 @@ def check_plan(plan: Plan) -> None:
             f"--methods: {', '.join(wanting)} draws images on labels that {OURS} draws; add {OURS}, or give "
             "--sources training"
         )
+    if SHAPES not in plan.methods and any(SHAPES in method_sources(plan, name) for name in plan.methods):
+        raise UserError(f"--sources {SHAPES}: masks that the method {SHAPES} draws; add it to --methods")
     if plan.given:
         return
     made = {job.name for job in pairs_jobs(plan)}
