@@ -67,6 +67,7 @@ LESIONS = {
         "shapes": {"sides": 16, "num_shapes": 3, "num_inference_steps": 5},
         "texture": SMALL_CROPS,
     },
+    "haar_inpaint": {"diffusion": {"channels": [32], "attention_levels": [False]}},
     "difftumor": {"early": SMALL_CROPS, "late": SMALL_CROPS | {"lengths": [0, 1000]}},
 }
 

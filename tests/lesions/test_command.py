@@ -170,11 +170,14 @@ def test_a_trained_method_takes_the_same_masks_and_changes_nothing_else(work, tm
 @pytest.mark.slow
 def test_drawn_shapes_are_painted_by_each_method_that_learns_textures(lesion_dataset, tmp_path):
     shutil.copytree(lesion_dataset, tmp_path / "dataset")
-    write_run(tmp_path, ["lngen", "difftumor"], ["lngen"], methods={"n": 3, "lesion": "tumour"})
-    for name in ("lngen", "difftumor"):
+    names = ["lngen", "difftumor", "haar_inpaint"]
+    write_run(tmp_path, names, ["lngen"], methods={"n": 3, "lesion": "tumour"})
+    for name in names:
         do_stages(tmp_path, *(f"methods/{name}/seed_0/{training}" for training in load_method(name).trainings))
-    do_stages(tmp_path, "labels/lngen/seed_0", "pairs/lngen/lngen/seed_0", "pairs/difftumor/lngen/seed_0")
-    for folder in (tmp_path / f"pairs/{name}/lngen/seed_0" for name in ("lngen", "difftumor")):
+    do_stages(tmp_path, "labels/lngen/seed_0")
+    for name in names:
+        do_stages(tmp_path, f"pairs/{name}/lngen/seed_0")
+        folder = tmp_path / f"pairs/{name}/lngen/seed_0"
         cases = read_json(folder / "manifest.json")["cases"]
         assert all("packed" in row["shape"] for case in cases for row in case["edits"])
         for pair, case in zip(load_cases(folder, "training"), cases, strict=True):
