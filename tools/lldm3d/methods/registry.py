@@ -116,7 +116,7 @@ class Method(BaseModel):
         """The kinds of label sources that it has pairs for, its default first."""
         edited = ("ellipsoids", "real_shapes", "lngen")  # labels of real scans with new lesions
         if self.edits:
-            return edited
+            return tuple(sorted(edited, key=lambda source: source != self.name))  # what it draws itself first
         taken = ("training", "unwarped", "test", "folder", "both", *edited) if self.takes_labels else ()
         return ("drawn", *taken, *(["reconstructed"] if IMAGE_CODEC in self.trainings else []))
 

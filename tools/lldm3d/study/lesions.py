@@ -87,7 +87,7 @@ def detection_table(found: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
             for arm, counted in counts.items():
                 lesions = int(counted["lesions"].sum()) // arms[arm]["seed"].nunique()
                 row = dict(zip(COLUMNS, (*place, *arm, size, lesions), strict=False))
-                rows.append(row | measured(counted, counts.get(arm.reference)))
+                rows.append(row | measures_of(counted, counts.get(arm.reference)))
     rows.sort(
         key=lambda row: (
             *(row[key] for key in PLACE),
@@ -113,7 +113,7 @@ def patient_counts(held: pd.DataFrame, arm: Arm, seen: pd.DataFrame) -> pd.DataF
     return found.reindex(scans.index, fill_value=0).assign(scans=scans)
 
 
-def measured(counted: pd.DataFrame, reference: pd.DataFrame | None) -> dict[str, float | None]:
+def measures_of(counted: pd.DataFrame, reference: pd.DataFrame | None) -> dict[str, float | None]:
     """Each of `MEASURES` of an arm with its interval, and its gain over the reference, of the patients of both."""
     found = {}
     for name, columns in MEASURES.items():
