@@ -9,7 +9,8 @@ from lldm3d.codec.codec import Codec
 from lldm3d.codec.haar import HaarTransform
 from lldm3d.diffusion.gaussian import GaussianDiffusion
 from lldm3d.errors import UserError
-from lldm3d.files import read_json
+from lldm3d.evaluation.lesion_shapes import shape_measures, write_shape_table
+from lldm3d.files import read_json, write_json
 from lldm3d.lesions.editor import Edit, open_editor
 from lldm3d.lesions.lngen import AdapterBatch, Blocks, ShapeDrawing, ShapeVolumes, distance_volume, write_shapes
 from lldm3d.lesions.masks import Ellipsoid, long_axis, packed, unpacked
@@ -74,3 +75,26 @@ def test_what_is_not_drawn_is_refused(lesion_dataset, tmp_path):
         open_editor(lesion_dataset, shapes=tmp_path / "shapes.json")
     with pytest.raises(UserError, match="0 of 8 drawn shapes are whole; train the shape networks longer"):
         write_shapes(lambda seed: np.ones((4, 4, 4), bool), str(tmp_path / "shapes.json"), 2, 0)
+
+
+def test_shapes_are_compared_with_lesions_in_both_spaces(lesion_dataset, tmp_path):
+    editor, n = open_editor(lesion_dataset), 12
+    real = [editor.pool.shape(item.scan, item.number) for item in editor.pool.lesions]
+    turned = [distance_volume(real[i % 6], 24, Rotation.random(rng=i)) < 0.5 for i in range(n)]
+    bars = [np.pad(np.ones((n, 2, 2), bool), 1)] * n
+    for name, masks in (("lesions", turned), ("bars", bars)):
+        write_json(tmp_path / f"{name}.json", {"shapes": [packed(mask) for mask in masks]})
+    files = {name: str(tmp_path / f"{name}.json") for name in ("lesions", "bars")}
+    write_shape_table(str(lesion_dataset), files, str(tmp_path / "metrics.json"))
+    found = read_json(tmp_path / "metrics.json")
+    assert found["n"] == 6
+    for space in ("measures", "distances"):
+        assert found[space]["lesions"]["precision"] > 0.6 > found[space]["bars"]["precision"] == 0
+        assert found[space].keys() == {"lesions", "bars", "ellipsoids", "floor"}
+
+
+@pytest.mark.parametrize("power", [2.0, 20.0])
+def test_measures_do_not_depend_on_size_or_turn(power):
+    shape = Blocks(np.zeros((1, 3)), np.array([[4.0, 6.0, 8.0]]), np.array([power]))
+    first, second = (shape_measures(distance_volume(shape, 32, Rotation.random(rng=seed))) for seed in (0, 1))
+    assert np.abs(first - second).max() < 0.15 and len(first) == 10
