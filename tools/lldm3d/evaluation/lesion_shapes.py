@@ -58,8 +58,8 @@ def write_shape_table(
 ) -> None:
     """Write precision and recall (k = 3) of drawn shapes and of ellipsoids against training lesions, N of each.
 
-    N is the number of lesions, or that of the fewest drawn shapes. Measures are divided by their deviation over the
-    lesions. The floor compares one half of the lesions with the other: N / 2 of each.
+    N is the number of lesions; a set that has fewer says so, an empty one is left out. Measures are divided by their
+    deviation over the lesions. The floor compares one half of the lesions with the other: N / 2 of each.
 
     Args:
         drawn: name of a set: file of its shapes.
@@ -68,10 +68,10 @@ def write_shape_table(
     scans, rng = Scans(dataset_dir), np.random.default_rng(seed)
     pool = LesionPool(scans, lesion_classes(scans.schema, dataset_dir, lesion, organ))
     sets = {name: [unpacked(row) for row in read_shapes(file)] for name, file in drawn.items()}
-    n = min(len(pool.lesions), *map(len, sets.values()))
+    real = [pool.shape(item.scan, item.number) for item in pool.lesions]
+    n = len(real)
     sets |= {"ellipsoids": [Ellipsoid.draw(rng) for _ in range(n)]}
-    real = [pool.shape(pool.lesions[i].scan, pool.lesions[i].number) for i in rng.permutation(len(pool.lesions))[:n]]
-    truth, found = shape_features(real, rng), {name: shape_features(of[:n], rng) for name, of in sets.items()}
+    truth, found = shape_features(real, rng), {name: shape_features(of[:n], rng) for name, of in sets.items() if of}
     table = {}
     for space, features in truth.items():
         scale = features.std(0) + 1e-6 if space == "measures" else 1.0
@@ -82,7 +82,8 @@ def write_shape_table(
 
 
 def measured_shapes(drawn: np.ndarray, real: np.ndarray) -> dict[str, float | None]:
-    """Precision and recall; None where there are no k neighbours."""
+    """How many were drawn, precision and recall; None where there are no k neighbours."""
     if min(len(drawn), len(real)) <= NEAREST:
-        return {"precision": None, "recall": None}
-    return {"precision": precision(drawn, real, NEAREST), "recall": recall(drawn, real, NEAREST)}
+        return {"n": len(drawn), "precision": None, "recall": None}
+    found = (measure(drawn, real, NEAREST) for measure in (precision, recall))
+    return dict(zip(("n", "precision", "recall"), (len(drawn), *found), strict=True))

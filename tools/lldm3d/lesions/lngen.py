@@ -167,11 +167,18 @@ class ShapeDrawing:
         return largest_component(mask) if mask.any() else mask
 
 
-def write_shapes(draw: Callable[[int], np.ndarray], path: str, num_shapes: int, seed: int) -> None:
+def write_shapes(
+    draw: Callable[[int], np.ndarray], path: str, num_shapes: int, seed: int, least: int | None = None
+) -> None:
     """Draw shapes into a file, from which edits take their masks.
 
-    Those that are empty or reach the edge of their cube are drawn anew. Raises UserError where most are: the networks
-    have not learnt enough.
+    Those that are empty or reach the edge of their cube are drawn anew, four times as many in all.
+
+    Args:
+        least: shapes without which a file is of no use; None: all.
+
+    Raises:
+        UserError: where there are fewer: the networks have not learnt enough.
     """
     rows = []
     for number in tqdm(range(4 * num_shapes), desc="shapes", mininterval=1):
@@ -179,8 +186,10 @@ def write_shapes(draw: Callable[[int], np.ndarray], path: str, num_shapes: int, 
         if mask.any() and not edge(mask).any():
             rows.append(packed(mask))
         if len(rows) == num_shapes:
-            return write_json(Path(path), {"tries": number + 1, "shapes": rows})
-    raise UserError(f"{path}: {len(rows)} of {4 * num_shapes} drawn shapes are whole; train the shape networks longer")
+            break
+    if len(rows) < (num_shapes if least is None else least):
+        raise UserError(f"{path}: {len(rows)} of {number + 1} drawn shapes are whole; train the shape networks longer")
+    write_json(Path(path), {"tries": number + 1, "shapes": rows})
 
 
 def edge(mask: np.ndarray) -> np.ndarray:

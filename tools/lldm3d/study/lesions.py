@@ -88,13 +88,8 @@ def detection_table(found: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
                 lesions = int(counted["lesions"].sum()) // arms[arm]["seed"].nunique()
                 row = dict(zip(COLUMNS, (*place, *arm, size, lesions), strict=False))
                 rows.append(row | measures_of(counted, counts.get(arm.reference)))
-    rows.sort(
-        key=lambda row: (
-            *(row[key] for key in PLACE),
-            Arm(row["regime"], row["pairs"]).rank,
-            [*SIZES].index(row["size"]),
-        )
-    )
+    sizes = list(SIZES)
+    rows.sort(key=lambda row: (*map(row.get, PLACE), Arm(row["regime"], row["pairs"]).rank, sizes.index(row["size"])))
     return pd.DataFrame(rows)
 
 
