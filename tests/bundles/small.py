@@ -54,7 +54,22 @@ DENOISER |= {"norm_num_groups": 4}
 DENOISERS = ("cond_ddpm", "mask_guided_ddpm", "edge_guided_ddpm", "med_ddpm")
 LABEL_TO_IMAGE |= {name: {"diffusion": DENOISER} for name in DENOISERS}
 LABEL_TO_IMAGE["sdm"] = dict.fromkeys(("diffusion", "null_labels"), {**DENOISER, "hidden_channels": 4})
-LESIONS = {"lefusion": {"texture": DENOISER | {"crop_size": [16, 16, 8]}}}  # methods that edit scans
+SMALL_CROPS = DENOISER | {"crop_size": [16, 16, 8]}
+# with fewer steps all drawn shapes are refused
+SHAPES = {"sides": 16, "num_head_channels": 8, "epoch_length": 150, "batch_size": 2, "learning_rate": 0.003}
+# methods that edit scans; the lesions of tests are all short
+LESIONS = {
+    "lefusion": {"texture": SMALL_CROPS},
+    "lngen": {
+        "shape_autoencoder": {"channels": [8, 8, 8], "latent_channels": 2, "norm_num_groups": 4, **SHAPES},
+        "shape_diffusion": {"channels": [16], "attention_levels": [False], "norm_num_groups": 4, **SHAPES},
+        "adapter": {"channels": [4, 8], **SHAPES},
+        "shapes": {"sides": 16, "num_shapes": 3, "num_inference_steps": 5},
+        "texture": SMALL_CROPS,
+    },
+    "haar_inpaint": {"diffusion": {"channels": [32], "attention_levels": [False]}},
+    "difftumor": {"early": SMALL_CROPS, "late": SMALL_CROPS | {"lengths": [0, 1000]}},
+}
 
 # after fewer steps a codebook has not come to life, and all cases decode alike
 LONGER = {"epochs": 2, "epoch_length": 3, "batch_size": 2, "learning_rate": 0.002}

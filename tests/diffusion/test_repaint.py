@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lldm3d.diffusion.gaussian import GaussianDiffusion, at_steps
-from lldm3d.diffusion.repaint import repaint, resampling_path
+from lldm3d.diffusion.noise import RectifiedFlow
+from lldm3d.diffusion.repaint import repaint, repaint_flow, resampling_path
 
 STD = 0.5
 
@@ -68,3 +69,19 @@ def test_what_is_drawn_fits_what_is_kept_the_better_the_more_often_it_is_drawn_a
         drawn = repaint(found, together(found), torch.randn(64, 1, 4, 4), image, half, 4, resample)
         errors.append((drawn[..., 2:] - value).abs().mean())
     assert errors[1] < 0.7 * errors[0] and errors[1] < 0.1
+
+
+def test_a_flow_keeps_what_is_kept_and_draws_the_rest():
+    image, wanted, noise = (torch.rand(2, 1, 4, 4, 4) for _ in range(3))
+    half = torch.arange(4).view(4, 1, 1) < 2
+    process = RectifiedFlow(6, time_grid="cosine")
+
+    def network(x, timesteps):  # the exact velocity towards one image
+        return (wanted - x) / (timesteps / 1000).view(-1, 1, 1, 1, 1)
+
+    for resample in (1, 3):
+        drawn = repaint_flow(process, network, noise, image, half, resample, generators(2))
+        assert torch.equal(drawn[..., :2, :, :], image[..., :2, :, :])
+        torch.testing.assert_close(drawn[..., 2:, :, :], wanted[..., 2:, :, :])
+    plain = repaint_flow(process, network, noise, image, torch.zeros(1, dtype=torch.bool), 1, generators(2))
+    torch.testing.assert_close(plain, process.sample(network, noise))

@@ -60,7 +60,7 @@ def test_a_class_needs_more_than_half_of_the_votes():
 
 
 def test_too_few_networks_and_a_folder_of_others_are_refused(work, tmp_path):
-    with pytest.raises(UserError, match="holds 0 segmentations of all classes in regime 0.1R, and 3 or more"):
+    with pytest.raises(UserError, match="holds 0 segmentations of all classes in regime 0.1R, and 2 or more"):
         refine(str(work), str(work / "pairs"), str(tmp_path / "refined"), regime="0.1R")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("mine")

@@ -13,6 +13,7 @@ from lldm3d.data.regimes import regime_cases
 from lldm3d.errors import UserError
 from lldm3d.files import read_json
 from lldm3d.lesions.editor import Edit, open_editor
+from lldm3d.lesions.textures import with_rim
 from lldm3d.methods.registry import load_method
 from lldm3d.pairs.editing import edit
 from lldm3d.pairs.generate import generate
@@ -164,6 +165,27 @@ def test_a_trained_method_takes_the_same_masks_and_changes_nothing_else(work, tm
         generate(str(work), str(tmp_path / "again"), "lefusion", n=5, **settings)
     for pair in load_cases(ours, "training"):
         np.testing.assert_array_equal(voxels(tmp_path / f"again/imagesTr/{pair.name}.nii.gz"), voxels(pair.image))
+
+
+@pytest.mark.slow
+def test_drawn_shapes_are_painted_by_each_method_that_learns_textures(lesion_dataset, tmp_path):
+    shutil.copytree(lesion_dataset, tmp_path / "dataset")
+    names = ["lngen", "difftumor", "haar_inpaint"]
+    write_run(tmp_path, names, ["lngen"], methods={"n": 3, "lesion": "tumour"})
+    for name in names:
+        do_stages(tmp_path, *(f"methods/{name}/seed_0/{training}" for training in load_method(name).trainings))
+    do_stages(tmp_path, "labels/lngen/seed_0")
+    for name in names:
+        do_stages(tmp_path, f"pairs/{name}/lngen/seed_0")
+        folder = tmp_path / f"pairs/{name}/lngen/seed_0"
+        cases = read_json(folder / "manifest.json")["cases"]
+        assert all("packed" in row["shape"] for case in cases for row in case["edits"])
+        for pair, case in zip(load_cases(folder, "training"), cases, strict=True):
+            real = open_editor(lesion_dataset).own.scans.read(case["edits"][0]["scan"])
+            new = voxels(pair.label) != real.label
+            np.testing.assert_array_equal(voxels(pair.image)[~with_rim(new)], real.image[~with_rim(new)])
+            assert (voxels(pair.image)[new] != real.image[new]).any()
+    edit("case_00", str(tmp_path / "one"), workdir=str(tmp_path), add="tumour", source="lngen", long_axis=12)
 
 
 def test_data_without_lesions_are_refused_by_name(tiny_dataset, tmp_path):

@@ -8,7 +8,8 @@ import torch
 
 from lldm3d.diffusion.gaussian import GaussianDiffusion
 from lldm3d.errors import UserError
-from lldm3d.lesions.lefusion import BINS, LesionBatch, LesionCrops, LesionLoss, LesionPainter, crop_around, histogram
+from lldm3d.lesions.crops import BINS, LesionCrops, crop_around, histogram
+from lldm3d.lesions.lefusion import LesionBatch, LesionLoss, LesionPainter
 from lldm3d.lesions.placement import in_volume
 
 PROCESS = GaussianDiffusion(10, num_train_timesteps=10, schedule="cosine", variance="small")

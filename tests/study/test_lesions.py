@@ -27,7 +27,8 @@ def test_the_table_has_both_rules_by_length_over_all_seeds(tmp_path):
         table = pd.DataFrame(rows, columns=HEADER)
         table.loc[0, "covered"] = first
         table.to_csv(folder / "lesions.csv", index=False)
-        pd.DataFrame({"case": ["c1", "c2", "c3", "c4"]}).to_csv(folder / "metrics.csv", index=False)
+        cases = {"case": ["c1", "c2", "c3", "c4"], "patient": ["p1", "p2", "p3", "p4"]}
+        pd.DataFrame(cases).to_csv(folder / "metrics.csv", index=False)
     write_detection(tmp_path)
     table = pd.read_csv(tmp_path / "study/lesions.csv").set_index("size")
     assert list(table["lesions"]) == [2, 1, 0, 1] and set(RULES) == {"one voxel", "half"}
@@ -35,10 +36,25 @@ def test_the_table_has_both_rules_by_length_over_all_seeds(tmp_path):
     assert table.loc["< 10 mm", COLUMN("one voxel")] == 0.5 and table.loc["< 10 mm", COLUMN("half")] == 0
     assert table.loc["> 20 mm", COLUMN("half")] == 1 and np.isnan(table.loc["10-20 mm", COLUMN("half")])
     assert list(table[FALSE]) == [0.25, 0, 0.25, 0]
-    assert (
-        "| steps | seg_unet | multi | HCC | R | real | all | 2 | 0.750 | 0.500 | 0.250 |"
-        in (tmp_path / "study/lesions.md").read_text()
-    )
+    text = (tmp_path / "study/lesions.md").read_text()
+    assert "| HCC | R | real | all | 2 | 0.750 [0.750, 0.750] | 0.500 [0.500, 0.500] | 0.250 [0.000, 0.750] |" in text
+
+
+def test_a_gain_is_counted_from_the_same_patients_without_pairs(tmp_path):
+    for regime, pairs, covered in (("R", "real", (0.0, 0.3, 0.0, 0.7)), ("R+S", "lefusion", (0.6, 0.3, 0.0, 0.7))):
+        folder = tmp_path / f"segment/steps/seg_unet/hcc/{regime}/{pairs}/seed_0"
+        folder.mkdir(parents=True)
+        rows = [(f"c{n}", f"p{n}", "HCC", 8.0, share) for n, share in enumerate(covered)]
+        pd.DataFrame(rows, columns=HEADER).to_csv(folder / "lesions.csv", index=False)
+        pd.DataFrame({name: [row[n] for row in rows] for n, name in enumerate(HEADER[:2])}).to_csv(
+            folder / "metrics.csv"
+        )
+    write_detection(tmp_path)
+    table = pd.read_csv(tmp_path / "study/lesions.csv").set_index(["regime", "size"])
+    name, row = COLUMN("one voxel"), table.loc[("R+S", "all")]
+    assert row[name] == 0.75 and row[f"{name}, gain"] == 0.25 and np.isnan(table.loc[("R", "all"), f"{name}, gain"])
+    assert row[f"{name}, gain low"] == 0 and 0.5 <= row[f"{name}, gain high"] <= 0.75
+    assert "0.750 [0.250, 1.000]<br>+0.250 [+0.000, +0.750]" in (tmp_path / "study/lesions.md").read_text()
 
 
 def test_a_study_without_lesions_has_no_such_table(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lldm3d.diffusion.gaussian import GaussianDiffusion
-from lldm3d.diffusion.noise import noise_like
+from lldm3d.diffusion.noise import RectifiedFlow, noise_like
 
 
 def resampling_path(steps: int, jump: int, resample: int) -> Iterator[int]:
@@ -63,4 +63,33 @@ def repaint(
             at, latent = process.at(here, latent), process.step(network, latent, here, generators)
             known = at["signal_before"] * image + at["noise_before"] * noise_like(image, beside)
             latent = torch.where(kept, known if there >= 0 else image, latent)
+    return latent
+
+
+@torch.no_grad()
+def repaint_flow(
+    process: RectifiedFlow,
+    network: Callable,
+    noise: Tensor,
+    image: Tensor,
+    kept: Tensor,
+    resample: int = 2,
+    generators: Sequence[torch.Generator] | None = None,
+) -> Tensor:
+    """As `repaint`, along a rectified flow by Euler's steps, each drawn `resample` times from where it began.
+
+    What is at time s goes back up to t by a = (1 - t) / (1 - s) times itself and √(t² - a² s²) times new noise.
+    """
+    latent, times = noise.float(), process.times().tolist()
+    for start, end in pairwise(times):
+        for again in range(resample):
+            if again:
+                share = (1 - start) / (1 - end)
+                fresh = (start**2 - (share * end) ** 2) ** 0.5
+                latent = share * latent + fresh * noise_like(latent, generators)
+            latent = latent + (start - end) * process.velocity(network, latent, start)
+            known = (1 - end) * image + end * noise_like(image, generators)
+            latent = torch.where(kept, known, latent)
+            if end == 0:
+                break  # from the image itself nothing leads back
     return latent

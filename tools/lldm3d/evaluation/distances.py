@@ -212,17 +212,18 @@ def manifold_rows(
     return rows
 
 
-def precision(synthetic: np.ndarray, real: np.ndarray) -> float:
+def precision(synthetic: np.ndarray, real: np.ndarray, neighbours: int = NEIGHBOURS) -> float:
     """Share of the synthetic cases in the neighbourhood of some real case.
 
-    Improved precision of Kynkäänniemi et al. 2019, eq. 1 and 2. Features are [N, D] and [M, D], N and M at least 6.
+    Improved precision of Kynkäänniemi et al. 2019, eq. 1 and 2. Features are [N, D] and [M, D], N and M at least 6, one
+    more than `neighbours`.
     """
-    return float((pairwise_distances(real, synthetic) < radii(real)[:, None]).any(0).mean())
+    return float((pairwise_distances(real, synthetic) < radii(real, neighbours)[:, None]).any(0).mean())
 
 
-def recall(synthetic: np.ndarray, real: np.ndarray) -> float:
+def recall(synthetic: np.ndarray, real: np.ndarray, neighbours: int = NEIGHBOURS) -> float:
     """Share of the real cases in the neighbourhood of some synthetic case: precision the other way round."""
-    return precision(real, synthetic)
+    return precision(real, synthetic, neighbours)
 
 
 def density(synthetic: np.ndarray, real: np.ndarray) -> float:
@@ -246,9 +247,9 @@ MANIFOLD: dict[Metric, Callable] = {
 }
 
 
-def radii(features: np.ndarray) -> np.ndarray:
+def radii(features: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
     """Distance [N] of each case to its fifth nearest other one: the size of its neighbourhood."""
-    return np.partition(pairwise_distances(features, features), NEIGHBOURS, axis=1)[:, NEIGHBOURS]
+    return np.partition(pairwise_distances(features, features), neighbours, axis=1)[:, neighbours]
 
 
 def pairwise_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """`lldm3d refine`: labels of pairs, mended where most networks that learnt from real data see another class."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from lldm3d.evaluation.features import load_segmenter
 from lldm3d.evaluation.filtering import ensemble, labelled
 from lldm3d.files import output_folder, read_json, require_replaceable, save_nifti, write_json
 from lldm3d.pairs.folder import manifest_of
+from lldm3d.pairs.sources import VOTERS
 
 
 def refine(workdir: str, pairs: str, output_dir: str, regime: str = "R", overwrite: bool = False) -> None:
@@ -29,13 +31,17 @@ def refine(workdir: str, pairs: str, output_dir: str, regime: str = "R", overwri
         overwrite: replace an earlier such folder.
 
     Raises:
-        UserError: for pairs without labels, or a work directory without three such networks.
+        UserError: for pairs without labels, or a work directory without two such networks.
     """
     source, target = Path(pairs).resolve(), Path(output_dir).resolve()
     require_replaceable(target, overwrite, [source])
-    paths = ensemble(workdir, regime, least=3)
+    refine_pairs([path.parent for path in ensemble(workdir, regime, VOTERS)], source, target, overwrite)
+
+
+def refine_pairs(voting: Sequence[Path], source: Path, target: Path, overwrite: bool = False) -> None:
+    """The same, by the folders of the segmentations that vote. Raises UserError for pairs without labels."""
     schema, cases = load_schema(source), labelled(source)
-    networks, content, contradicted = [load_segmenter(path, schema.class_names) for path in paths], [], []
+    networks, content, contradicted = [load_segmenter(path, schema.class_names) for path in voting], [], []
     with output_folder(target, overwrite, [source]) as folder:
         entries = read_json(source / "dataset.json")
         for case, entry in zip(tqdm(cases, desc="voting", mininterval=1), entries["training"], strict=True):
@@ -50,11 +56,11 @@ def refine(workdir: str, pairs: str, output_dir: str, regime: str = "R", overwri
             {"name": case.name, **known.get(case.name, {}), "refined": round(share, 5)}
             for case, share in zip(cases, contradicted, strict=True)
         ]
-        how = {"refined": {"pairs": str(source), "networks": [str(path) for path in paths]}}
+        how = {"refined": {"pairs": str(source), "networks": [str(path) for path in voting]}}
         write_json(folder / "manifest.json", manifest | {"cases": rows} | how)
         write_json(folder / "dataset.json", entries | {"training": content})
     share = f"{np.mean(contradicted):.2%} of the voxels of {len(cases)} pairs"
-    print(f"lldm3d: {len(paths)} networks gave {share} another class")
+    print(f"lldm3d: {len(voting)} networks gave {share} another class")
 
 
 def by_majority(votes: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -10,12 +10,14 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from lldm3d.data.scans import Scan
-from lldm3d.lesions.masks import Ellipsoid, Shape, fitted_scale, long_axis, rasterised
+from lldm3d.errors import UserError
+from lldm3d.files import read_json
+from lldm3d.lesions.masks import Ellipsoid, Shape, fitted_scale, long_axis, rasterised, unpacked
 from lldm3d.lesions.placement import draw_centre, in_volume
 from lldm3d.lesions.pool import Crop, LesionPool, Scans, lesion_classes
 from lldm3d.lesions.textures import pasted, repaired, stretch_to_donor
 
-MaskSource = Literal["ellipsoids", "real_shapes"]
+MaskSource = Literal["ellipsoids", "real_shapes", "lngen"]
 LongAxis = Literal["own", "uniform"]
 MASK_SOURCES = get_args(MaskSource)
 Paint = Callable[[np.ndarray, np.ndarray, "Edit"], np.ndarray]
@@ -36,7 +38,8 @@ class Edit:
     lesion: str  # class
     organ: tuple[str, ...]  # classes that it may cover
     removes: int | None = None  # number of a lesion of the scan as it was, in the order of `lesion_parts`
-    shape: dict | None = None  # {radii, deformation, seed} of an ellipsoid, {scan, lesion} or, of this scan, {lesion}
+    # {radii, deformation, seed} of an ellipsoid, {scan, lesion} or, of this scan, {lesion}, {sides, packed} of a mask
+    shape: dict | None = None
     rotation: tuple[float, float, float] = (0.0, 0.0, 0.0)  # rotation vector, radians
     scale: float = 1.0
     centre: tuple[int, int, int] | None = None  # voxel
@@ -59,10 +62,11 @@ class Editor:
     Args:
         own: the scans that are edited.
         pool: whose lesions give shapes, places and intensities; that of the same data set or of another.
+        shapes: rows of drawn masks, for the source lngen.
     """
 
-    def __init__(self, own: LesionPool, pool: LesionPool) -> None:
-        self.own, self.pool, self.classes = own, pool, own.classes
+    def __init__(self, own: LesionPool, pool: LesionPool, shapes: Sequence[dict] = ()) -> None:
+        self.own, self.pool, self.classes, self.shapes = own, pool, own.classes, shapes
         self.spacing = own.scans.schema.spacing
 
     def begun(self, scan: str) -> Edit:
@@ -74,6 +78,8 @@ class Editor:
         """The shape of a new lesion before rotation and scale."""
         if "radii" in edit.shape:
             return Ellipsoid(tuple(edit.shape["radii"]), edit.shape["deformation"], edit.shape["seed"])
+        if "packed" in edit.shape:
+            return unpacked(edit.shape)
         return self.holder(edit.shape).shape(edit.shape.get("scan", edit.scan), edit.shape["lesion"])
 
     def holder(self, lesion: dict) -> LesionPool:
@@ -133,11 +139,14 @@ class Editor:
         """Draw a lesion that has no place yet.
 
         Args:
-            wanted: its long axis, mm; None: the drawn shape's own.
+            wanted: its long axis, mm; None: the shape's own, of a drawn mask, which has none, one of the real range.
         """
         if source == "ellipsoids":
             shape = asdict(Ellipsoid.draw(rng))
             shape["radii"] = list(shape["radii"])
+        elif source == "lngen":
+            shape = self.shapes[rng.integers(len(self.shapes))]
+            wanted = self.real_length(rng) if wanted is None else wanted
         else:
             shape = self.real_lesion(rng, wanted)
         rotation = tuple(map(float, Rotation.random(rng=rng).as_rotvec()))
@@ -145,7 +154,12 @@ class Editor:
         if wanted is not None:
             edit = replace(edit, scale=fitted_scale(self.shape(edit), self.spacing, rotation, wanted))
         length = long_axis(self.mask(edit), self.spacing)
-        return replace(edit, long_axis=length, donor=self.real_lesion(rng, length) if "radii" in shape else shape)
+        return replace(edit, long_axis=length, donor=shape if "lesion" in shape else self.real_lesion(rng, length))
+
+    def real_length(self, rng: np.random.Generator) -> float:
+        """A long axis (mm), uniform over the range of real ones."""
+        lengths = [lesion.long_axis for lesion in self.pool.lesions]
+        return rng.uniform(min(lengths), max(lengths))
 
     def real_lesion(self, rng: np.random.Generator, length: float | None) -> dict:
         """One of the real lesions that are nearest to a long axis (mm), or any."""
@@ -161,9 +175,8 @@ class Editor:
             uniform: draw the long axis uniformly over the range of real ones; else shapes keep their own.
         """
         label, edits, number = self.own.scans.read(scan).label, [], 1
-        lengths = [lesion.long_axis for lesion in self.pool.lesions]
         for _ in range(TRIES):
-            wanted = rng.uniform(min(lengths), max(lengths)) if uniform else None
+            wanted = self.real_length(rng) if uniform else None
             edit = self.new_lesion(rng, scan, source, wanted)
             centre = draw_centre(rng, label, self.mask(edit), self.classes, self.pool.places)
             if centre is None or (edits and edit.long_axis >= SEVERAL):
@@ -178,8 +191,25 @@ class Editor:
 
 
 @lru_cache(1)  # processes that are forked share what it holds
-def open_editor(dataset_dir: str | Path, lesion: str | None = None, organ: tuple[str, ...] | None = None) -> Editor:
-    """The editor of a data set's training scans, with their own lesions. Raises UserError as `lesion_classes` does."""
+def open_editor(
+    dataset_dir: str | Path,
+    lesion: str | None = None,
+    organ: tuple[str, ...] | None = None,
+    shapes: str | Path | None = None,
+) -> Editor:
+    """The editor of a data set's training scans, with their own lesions.
+
+    Args:
+        lesion, organ: see `lesion_classes`, whose errors are raised.
+        shapes: file of drawn masks; see `read_shapes`.
+    """
     scans = Scans(dataset_dir)
     pool = LesionPool(scans, lesion_classes(scans.schema, dataset_dir, lesion, organ))
-    return Editor(pool, pool)
+    return Editor(pool, pool, read_shapes(shapes) if shapes else ())
+
+
+def read_shapes(path: str | Path) -> list[dict]:
+    """The drawn masks that LN-Gen left in a file. Raises UserError where there is none."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: holds no drawn shapes; train them with `lldm3d run --methods lngen --sources lngen`")
+    return read_json(path)["shapes"]

@@ -114,10 +114,10 @@ class Method(BaseModel):
     @property
     def sources(self) -> tuple[str, ...]:
         """The kinds of label sources that it has pairs for, its default first."""
-        edited = ("ellipsoids", "real_shapes")  # labels of real scans with new lesions
+        edited = ("ellipsoids", "real_shapes", "lngen")  # labels of real scans with new lesions
         if self.edits:
-            return edited
-        taken = ("training", "unwarped", "test", "folder", "both", *edited) if self.takes_labels else ()
+            return tuple(sorted(edited, key=lambda source: source != self.name))  # what it draws itself first
+        taken = ("training", "unwarped", "test", "folder", "both", "refined", *edited) if self.takes_labels else ()
         return ("drawn", *taken, *(["reconstructed"] if IMAGE_CODEC in self.trainings else []))
 
 

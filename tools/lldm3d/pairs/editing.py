@@ -14,7 +14,7 @@ from lldm3d.data.scans import Scan
 from lldm3d.errors import UserError, did_you_mean
 from lldm3d.files import output_folder, require_replaceable, save_nifti, write_json
 from lldm3d.lesions.calibre import with_calibre
-from lldm3d.lesions.editor import MASK_SOURCES, TRIES, Edit, Editor
+from lldm3d.lesions.editor import MASK_SOURCES, TRIES, Edit, Editor, read_shapes
 from lldm3d.lesions.figure import edits_figure
 from lldm3d.lesions.masks import lesion_parts
 from lldm3d.lesions.masks import long_axis as length_of
@@ -22,7 +22,7 @@ from lldm3d.lesions.placement import allowed_voxels, draw_centre, misfit
 from lldm3d.lesions.pool import LesionPool, Scans, lesion_classes
 from lldm3d.methods.registry import load_method
 from lldm3d.pairs.folder import pair_manifest, write_dataset_json
-from lldm3d.pairs.sources import LabelFile
+from lldm3d.pairs.sources import SHAPES, LabelFile, shapes_path
 
 PAINTER = "copy_paste"  # the method that paints
 AUTO = "auto"
@@ -68,7 +68,7 @@ def edit(
         which: of several lesions the one that is removed or grows, from 1; default: all.
         long_axis: of a new lesion, mm; default: that of the drawn shape.
         place: of its centre: auto, as real lesions lie in the organ, or x,y,z in mm as viewers show them.
-        source: of its shape: real_shapes (of training cases), ellipsoids (deformed).
+        source: of its shape: real_shapes (of training cases), ellipsoids (deformed), lngen (drawn in the workdir).
         organ: classes that a lesion may cover; default: the one around it, and what else lies within that.
         lesions_from: another prepared data set, whose training cases give lesions; default: the scan's own.
         n: number of edited scans, each with another new lesion.
@@ -91,7 +91,10 @@ def edit(
         of = tubular_class(own.schema, of)
         edits, after = [[{"scan": case, "calibre": calibre, "of": of}]], [narrowed(own.schema, before, calibre, of)]
         return write_edited(own, case, before, after, edits, of, seed, target, overwrite, folder)
-    editor = editor_of(own, lesions_from or folder, add or remove or of, organ)
+    if source == SHAPES and not workdir:
+        raise UserError(f"--source {SHAPES}: give --workdir, of a run that trained {SHAPES}")
+    shapes = read_shapes(shapes_path(workdir)) if source == SHAPES else ()
+    editor = editor_of(own, lesions_from or folder, add or remove or of, organ, shapes)
     if add:
         rows = [[drawn_lesion(editor, case, source, long_axis, place, [seed, number])] for number in range(n)]
     else:
@@ -134,14 +137,20 @@ def data_folder(workdir: str | None, data: str | None) -> Path:
     return Path(data) if data else Path(workdir) / "dataset"
 
 
-def editor_of(own: Scans, lesions_from: str | Path, lesion: str | None, organ: Sequence[str] | None) -> Editor:
+def editor_of(
+    own: Scans,
+    lesions_from: str | Path,
+    lesion: str | None,
+    organ: Sequence[str] | None,
+    shapes: Sequence[dict] = (),
+) -> Editor:
     """The editor of some scans, with the lesions of the training cases of a data set, which has the same classes."""
     classes = lesion_classes(own.schema, own.folder, lesion, organ)
     pool = Scans(lesions_from)
     names = [own.schema.class_names[value] for value in (classes.lesion, *classes.organ)]
     theirs = [name for name in names[1:] if name in pool.schema.class_names] or None
     return Editor(
-        LesionPool(own, classes), LesionPool(pool, lesion_classes(pool.schema, pool.folder, names[0], theirs))
+        LesionPool(own, classes), LesionPool(pool, lesion_classes(pool.schema, pool.folder, names[0], theirs)), shapes
     )
 
 

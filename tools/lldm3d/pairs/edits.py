@@ -33,6 +33,7 @@ def write_edited_labels(
     lesion: str | None = None,
     organ: Sequence[str] | None = None,
     long_axis: LongAxis = "own",
+    shapes: str | Path | None = None,
 ) -> list[LabelFile]:
     """Write `n` labels of real training cases with new lesions; `labels.json` lists them with their edits.
 
@@ -43,18 +44,19 @@ def write_edited_labels(
         source: of the lesions' masks.
         lesion: its class; organ: the classes that it may cover; see `lldm3d.lesions.pool.lesion_classes`.
         long_axis: of a lesion: the shape's own, or drawn uniformly over the range of the real ones.
+        shapes: file of drawn masks, for the source lngen.
 
     Raises:
         UserError: where the data set has no such class or no lesion, or there is no room for any.
     """
     folder, organ = Path(output_dir).resolve(), tuple(organ) if organ else None
-    editor = open_editor(dataset_dir, lesion, organ)
+    opened = (dataset_dir, lesion, organ, shapes)
+    editor = open_editor(*opened)
     names, found = list(editor.own.scans.cases), []
     _ = editor.pool.lesions  # once, before processes are forked
     draw = partial(
-        write_edited_label, folder=folder, opened=(dataset_dir, lesion, organ), source=source, seed=seed,
-        uniform=long_axis == "uniform",
-    )  # fmt: skip
+        write_edited_label, folder=folder, opened=opened, source=source, seed=seed, uniform=long_axis == "uniform"
+    )
     for begin in range(0, 10 * n, n):
         items = [(index, names[index % len(names)], index // len(names)) for index in range(begin, begin + n)]
         new = [file for file in in_processes(draw, items, "adding lesions") if file]

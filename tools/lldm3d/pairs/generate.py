@@ -21,11 +21,12 @@ from lldm3d.pairs.folder import claim, data_of_models, pair_manifest, require_ou
 from lldm3d.pairs.own_labels import CLASSES, in_classes, own_labels
 from lldm3d.pairs.reconstruction import reconstruct_pairs
 from lldm3d.pairs.sources import (
-    BOTH,
     DRAWN,
     EDITED,
+    JOINED,
     KINDS,
     RECONSTRUCTED,
+    SHAPES,
     TEST,
     TRAINING,
     UNWARPED,
@@ -36,6 +37,7 @@ from lldm3d.pairs.sources import (
     labels_in,
     parse_source,
     real_labels,
+    shapes_path,
 )
 from lldm3d.pairs.warping import write_warped_pairs
 
@@ -74,7 +76,7 @@ def generate(
         method: which draws, such as lldm or cond_ldm; default: the first of the run.
         source: of the labels: drawn (the default), training (real ones, smoothly warped), unwarped (the same as they
             are), test (held-out real ones), or a folder; reconstructed, the training pairs through the method's image
-            codec; ellipsoids or real_shapes, training labels with new lesions, which copy_paste paints into the scans.
+            codec; ellipsoids, real_shapes or lngen, training labels with new lesions.
         label: instead, a NIfTI label map of your own, or several, separated by commas. Their pairs have the axes of
             the data set, at the place of the label.
         label_values: what the values of your own labels are: classes (of the prepared data set) or source (of the raw
@@ -236,9 +238,10 @@ def source_labels(
         return write_warped_pairs(seen, folder, n or len(real_labels(seen, TRAINING)), seed, strength)
     if source.kind in EDITED:
         settings = edit_settings(read_run_yaml(work).get("settings", {}).get("methods", {}))
+        settings["shapes"] = shapes_path(work, models.name) if source.kind == SHAPES else None
         return write_edited_labels(seen, folder, source.kind, n or len(real_labels(seen, TRAINING)), seed, **settings)
-    if source.kind == BOTH:
-        raise UserError("pairs of the source both are joined, not drawn: add it to --sources of `lldm3d run`")
+    if source.kind in JOINED:
+        raise UserError(f"pairs of the source {source.kind} are not drawn: add it to --sources of `lldm3d run`")
     real = {TEST: (work / "dataset", TEST), UNWARPED: (seen, TRAINING)}  # source, and data set and split
     if source.kind in real:
         return limited(real_labels(*real[source.kind]), n, source)

@@ -1,7 +1,8 @@
 """For which labels a method draws images: those a generator drew, real ones as they are or warped, or a folder's.
 
-The kinds `reconstructed` (real training pairs, their images encoded and decoded) and `both` (the pairs of `training`
-and of `drawn` together) draw nothing: they are there to be compared with.
+The kinds `reconstructed` (real training pairs, their images encoded and decoded), `both` (the pairs of `training` and
+of `drawn` together) and `refined` (those of `training`, their labels mended by networks that learnt from real data)
+draw nothing.
 """
 
 import re
@@ -15,11 +16,18 @@ from lldm3d.errors import UserError
 from lldm3d.files import read_json
 
 DRAWN, TRAINING, UNWARPED, TEST = "drawn", "training", "unwarped", "test"
-RECONSTRUCTED, BOTH = "reconstructed", "both"
-EDITED = ("ellipsoids", "real_shapes")  # labels of training cases with new lesions, by where their masks come from
+RECONSTRUCTED, BOTH, REFINED = "reconstructed", "both", "refined"
+VOTERS = 2  # segmentations of real data, at least, that mend labels; of two both have to agree
+JOINED = {BOTH: (TRAINING, DRAWN), REFINED: (TRAINING,)}  # what is made of pairs of other sources, and of which
+SHAPES = "lngen"  # masks that this method draws
+EDITED = (
+    "ellipsoids",
+    "real_shapes",
+    SHAPES,
+)  # labels of training cases with new lesions, by where their masks come from
 EDIT_SETTINGS = ("lesion", "organ", "long_axis")  # of a profile's section `methods`: what these lesions are
 WRITTEN = (TRAINING, *EDITED)  # whose labels are written before any image is made for them
-KINDS = (DRAWN, TRAINING, UNWARPED, TEST, RECONSTRUCTED, BOTH, *EDITED)  # each of this name; and folders
+KINDS = (DRAWN, TRAINING, UNWARPED, TEST, RECONSTRUCTED, BOTH, REFINED, *EDITED)  # each of this name; and folders
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,11 @@ def real_labels(dataset_dir: str | Path, split: str) -> list[LabelFile]:
     """The labels of the cases of a split as they are, under the cases' own names and patients."""
     cases = load_cases(dataset_dir, split)
     return [LabelFile(case.label, case.name, case.patient) for case in cases if case.label]
+
+
+def shapes_path(work: str | Path, seed_folder: str = "seed_0") -> Path:
+    """The masks that LN-Gen drew in a work directory."""
+    return Path(work) / "methods" / SHAPES / seed_folder / "shapes/shapes.json"
 
 
 def edit_settings(section: dict) -> dict:

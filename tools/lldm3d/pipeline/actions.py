@@ -5,7 +5,19 @@ from pathlib import Path
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError
 from lldm3d.locks import free_gpus
-from lldm3d.pairs.sources import BOTH, DRAWN, RECONSTRUCTED, TEST, TRAINING, WRITTEN, edit_settings, parse_source
+from lldm3d.pairs.sources import (
+    BOTH,
+    DRAWN,
+    RECONSTRUCTED,
+    REFINED,
+    SHAPES,
+    TEST,
+    TRAINING,
+    WRITTEN,
+    edit_settings,
+    parse_source,
+    shapes_path,
+)
 from lldm3d.pipeline.stages import Job, Plan, all_jobs, method_folder, method_sources, seen_by
 
 DRAWN_AGAIN, AGAIN_SEED = 10, 1_000_000  # test labels drawn a second time, and what is added to their seed
@@ -66,11 +78,13 @@ def write_labels(work: Path, job: Job, plan: Plan) -> None:
     if source == TRAINING:
         write_warped_pairs(seen, work / job.name, number, seed, section["strength"])
     else:
-        write_edited_labels(seen, work / job.name, source, number, seed, **edit_settings(section))
+        shapes = shapes_path(work, f"seed_{seed}") if source == SHAPES else None
+        write_edited_labels(seen, work / job.name, source, number, seed, shapes=shapes, **edit_settings(section))
 
 
 def make_pairs(work: Path, job: Job, plan: Plan) -> None:
-    """Make the pairs of a method for a source of labels: draw them, reconstruct real ones, or join two sources."""
+    """Make the pairs of a method for a source of labels: draw, reconstruct, or join them, or mend their labels."""
+    from lldm3d.evaluation.refining import refine_pairs
     from lldm3d.pairs.edits import paste_pairs
     from lldm3d.pairs.folder import join_folders
     from lldm3d.pairs.reconstruction import reconstruct_pairs
@@ -79,6 +93,10 @@ def make_pairs(work: Path, job: Job, plan: Plan) -> None:
     name, source, seed = (job.values[key] for key in ("method", "source", "seed"))
     if source == BOTH:
         join_folders([(work / path).parent for path in job.reads], work / job.name, job.name)
+    elif source == REFINED:
+        pairs, *voting = ((work / path).parent for path in job.reads)
+        with free_gpus(work):
+            refine_pairs(voting, pairs, work / job.name, overwrite=True)
     elif source == RECONSTRUCTED:
         with free_gpus(work):
             models, seen = work / method_folder(name, seed), (work / seen_by(plan, seed)).parent

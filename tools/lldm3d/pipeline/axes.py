@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lldm3d.methods.registry import load_method
-from lldm3d.pairs.sources import BOTH, DRAWN
-from lldm3d.pipeline.stages import PARTS, Job, Plan, labels_jobs, pairs_jobs, pairs_of
+from lldm3d.pairs.sources import DRAWN, JOINED
+from lldm3d.pipeline.stages import Job, Plan, labels_jobs, pairs_jobs, pairs_of, real_segment_jobs
 from lldm3d.study.stages import RUNGS, UNTIL
 
 
@@ -19,23 +19,23 @@ def ladder_axes(methods: Iterable[str]) -> dict[str, list[str]]:
         for source in RUNGS
         if method.has_labels
         and source in method.sources
-        and source != BOTH
+        and source not in JOINED
         and (source != DRAWN or drawn or not method.needs_drawn_labels)
     ]
     return {"regimes": ["R", "S"], "until": list(UNTIL), **({"pairs": pairs} if pairs else {})}
 
 
 def sources_with(sources: list[str], pairs: Iterable[str], methods: Iterable[str]) -> list[str]:
-    """The sources of labels of a run, with those that pairs on the study's axis name and those that `both` joins."""
+    """The sources of labels of a run, with those that pairs of the study name and those that these are made of."""
     named = [name.partition("/") for name in pairs]
     own = [source or load_method(method).sources[0] for method, _, source in named if method in methods]
     found = [*sources, *own]
-    return list(dict.fromkeys([*found, *(PARTS if BOTH in found else ())]))
+    return list(dict.fromkeys([*found, *(part for source in found for part in JOINED.get(source, ()))]))
 
 
 def pairs_to_make(work: Path, plan: Plan) -> list[Job]:
     """The jobs, in order, of pairs on the study's axis that are not there, but whose models are."""
-    jobs = [] if plan.given else [*labels_jobs(plan), *pairs_jobs(plan)]
+    jobs = [] if plan.given else [*labels_jobs(plan), *real_segment_jobs(plan), *pairs_jobs(plan)]
     left = [job for job in jobs if not (work / job.writes[0]).is_file()]
     able: list[Job] = []
     while new := [job for job in left if job not in able and within_reach(work, job, able)]:

@@ -8,7 +8,7 @@ from lldm3d.errors import UserError
 from lldm3d.files import read_json, sha256, write_json
 from lldm3d.pipeline.stages import DATASET, FINISHED, Job, digest
 
-KEPT = ("*.pt", "encoded/latents.json", "labels.json")  # what later jobs read of a training's folder
+KEPT = ("*.pt", "encoded/latents.json", "labels.json", "shapes.json")  # what later jobs read of a training's folder
 PASSING = ("state.pt", "state.old.pt")  # checkpoints that are no results
 UNCHANGING = ("tasks",)  # entries of dataset.json that may change without changing its cases
 

@@ -22,17 +22,20 @@ from lldm3d.pairs.sources import (
     DRAWN,
     EDIT_SETTINGS,
     EDITED,
+    JOINED,
     RECONSTRUCTED,
+    REFINED,
+    SHAPES,
     TEST,
     TRAINING,
     UNWARPED,
+    VOTERS,
     WRITTEN,
     parse_source,
 )
 from lldm3d.study.stages import REAL, SegmentStage, pairs_slugs, segment_grid
 
 DATASET, FINISHED = "dataset/dataset.json", "finished.json"
-PARTS = (TRAINING, DRAWN)  # the sources whose pairs the source `both` joins
 ONE_EACH = (UNWARPED, RECONSTRUCTED)  # sources with one pair for each training case, and no more
 FORMAT = 2  # of run.yaml and the work directory's layout
 
@@ -225,7 +228,8 @@ def labels_jobs(plan: Plan) -> list[Job]:
     for source, seed in product([source for source in WRITTEN if source in wanted], plan.seeds):
         settings = digest(changes[source], section.get("n"), regimes_with_pairs(plan))
         folder = f"labels/{source}/seed_{seed}"
-        reads, writes = (seen_by(plan, seed),), (f"{folder}/labels.json",)
+        shapes = (f"{method_folder(SHAPES, seed)}/shapes/{FINISHED}",) if source == SHAPES else ()
+        reads, writes = (seen_by(plan, seed), *shapes), (f"{folder}/labels.json",)
         found.append(Job("labels", folder, reads, writes, settings, values={"source": source, "seed": seed}))
     return found
 
@@ -236,26 +240,33 @@ def pairs_jobs(plan: Plan) -> list[Job]:
     for name, seed in product(plan.loaded, plan.seeds):
         section = plan.section(name, "inference")
         sampling = digest(section, plan.settings["methods"].get("n"), regimes_with_pairs(plan))
-        for source in sorted(method_sources(plan, name), key=lambda source: source == BOTH):
+        for source in sorted(method_sources(plan, name), key=lambda source: source in JOINED):
             folder, values = pairs_folder(name, source, seed), {"method": name, "source": source, "seed": seed}
             reads, writes = pairs_reads(plan, name, source, seed), (f"{folder}/dataset.json",)
             settings, processes = sampling, section.get("processes", 1)
-            if source in (RECONSTRUCTED, BOTH):  # nothing is sampled
-                settings, processes = digest(), int(source == RECONSTRUCTED)
+            if source in (RECONSTRUCTED, *JOINED):  # nothing is sampled
+                settings, processes = digest(), int(source != BOTH)
             found.append(Job("pairs", folder, reads, writes, settings, processes, plan.in_turn, values))
     return found
 
 
 def pairs_reads(plan: Plan, name: str, source: str, seed: int) -> tuple[str, ...]:
     """What the pairs of a method for a source of labels are made from."""
-    if source == BOTH:
-        return tuple(f"{pairs_folder(name, part, seed)}/dataset.json" for part in PARTS)
+    if source in JOINED:
+        voting = (f"{path}/metrics.csv" for path in (voters(plan) if source == REFINED else ()))
+        return (*(f"{pairs_folder(name, part, seed)}/dataset.json" for part in JOINED[source]), *voting)
     trainings = [IMAGE_CODEC] if source == RECONSTRUCTED else plan.loaded[name].used(given=source != DRAWN)
     labels = {written: [f"labels/{written}/seed_{seed}/labels.json"] for written in WRITTEN}
     if plan.loaded[name].needs_drawn_labels:
         labels[DRAWN] = [f"{pairs_folder(plan.label_drawer or OURS, DRAWN, seed)}/dataset.json"]
     models = (f"{method_folder(name, seed)}/{training}/{FINISHED}" for training in trainings)
     return (DATASET, *models, *labels.get(source, []))
+
+
+def voters(plan: Plan) -> list[str]:
+    """The segmentations of all classes, of real data alone, that mend labels."""
+    stages = (stage for stage in segment_stages(plan) if (stage.task, stage.regime) == ("multi", "R"))
+    return [stage.path for stage in stages if stage.until == plan.segmenter.until]
 
 
 def regimes_with_pairs(plan: Plan) -> float:
@@ -269,6 +280,15 @@ def segment_stages(plan: Plan) -> list[SegmentStage]:
     axes = (section["until"], section["networks"], section["tasks"], section["regimes"])
     grid = segment_grid(*axes, list(plan.pairs.values()), section["seeds"])
     return grid if plan.given else list(dict.fromkeys([*grid, plan.segmenter]))
+
+
+def real_segment_jobs(plan: Plan) -> list[Job]:
+    """Segmentations of real data alone, on which refined pairs wait."""
+    return [job for job in segment_jobs(plan) if not job.values["pairs"]]
+
+
+def pairs_segment_jobs(plan: Plan) -> list[Job]:
+    return [job for job in segment_jobs(plan) if job.values["pairs"]]
 
 
 def segment_jobs(plan: Plan) -> list[Job]:
@@ -289,7 +309,8 @@ def evaluate_jobs(plan: Plan) -> list[Job]:
     """Each folder of pairs beside the real data."""
     settings, segmenter = digest(plan.settings["evaluate"]), f"{plan.segmenter.path}/metrics.csv"
     found = []
-    for job in pairs_jobs(plan):
+    # alignment of refined pairs would be judged by the networks that mended them
+    for job in (job for job in pairs_jobs(plan) if job.values["source"] != REFINED):
         folder = job.name.replace("pairs/", "evaluation/", 1)
         writes = (f"{folder}/metrics.json", f"{folder}/metrics.csv")
         found.append(
@@ -324,14 +345,16 @@ class Stage:
     action: str  # module and function that does a job, imported when it is run
 
 
+SEGMENT_TITLE = "trains and tests a segmentation"
 STAGES = (
     Stage("phantom", "draws simulated liver MR", phantom_jobs, "actions:make_phantom"),
     Stage("prepare", "brings the scans to one grid and splits them", prepare_jobs, "actions:prepare_data"),
     Stage("seen", "chooses the patients whose labels the methods see", seen_jobs, "actions:choose_seen"),
     Stage("train", "trains a step of a method", train_jobs, "training:train_method"),
     Stage("labels", "warps labels of training cases, or adds lesions", labels_jobs, "actions:write_labels"),
+    Stage("segment", SEGMENT_TITLE, real_segment_jobs, "segmentation:segment"),
     Stage("pairs", "draws pairs of image and label", pairs_jobs, "actions:make_pairs"),
-    Stage("segment", "trains and tests a segmentation", segment_jobs, "segmentation:segment"),
+    Stage("segment", SEGMENT_TITLE, pairs_segment_jobs, "segmentation:segment"),
     Stage("evaluate", "judges pairs against real data", evaluate_jobs, "actions:evaluate_pairs"),
     Stage("study", "what the pairs are worth to segmentation", study_jobs, "actions:write_tables_of_study"),
     Stage("comparison", "the methods beside each other", comparison_jobs, "actions:compare_methods"),
@@ -392,6 +415,10 @@ def check_plan(plan: Plan) -> None:
             f"--methods: {', '.join(wanting)} draws images on labels that {OURS} draws; add {OURS}, or give "
             "--sources training"
         )
+    if SHAPES not in plan.methods and any(SHAPES in method_sources(plan, name) for name in plan.methods):
+        raise UserError(f"--sources {SHAPES}: masks that the method {SHAPES} draws; add it to --methods")
+    if REFINED in plan.sources:
+        check_voters(plan)
     if plan.given:
         return
     made = {job.name for job in pairs_jobs(plan)}
@@ -400,6 +427,20 @@ def check_plan(plan: Plan) -> None:
         if not Path(folder).is_absolute() and folder not in made:
             raise UserError(f"segment#pairs: {name} is drawn by no method and source of this run: add it to --methods")
     check_pairs(plan)
+
+
+def check_voters(plan: Plan) -> None:
+    """Raises UserError where there is no vote on labels, or one by networks that see more labels than the methods."""
+    if len(voters(plan)) < VOTERS:
+        raise UserError(
+            f"--sources {REFINED}: {VOTERS} segmentations in regime R or more have to vote on labels; add R to "
+            "segment#regimes, and a second seed to segment#seeds"
+        )
+    if plan.restricted:
+        raise UserError(
+            f"--sources {REFINED}: its networks see all labels, the methods of this run do not; take --sources "
+            "training, then `lldm3d refine --regime 0.1R`"
+        )
 
 
 def check_pairs(plan: Plan) -> None:

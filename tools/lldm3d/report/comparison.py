@@ -36,7 +36,9 @@ SOURCES = {
     "reconstructed": "Training cases through the image codec: what decoding can reach, and all of them copies",
     "ellipsoids": "Real training scans with new lesions, ellipsoids: all of them copies of patients",
     "real_shapes": "Real training scans with new lesions, shapes of real ones: all of them copies of patients",
+    "lngen": "Real training scans with new lesions, drawn shapes: all of them copies of patients",
     "both": "Labels of the training cases, warped, and labels that a model drew",
+    "refined": "Labels of the training cases, warped, and mended by networks that learnt from real data",
     TEST: "Labels of the test cases",
 }
 

@@ -1,5 +1,6 @@
 """The lesions of a study one by one: which are found, by their length, and how many are found where there is none."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,19 @@ from lldm3d.data.dataset import Task, load_cases, load_schema
 from lldm3d.evaluation.metrics import read_csv, write_csv
 from lldm3d.files import atomic_write
 from lldm3d.lesions.masks import long_axis
+from lldm3d.statistics import bootstrap_interval
 from lldm3d.study.scores import read_prediction
 from lldm3d.study.stages import LAYOUT, Arm, SegmentStage
 
 HEADER = ["case", "patient", "class", "long_axis", "covered"]  # covered: share of a true lesion; empty of a false one
 SIZES = {"all": (0, np.inf), "< 10 mm": (0, 10), "10-20 mm": (10, 20), "> 20 mm": (20, np.inf)}
 RULES = {"one voxel": np.finfo(float).tiny, "half": 0.5}  # a lesion is found from this share on
-GROUP = ["until", "network", "task", "class", "regime", "pairs"]
-COLUMNS = [*GROUP, "size", "lesions", *(f"sensitivity, {rule}" for rule in RULES), "false positives a scan"]
+PLACE = ["until", "network", "task", "class"]
+# what is counted, over what: of a patient
+MEASURES = {f"sensitivity, {rule}": [rule, "lesions"] for rule in RULES} | {
+    "false positives a scan": ["false", "scans"]
+}
+COLUMNS = [*PLACE, "regime", "pairs", "size", "lesions", *MEASURES]
 
 
 def write_case_lesions(dataset_dir: str | Path, predictions_dir: str | Path, task: Task, path: str | Path) -> None:
@@ -52,48 +58,107 @@ def lesion_rows(pred: np.ndarray, truth: np.ndarray, spacing: tuple[float, float
     return found
 
 
-def read_lesions(work: Path) -> pd.DataFrame:
-    """All rows of W/segment/.../lesions.csv, with their stage and `scans`, the number of its test cases."""
-    found = []
+def read_lesions(work: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All rows of W/segment/.../lesions.csv, and the test cases of each, with their stages."""
+    found = [], []
     for path in sorted((work / "segment").glob(f"{'*/' * LAYOUT.count('/')}lesions.csv")):
-        text = {name: str for name in HEADER[:3]}
+        stage, text = vars(SegmentStage.parse(path.parent)), {name: str for name in HEADER[:3]}
         table = read_csv(path, dtype=text, keep_default_na=False, na_values={"covered": [""]})
-        scans = read_csv(path.with_name("metrics.csv"), dtype=str, keep_default_na=False)["case"].nunique()
-        found.append(table.assign(**vars(SegmentStage.parse(path.parent)), scans=scans))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+        cases = read_csv(path.with_name("metrics.csv"), dtype=str, keep_default_na=False)[["case", "patient"]]
+        for held, rows in zip(found, (table, cases.drop_duplicates()), strict=True):
+            held.append(rows.assign(**stage))
+    return tuple(pd.concat(tables, ignore_index=True) if tables else pd.DataFrame() for tables in found)
 
 
-def detection_table(found: pd.DataFrame) -> pd.DataFrame:
-    """A row with `COLUMNS` for each arm and range of long axes; sensitivities over the lesions of all seeds.
+def detection_table(found: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
+    """A row with `COLUMNS` for each arm and range of long axes, over the lesions of all seeds.
 
-    A false positive counts by its own long axis. "lesions" are those of one seed, as all see the same test cases.
+    Each of `MEASURES` has further columns: `<measure>, low` and `high`, its 95 % interval by a bootstrap over patients,
+    and `gain`, `gain low` and `gain high` over the arm's reference, by a paired one. A false positive counts by its own
+    long axis. "lesions" are those of one seed, as all see the same test cases.
     """
     rows = []
-    for group, table in found.groupby(GROUP, sort=False):
-        seeds = table["seed"].nunique()
+    for place, table in found.groupby(PLACE, sort=False):
+        here = cases[(cases[PLACE[:3]] == place[:3]).all(axis=1)]
+        arms = {Arm(*arm): seen for arm, seen in here.groupby(["regime", "pairs"])}
         for size, (low, high) in SIZES.items():
             held = table[(table["long_axis"] >= low) & (table["long_axis"] < high)]
-            true = held["covered"].dropna()
-            rates = [float((true >= least).mean()) if len(true) else np.nan for least in RULES.values()]
-            false = (len(held) - len(true)) / seeds / table["scans"].iloc[0]
-            rows.append([*group, size, len(true) // seeds, *rates, false])
-    rows.sort(key=lambda row: (*row[:4], Arm(*row[4:6]).rank, list(SIZES).index(row[6])))
-    return pd.DataFrame(rows, columns=COLUMNS)
+            counts = {arm: patient_counts(held, arm, seen) for arm, seen in arms.items()}
+            for arm, counted in counts.items():
+                lesions = int(counted["lesions"].sum()) // arms[arm]["seed"].nunique()
+                row = dict(zip(COLUMNS, (*place, *arm, size, lesions), strict=False))
+                rows.append(row | measures_of(counted, counts.get(arm.reference)))
+    sizes = list(SIZES)
+    rows.sort(key=lambda row: (*map(row.get, PLACE), Arm(row["regime"], row["pairs"]).rank, sizes.index(row["size"])))
+    return pd.DataFrame(rows)
+
+
+def patient_counts(held: pd.DataFrame, arm: Arm, seen: pd.DataFrame) -> pd.DataFrame:
+    """Of each patient, over all seeds: its lesions, those found by each rule, the false ones, and its scans.
+
+    Args:
+        held: lesions of all arms.
+        seen: test cases of this arm.
+    """
+    held = held[(held["regime"] == arm.regime) & (held["pairs"] == arm.pairs)]
+    true = held["covered"].notna()
+    flags = {"lesions": true, **{rule: held["covered"] >= least for rule, least in RULES.items()}, "false": ~true}
+    found = pd.DataFrame(flags, dtype=int).groupby(held["patient"]).sum()
+    scans = seen.groupby("patient").size()
+    return found.reindex(scans.index, fill_value=0).assign(scans=scans)
+
+
+def measures_of(counted: pd.DataFrame, reference: pd.DataFrame | None) -> dict[str, float | None]:
+    """Each of `MEASURES` of an arm with its interval, and its gain over the reference, of the patients of both."""
+    found = {}
+    for name, columns in MEASURES.items():
+        own = counted[columns]
+        found |= with_interval(name, "", share_of, own.to_numpy(float))
+        if reference is not None:
+            both = own.join(reference[columns], rsuffix=" before", how="inner").to_numpy(float)
+            found |= with_interval(name, "gain", lambda pair: share_of(pair[:, :2]) - share_of(pair[:, 2:]), both)
+    return found
+
+
+def share_of(counts: np.ndarray) -> float:
+    """Of counts [patients, 2] the first over the second; nan where there is none of it."""
+    part, whole = counts.sum(0)
+    return part / whole if whole else np.nan
+
+
+def with_interval(name: str, kind: str, statistic: Callable, counts: np.ndarray) -> dict[str, float | None]:
+    """A statistic of counts [patients, n] and the ends of its interval, as columns of a measure."""
+    value = statistic(counts)
+    ends = bootstrap_interval(statistic, counts) if np.isfinite(value) else None
+    keys = [", ".join(filter(None, (name, f"{kind} {end}".strip()))) for end in ("", "low", "high")]
+    return dict(zip(keys, (value, *(ends or (None, None))), strict=True))
+
+
+def measure_text(row: dict, name: str) -> str:
+    """A measure for a Markdown table, its gain on a line of its own."""
+    found = []
+    for kind, form in (("", ".3f"), ("gain", "+.3f")):
+        value, low, high = (row.get(key, np.nan) for key in with_interval(name, kind, lambda _: np.nan, np.empty(0)))
+        if pd.notna(value):
+            found.append(f"{value:{form}}" + (f" [{low:{form}}, {high:{form}}]" if pd.notna(low) else ""))
+    return "<br>".join(found).replace("-", "−") or "–"
 
 
 def write_detection(work: Path) -> None:
     """Write W/study/lesions.csv and lesions.md; nothing where no segmentation has a class of lesions."""
-    found = read_lesions(work)
+    found, cases = read_lesions(work)
     if found.empty:
         return
-    table = detection_table(found)
+    table = detection_table(found, cases)
     notes = [
         "Lesions of the test cases, 26-connected, by long axis. Sensitivity: share of which one voxel, or half of all, "
-        "is found; over all seeds. False positives: predicted components without any voxel of a true lesion.",
+        "is found; over all seeds. False positives: predicted components without any voxel of a true lesion. In "
+        "brackets 95 % intervals by a bootstrap over patients; below, with a sign, the gain over the same regime "
+        "without S, paired by patient.",
     ]
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    for row in table.itertuples(index=False):
-        shown = ["–" if item != item else f"{item:.3f}" if isinstance(item, float) else str(item) for item in row]
+    for row in table.to_dict("records"):
+        shown = [measure_text(row, name) if name in MEASURES else str(row[name]) for name in COLUMNS]
         lines.append("| " + " | ".join(shown) + " |")
     write_csv(work / "study/lesions.csv", None, table)
     with atomic_write(work / "study/lesions.md") as temporary:
