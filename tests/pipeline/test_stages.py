@@ -31,7 +31,7 @@ def changed(before: Plan, after: Plan) -> list[str]:
 
 def test_a_run_without_data_is_every_stage_of_one_method_in_order(tmp_path):
     trainings = [f"{LLDM}/{training}" for training in TRAININGS]
-    assert names(plan_of(tmp_path, data=False)) == ["phantom", "prepare", *trainings, DRAWN, *R, *AFTER_PAIRS]
+    assert names(plan_of(tmp_path, data=False)) == ["phantom", "prepare", *trainings, *R, DRAWN, *AFTER_PAIRS]
 
 
 def test_each_job_reads_only_what_earlier_ones_write(tmp_path):
@@ -102,7 +102,7 @@ def test_until_is_a_stage_a_training_or_one_job_with_all_that_it_needs(tmp_path)
     plan = plan_of(tmp_path)
     assert names(plan, until="latents") == ["prepare", *(f"{LLDM}/{name}" for name in TRAININGS[:3])]
     assert names(plan, until=f"{LLDM}/autoencoder_label") == ["prepare", f"{LLDM}/autoencoder_label"]
-    assert names(plan, until="segment")[-2:] == [*R, *RS]
+    assert names(plan, until="segment")[-3:] == [*R, DRAWN, *RS]
     assert names(plan, until="pairs")[-1] == DRAWN
 
 
@@ -205,3 +205,24 @@ def test_methods_without_labels_are_compared_by_themselves(tmp_path):
     plan = plan_of(tmp_path, methods=["ddpm", "ha_gan"])
     check_plan(plan)
     assert {name.split("/")[4] for name in names(plan) if name.startswith("segment/")} == {"R"}
+
+
+def test_refined_pairs_wait_for_the_networks_that_vote_and_are_what_segmentations_learn_from(tmp_path):
+    profile = write_profile(tmp_path / "two.yaml", segment={"seeds": [0, 1]})
+    plan = plan_of(tmp_path, profile, sources=["refined"])
+    assert plan.sources == ("refined", "training") and list(plan.pairs) == ["lldm/refined"]
+    folder = "pairs/lldm/refined/seed_0"
+    votes = [f"segment/steps/seg_resunet/multi/R/real/seed_{seed}/metrics.csv" for seed in (0, 1)]
+    assert find_job(plan, folder).reads == ("pairs/lldm/training/seed_0/dataset.json", *votes)
+    second = find_job(plan, "segment/steps/seg_resunet/multi/R+S/lldm-refined/seed_1")
+    assert f"{folder}/dataset.json" in second.reads
+    assert [name for name in names(plan) if name.startswith("evaluation/")] == ["evaluation/lldm/training/seed_0"]
+    check_plan(plan)
+
+
+def test_labels_are_mended_by_two_networks_or_more_and_by_none_that_sees_more_than_the_methods(tmp_path):
+    with pytest.raises(UserError, match="--sources refined: 2 segmentations in regime R or more have to vote"):
+        check_plan(plan_of(tmp_path, sources=["refined"]))
+    profile = write_profile(tmp_path / "two.yaml", segment={"seeds": [0, 1]})
+    with pytest.raises(UserError, match="--sources refined: its networks see all labels"):
+        check_plan(plan_of(tmp_path, profile, sources=["refined"], seen={"label_fraction": 0.1}))
