@@ -54,6 +54,10 @@ DENOISER |= {"norm_num_groups": 4}
 DENOISERS = ("cond_ddpm", "mask_guided_ddpm", "edge_guided_ddpm", "med_ddpm")
 LABEL_TO_IMAGE |= {name: {"diffusion": DENOISER} for name in DENOISERS}
 LABEL_TO_IMAGE["sdm"] = dict.fromkeys(("diffusion", "null_labels"), {**DENOISER, "hidden_channels": 4})
+SLICES = DENOISER | {"window": 8}  # windows of slices, of which a volume here has two
+# methods that draw volumes from slices
+SLICE_VOLUMES = {name: {"slices": SLICES, "depth": {}} for name in ("make_a_volume", "gem3d")}
+SLICE_VOLUMES["gem3d"] |= {"start": DENOISER}
 LESIONS = {"lefusion": {"texture": DENOISER | {"crop_size": [16, 16, 8]}}}  # methods that edit scans
 
 # after fewer steps a codebook has not come to life, and all cases decode alike

@@ -37,6 +37,7 @@ from lldm3d.files import (
     write_json,
 )
 from lldm3d.methods.registry import load_method
+from lldm3d.pairs.start_slices import GENERATED
 from lldm3d.report.comparison import evaluation_dir, pairs_dir, source_title
 from lldm3d.report.summary import answers
 from lldm3d.report.write import first_evaluation
@@ -123,6 +124,10 @@ def releasable(work: Path, place: tuple[str, str, int]) -> list[dict]:
             f"{path}: {found[0]:.1%} of {found[1]} pairs are near copies of training cases, at most {MAX_COPIES:.0%} "
             "may be released; draw others from a model that saw more patients or trained shorter"
         )
+    manifest = pairs_dir(work, *place) / "manifest.json"
+    start = read_json(manifest).get("settings", {}).get("start", GENERATED) if manifest.is_file() else GENERATED
+    if start != GENERATED:
+        raise UserError(f"{manifest}: each pair began from a slice of a patient (start {start}), which is not released")
     number = len(load_cases(pairs_dir(work, *place), "training"))
     if content["cases"]["synthetic"] != number:
         raise UserError(
