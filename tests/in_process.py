@@ -18,7 +18,7 @@ from lldm3d.methods.registry import load_method
 from lldm3d.pipeline.run import planned
 from lldm3d.pipeline.stage import stage
 
-from .bundles.small import AUTOENCODER, BASELINES, CONTROLNET, DIFFUSION, LABEL_TO_IMAGE, LESIONS, U_NET
+from .bundles.small import AUTOENCODER, BASELINES, CONTROLNET, DIFFUSION, LABEL_TO_IMAGE, LESIONS, SLICE_VOLUMES, U_NET
 from .conftest import restored
 
 STEPS = {"epochs": 1, "epoch_length": 2, "val_interval": 1, "batch_size": 1}
@@ -36,6 +36,7 @@ SIZES = {
     **{Path(bundle).name: trainings for bundle, trainings in BASELINES.items()},
     **LABEL_TO_IMAGE,
     **LESIONS,
+    **SLICE_VOLUMES,
 }
 SEGMENT = {
     "networks": ["seg_resunet"],

@@ -70,6 +70,10 @@ LESIONS = {
     "haar_inpaint": {"diffusion": {"channels": [32], "attention_levels": [False]}},
     "difftumor": {"early": SMALL_CROPS, "late": SMALL_CROPS | {"lengths": [0, 1000]}},
 }
+SLICES = DENOISER | {"window": 8}  # windows of slices, of which a volume here has two
+# methods that draw volumes from slices
+SLICE_VOLUMES = {name: {"slices": SLICES, "depth": {}} for name in ("make_a_volume", "gem3d")}
+SLICE_VOLUMES["gem3d"] |= {"start": DENOISER}
 
 # after fewer steps a codebook has not come to life, and all cases decode alike
 LONGER = {"epochs": 2, "epoch_length": 3, "batch_size": 2, "learning_rate": 0.002}

@@ -123,6 +123,12 @@ def rename_dataset(work: Path) -> None:
         write_json(path, content | {"name": "Scans of Erika Muster", "licence": "CC0"})
 
 
+def start_from_patients(work: Path) -> None:
+    """The volumes hold a true slice each."""
+    path = work / "pairs/lldm/drawn/seed_0/manifest.json"
+    write_json(path, (json.loads(path.read_text()) if path.is_file() else {}) | {"settings": {"start": "own"}})
+
+
 @pytest.mark.parametrize(
     ("change", "share", "words"),
     [
@@ -139,8 +145,9 @@ def rename_dataset(work: Path) -> None:
         ),
         (lambda work: None, 0, "names no licence of the training data; give --licence"),
         (rename_dataset, 0, "the name of a patient or case is in it: 'Erika Muster' in "),
+        (start_from_patients, 0, "each pair began from a slice of a patient .start own."),
     ],
-    ids=["copies", "not evaluated", "judged before they were drawn", "no licence", "a patient's name"],
+    ids=["copies", "not evaluated", "judged before they were drawn", "no licence", "a patient's name", "a patient's slice"],
 )
 def test_what_may_not_be_shared_is_refused_and_nothing_written(work, tmp_path, change, share, words):
     change(folder := copied(work, tmp_path / "work", share))

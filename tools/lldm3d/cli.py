@@ -34,6 +34,7 @@ COMMANDS = {  # name: function, what it does
     "study": ("lldm3d.pipeline.run:study", "segment with real, synthetic and both: networks, tasks, regimes, seeds"),
     "generate": ("lldm3d.pairs.generate:generate", "draw more pairs of image and label"),
     "edit": ("lldm3d.pairs.editing:edit", "add, remove or grow lesions in a scan"),
+    "harmonise": ("lldm3d.evaluation.harmonise:harmonise", "draw a data set anew, to the look of one slice"),
     "evaluate": ("lldm3d.evaluation.evaluate:evaluate", "judge any synthetic data set: quality, alignment, copies"),
     "report": ("lldm3d.report.write:report", "write the report again"),
     "export": ("lldm3d.export.write:export", "write cases for nnU-Net, Auto3DSeg, as BIDS or as DICOM"),

@@ -18,46 +18,50 @@ class HaarTransform(nn.Module):
     Args:
         channels: of a volume, C.
         levels: 1 or 2; bands have 1 / 2^levels of the size.
+        axes: 3, or 2 for slice by slice: 4 bands instead of 8, as many slices as the volume.
     """
 
-    def __init__(self, channels: int = 1, levels: int = 1) -> None:
+    def __init__(self, channels: int = 1, levels: int = 1, axes: int = 3) -> None:
         super().__init__()
         if levels not in (1, 2):
             raise ValueError(f"levels must be 1 or 2, got {levels!r}")
+        if axes not in (2, 3):
+            raise ValueError(f"axes must be 2 or 3, got {axes!r}")
         self.channels, self.levels = channels, levels
-        # row: a band by its frequencies along the axes; column: a voxel of the 2x2x2 block
-        corners = list(product((0, 1), repeat=3))
+        self.block = {"i": 2, "j": 2, "k": axes - 1}
+        # row: a band by its frequencies along the axes; column: a voxel of the block
+        corners = list(product(*map(range, self.block.values())))
         signs = [
             [(-1) ** sum(f * i for f, i in zip(band, corner, strict=True)) for corner in corners] for band in corners
         ]
-        self.register_buffer("matrix", torch.tensor(signs) / 8**0.5, persistent=False)
+        self.register_buffer("matrix", torch.tensor(signs) / len(corners) ** 0.5, persistent=False)
 
     @property
     def stride(self) -> int:
-        """Voxels for each voxel of a band, along each axis."""
+        """Voxels for each voxel of a band, along each transformed axis."""
         return 2**self.levels
 
     @property
     def latent_channels(self) -> int:
-        return self.channels * 8**self.levels
+        return self.channels * len(self.matrix) ** self.levels
 
     def encode(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Bands [B, C·8^levels, x, y, z], and zeros like them, as nothing is uncertain.
+        """Bands [B, C·8^levels (of slices C·4^levels), x, y, z], and zeros like them, as nothing is uncertain.
 
         Sizes that are no multiples of the stride are filled with the last voxel; who decodes cuts that off.
         """
-        missing = [-size % self.stride for size in volume.shape[2:]]
+        missing = [-size % n**self.levels for size, n in zip(volume.shape[2:], self.block.values(), strict=True)]
         if any(missing):
             volume = pad(volume, [size for missed in reversed(missing) for size in (0, missed)], mode="replicate")
         for _ in range(self.levels):
-            blocks = rearrange(volume, "b c (x i) (y j) (z k) -> b c (i j k) x y z", i=2, j=2, k=2)
+            blocks = rearrange(volume, "b c (x i) (y j) (z k) -> b c (i j k) x y z", **self.block)
             volume = torch.einsum("fv,bcvxyz->bcfxyz", self.matrix, blocks).flatten(1, 2)
         return volume, torch.zeros_like(volume)
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """The volume [B, C, X, Y, Z] of bands [B, C·8^levels, x, y, z]."""
+        """The volume [B, C, X, Y, Z] of such bands."""
         for _ in range(self.levels):
-            bands = rearrange(latent, "b (c f) x y z -> b c f x y z", f=8)
+            bands = rearrange(latent, "b (c f) x y z -> b c f x y z", f=len(self.matrix))
             blocks = torch.einsum("fv,bcfxyz->bcvxyz", self.matrix, bands)
-            latent = rearrange(blocks, "b c (i j k) x y z -> b c (x i) (y j) (z k)", i=2, j=2, k=2)
+            latent = rearrange(blocks, "b c (i j k) x y z -> b c (x i) (y j) (z k)", **self.block)
         return latent

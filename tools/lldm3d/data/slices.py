@@ -33,7 +33,8 @@ def chosen_slices(label: torch.Tensor) -> list[int]:
 
 
 class SliceDataset(Dataset):
-    """The axial slices of labelled cases: "image" and "label" [1, X, Y], and "index", the number of the slice.
+    """The axial slices of labelled cases: "image" and "label" [1, X, Y], "index", the number of the slice, and its
+    "position" in the volume, from 0 to 1.
 
     MONAI's `PatchDataset` draws patches at random and forgets whose they are, and `GridPatchDataset` is an iterable, of
     which no sampler can take (case, index); here each slice has a number, so that a resumed training takes the same.
@@ -58,7 +59,8 @@ class SliceDataset(Dataset):
     def __getitem__(self, number: int) -> dict:
         case, index = self.places[number]
         pair = {key: self.cases[case][key].select(AXIS + 1, index).contiguous() for key in ("image", "label")}
-        return {**self.transform(pair), "index": number}
+        position = index / max(self.cases[case]["label"].shape[AXIS + 1] - 1, 1)
+        return {**self.transform(pair), "index": number, "position": position}
 
 
 def labelled_cases(cases: Iterable[dict], split: str) -> list[dict]:

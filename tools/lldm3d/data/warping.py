@@ -1,12 +1,16 @@
 """Smooth random warps of a pair of image and label: how far anatomy may move and stay anatomy."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from monai.transforms import Rand3DElasticd
+from scipy.ndimage import affine_transform, center_of_mass
 
 from lldm3d.data.labels import one_hot
+from lldm3d.errors import UserError
 
 # ranges of the warp at strength 1: the shapes of organs vary by more between patients
 DEGREES, SCALE, SHIFT = 5.0, 0.08, 1.5  # rotation, relative change of size, voxels
@@ -50,3 +54,44 @@ def warp_pair(
     moved = {key: np.asarray(volume) for key, volume in warp(pair).items()}
     image = moved["image"][0].clip(image.min(), image.max())
     return image, None if label is None else moved["label"].argmax(0).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class LabelMoves:
+    """GEM-3D's augmentation of label maps before images are drawn: all classes together, within axial slices.
+
+    The authors rotate by 2.5 degrees at most, and tumours in brains they also flip and move by about 10 to 28 mm.
+    """
+
+    spacing: Sequence[float]  # mm
+    rotation: float = 0.0  # degrees at most, round the middle of what is labelled
+    shift: float = 0.0  # mm at most, in any direction
+    flip: bool = False  # left and right, half of the cases; not where classes have a side
+
+    def __post_init__(self) -> None:
+        for name in ("rotation", "shift"):
+            if not (value := getattr(self, name)) >= 0 or value == math.inf:
+                raise UserError(f"--{name} {value}: must be a number of at least 0")
+
+    @property
+    def moving(self) -> bool:
+        return bool(self.rotation or self.shift or self.flip)
+
+    def __call__(self, label: torch.Tensor, seed: int, indices: Sequence[int]) -> torch.Tensor:
+        """The label maps [B, 1, X, Y, Z] of the cases `indices`, moved."""
+        if not self.moving:
+            return label
+        moved = [self.moved(one[0].numpy(), [seed, index]) for one, index in zip(label, indices, strict=True)]
+        return torch.as_tensor(np.stack(moved))[:, None]
+
+    def moved(self, label: np.ndarray, seed: Sequence[int]) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        angle, direction = np.radians(rng.uniform(-self.rotation, self.rotation)), rng.uniform(0, 2 * np.pi)
+        length, side = rng.uniform(0, self.shift), -1 if self.flip and rng.random() < 0.5 else 1
+        size = np.diag([*self.spacing[:2], 1])  # voxels to mm
+        turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+        matrix = np.linalg.inv(size) @ turn @ np.diag([side, 1, 1]) @ size
+        middle = np.array(center_of_mass(label > 0))
+        step = np.linalg.inv(size) @ [length * np.cos(direction), length * np.sin(direction), 0]
+        offset = middle - matrix @ (middle + step)
+        return affine_transform(label, matrix, offset, order=0, mode="constant")

@@ -39,7 +39,7 @@ class GaussianDiffusion:
         prediction_type: what the network answers: "epsilon", "sample" (the image) or "v_prediction".
         variance: of a step: "small" (of the posterior), "large" (beta), or "learned" between both, by C more channels.
         sampler: "ancestral", or "ddim" (Song et al. 2021), in which nothing is random.
-        clip: what is made of each estimate of the image.
+        clip: what is made of each estimate of the image; None: nothing, as of latents.
 
     Raises:
         UserError: for more steps than there are.
@@ -55,7 +55,7 @@ class GaussianDiffusion:
         prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon",
         variance: Literal["small", "large", "learned"] = "learned",
         sampler: Literal["ancestral", "ddim"] = "ancestral",
-        clip: Callable[[Tensor], Tensor] = clip_to_image,
+        clip: Callable[[Tensor], Tensor] | None = clip_to_image,
     ) -> None:
         allowed = {"prediction_type": ("epsilon", "sample", "v_prediction"), "variance": ("small", "large", "learned")}
         for name, values in {**allowed, "sampler": ("ancestral", "ddim")}.items():
@@ -76,7 +76,7 @@ class GaussianDiffusion:
         return torch.randint(0, self.num_train_timesteps, (num,), generator=generator)
 
     def noisy_and_target(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The noisy image at `timesteps` [B], and all that `DenoisingLoss` has to know."""
+        """The noisy image at `timesteps` [B] or [B, Z], and all that `DenoisingLoss` has to know."""
         at = at_steps(self.training, timesteps, latent)
         noisy = at["signal"] * latent + at["noise"] * noise
         return noisy, {"latent": latent, "noise": noise, "noisy": noisy, "timesteps": timesteps}
@@ -129,7 +129,9 @@ class GaussianDiffusion:
         timesteps = torch.full((len(latent),), int(self.steps[number]), device=latent.device)
         at = self.at(number, latent)
         answer, raw = self.split(network(latent, timesteps).float(), latent.shape[1])
-        image = self.clip(self.denoised(answer, latent, at))
+        image = self.denoised(answer, latent, at)
+        if self.clip is not None:
+            image = self.clip(image)
         if self.sampler == "ddim":
             direction = (latent - at["signal"] * image) / at["noise"]
             return at["signal_before"] * image + at["noise_before"] * direction
@@ -157,8 +159,12 @@ def chain(signal: Tensor) -> Chain:
 
 
 def at_steps(found: Chain, numbers: Tensor, like: Tensor) -> Chain:
-    """The entries of a chain at its steps `numbers` [B], to multiply a tensor [B, C, ...] with."""
-    shape = [-1, *[1] * (like.ndim - 1)]
+    """The entries of a chain at its steps `numbers`, to multiply a tensor [B, C, ...] with.
+
+    The numbers are of each case, [B], or of each of its slices along the last axis, [B, Z].
+    """
+    of_slices = numbers.shape[1:]
+    shape = [len(numbers), *[1] * (like.ndim - 1 - len(of_slices)), *of_slices]
     return {key: value[numbers.cpu()].to(like.device, torch.float32).view(shape) for key, value in found.items()}
 
 

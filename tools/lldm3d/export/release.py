@@ -38,6 +38,7 @@ from lldm3d.files import (
     write_json,
 )
 from lldm3d.methods.registry import load_method
+from lldm3d.pairs.start_slices import GENERATED
 from lldm3d.report.comparison import evaluation_dir, pairs_dir, source_title
 from lldm3d.report.summary import answers
 from lldm3d.report.write import first_evaluation
@@ -126,6 +127,10 @@ def releasable(work: Path, place: tuple[str, str, int]) -> list[dict]:
             "may be released; draw others from a model that saw more patients or trained shorter"
         )
     pairs = pairs_dir(work, *place)
+    manifest = pairs / "manifest.json"
+    start = read_json(manifest).get("settings", {}).get("start", GENERATED) if manifest.is_file() else GENERATED
+    if start != GENERATED:
+        raise UserError(f"{manifest}: each pair began from a slice of a patient (start {start}), which is not released")
     if content.get("judged") != content_hash(load_cases(pairs, "training")):
         said = "judged other pairs than" if "judged" in content else "does not say that it judged"
         raise UserError(

@@ -50,7 +50,7 @@ class CaseDataset(Dataset):
         else:
             affine = torch.diag(torch.tensor([*spacing, 1.0], dtype=torch.float64))
             items = [{"index": i, "name": drawn_name(i), "affine": affine} for i in range(first, first + num_cases)]
-        self.part = part
+        self.part, self.orientation = part, orientation
         number, processes = part
         items = items[number::processes]
         self.data = [item for item in items if not Path(output_dir, last, f"{item['name']}.nii.gz").is_file()]

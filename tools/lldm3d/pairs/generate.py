@@ -300,6 +300,8 @@ def draw_pairs(
     data |= {"class_names": list(schema.class_names), "roi_size": list(schema.roi_size)}
     data |= {"label_paths": [in_classes(label, schema, target / "labels") for label in labels or ()]}
     data |= {"orientation": schema.orientation, "edits": [list(label.edits) for label in labels or ()]}
+    if reference := settings.get("reference"):  # a file or the name of a case, and no expression
+        data["reference"] = str(Path(reference).resolve() if Path(reference).is_file() else reference)
     given = {"seed": seed, "num_cases": len(names), "first": first}
     if labels:
         given["batch_size"] = settings.get("batch_size", 1)

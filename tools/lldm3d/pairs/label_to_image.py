@@ -1,6 +1,6 @@
 """Images for the labels of a batch, by networks of volumes or of their slices; what is random follows from the case."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 from lldm3d.data.labels import one_hot
 from lldm3d.data.slices import slices_of, stack_slices
+from lldm3d.data.warping import LabelMoves
 from lldm3d.diffusion.gaussian import GaussianDiffusion
 from lldm3d.diffusion.guidance import guided
 from lldm3d.diffusion.noise import noise_like
+from lldm3d.errors import UserError
 from lldm3d.methods.conditional_gan import batched_noise
+from lldm3d.methods.slice_volumes import StartSlice
 from lldm3d.pairs.sampling import seeded_generator
 from lldm3d.training.inferers import AutocastInferer
 
@@ -33,6 +36,11 @@ class LabelledGeneration:
         spatial_dims: of the network: 3, or 2 for slices.
         slices: of a volume, drawn at once.
         noise: the same for all slices of a "volume", or of each "slice" its own.
+        starts: by a case's name the slice from which its volume begins, which `draw` takes as a third argument.
+        moves: random moves of the labels, before images are drawn for them.
+
+    Raises:
+        UserError: for moves of labels whose volumes keep a slice that then would not fit.
     """
 
     def __init__(
@@ -44,18 +52,29 @@ class LabelledGeneration:
         spatial_dims: int = 3,
         slices: int = 16,
         noise: Literal["volume", "slice"] = "volume",
+        starts: Mapping[str, StartSlice] | None = None,
+        moves: LabelMoves | None = None,
     ) -> None:
         if noise not in ("volume", "slice"):
             raise ValueError(f"noise must be 'volume' or 'slice', got {noise!r}")
+        if moves is not None and moves.moving and any(start.held for start in (starts or {}).values()):
+            raise UserError(
+                "--start own keeps a slice, which moved labels do not fit; leave out --rotation, --shift and --flip, "
+                "or give --start other_patient"
+            )
         self.draw, self.num_classes, self.seed, self.device = draw, num_classes, seed, device
         self.spatial_dims, self.slices, self.noise = spatial_dims, slices, noise
+        self.starts, self.moves = starts, moves
 
     @torch.no_grad()
     def __call__(self, engine: Engine, batch: dict) -> dict:
-        hot = one_hot(batch["label"].to(self.device), self.num_classes)
         indices = batch["index"].tolist()
+        if self.moves is not None:
+            batch = batch | {"label": self.moves(batch["label"], self.seed, indices)}
+        hot = one_hot(batch["label"].to(self.device), self.num_classes)
         if self.spatial_dims == 3:
-            drawn = self.draw(hot, [self.generator(index) for index in indices])
+            further = [] if self.starts is None else [[self.starts.get(name) for name in batch["name"]]]
+            drawn = self.draw(hot, [self.generator(index) for index in indices], *further)
         else:
             drawn = torch.cat([self.by_slices(case, index) for case, index in zip(hot.split(1), indices, strict=True)])
         image = ((drawn + 1) / 2).clamp(0, 1)

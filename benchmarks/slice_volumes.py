@@ -1,0 +1,97 @@
+"""GEM-3D's tables 1 and 2 on held-out labels: Make-A-Volume and the starts of GEM-3D, without and with moved labels.
+
+    python -m benchmarks.slice_volumes --workdir W --output_dir OUT [--n 20] [--rotation 2.5] [--radimagenet PATH]
+
+W is of `lldm3d run --methods gem3d,make_a_volume --sources test`; `--others` judges further methods of it, such as
+cond_ldm and pix2pix3d. `--segmenter DIR` is a stage of regime R; by default that of W. The row with a true slice stands
+last, as it alone gets one. The paper judges training labels; these are test labels.
+"""
+
+from pathlib import Path
+
+import fire
+
+from lldm3d.evaluation.evaluate import evaluate
+from lldm3d.evaluation.metrics import Metric
+from lldm3d.files import atomic_write, read_json
+from lldm3d.pairs.generate import generate
+
+ROWS = {  # name: method, start, labels moved
+    "Make-A-Volume": ("make_a_volume", None, False),
+    "Make-A-Volume + MA": ("make_a_volume", None, True),
+    "GEM-3D IG": ("gem3d", "generated", False),
+    "GEM-3D IG + MA": ("gem3d", "generated", True),
+    "GEM-3D IC": ("gem3d", "other_patient", False),
+    "GEM-3D IC + MA": ("gem3d", "other_patient", True),
+    "GEM-3D, + 1 true slice": ("gem3d", "own", False),
+}
+SHOWN = {
+    Metric.FID: "FID",
+    Metric.PAIRED_MS_SSIM: "MS-SSIM",
+    Metric.PAIRED_SSIM: "SSIM",
+    Metric.PAIRED_PSNR: "PSNR",
+    Metric.THROUGH_PLANE_STEP: "step",
+    Metric.THROUGH_PLANE_FLICKER: "flicker",
+    Metric.ALIGNMENT_DICE_RATIO: "Dice ratio",
+}
+
+
+def main(
+    workdir: str,
+    output_dir: str,
+    n: int = 20,
+    rotation: float = 2.5,
+    segmenter: str | None = None,
+    radimagenet: str | None = None,
+    rows: tuple[str, ...] = (),
+    others: tuple[str, ...] = (),
+    **settings: object,
+) -> None:
+    """Draw, judge and tabulate; what is there is not done again.
+
+    Args:
+        rows: names of `ROWS`; default: all.
+        others: further methods that are trained in the work directory, a row each, which come first.
+        settings: of the inference configs, such as num_inference_steps.
+    """
+    work, out, found = Path(workdir), Path(output_dir), {}
+    segmenter = segmenter or work / "segment/steps/seg_resunet/multi/R/real/seed_0"
+    plan = {name: (name, None, False) for name in others} | {name: ROWS[name] for name in rows or ROWS}
+    for name, (method, start, moved) in plan.items():
+        folder = out / "".join(letter if letter.isalnum() else "_" for letter in name)
+        own = {**({"start": start} if start else {}), **({"rotation": rotation} if moved else {})}
+        if not (folder / "pairs/dataset.json").is_file():
+            generate(str(work), str(folder / "pairs"), method, source="test", n=n, **own, **settings)
+        if not (folder / "evaluation/metrics.json").is_file():
+            real, judged = work / "dataset", folder / "evaluation"
+            evaluate(real, folder / "pairs", judged, segmenter, radimagenet=radimagenet, cache_dir=out / "cache")
+        found[name] = read_json(folder / "evaluation/metrics.json")["rows"]
+    with atomic_write(out / "table.md") as path:
+        path.write_text(table(found))
+    print((out / "table.md").read_text())
+
+
+def table(found: dict[str, list[dict]]) -> str:
+    """Each method's figures with their intervals, in Markdown; floors in the last line."""
+    keys = [(row["key"], row["variant"], row["class"]) for row in next(iter(found.values())) if row["key"] in SHOWN]
+    keys = [key for key in keys if key[0] != Metric.FID or str(key[1]).startswith("radimagenet")] or keys
+    heads = [" ".join([SHOWN[key], *filter(None, rest)]) for key, *rest in keys]
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(keys) + 1) + "|"]
+    for name, rows in found.items():
+        by_key = {(row["key"], row["variant"], row["class"]): row for row in rows}
+        lines.append(f"| {name} | " + " | ".join(cell(by_key.get(key)) for key in keys) + " |")
+    floors = [by_key[key]["floor"] if key in by_key else None for key in keys]
+    lines.append("| floor, real scans | " + " | ".join("" if one is None else f"{one:.3f}" for one in floors) + " |")
+    return "\n".join([*lines, ""])
+
+
+def cell(row: dict | None) -> str:
+    """A figure with its interval."""
+    if not row or row["value"] is None:
+        return ""
+    low, high = row["interval_low"], row["interval_high"]
+    return f"{row['value']:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
+
+
+if __name__ == "__main__":
+    fire.Fire(main)
