@@ -45,7 +45,7 @@ FOLDERS = "data phantom training codec diffusion methods lesions pairs evaluatio
 FREE = ("cli", "__main__")  # may import every folder
 # of tools/; the house of 0.8 had 13,488: since then ladder, scarcity, Haar bands, orientation, label-to-image methods,
 # the viewer of the report, BIDS, DICOM, releases, the state of a run, checkpoints of others, edits of lesions
-LINES = 20_600
+LINES = 20_650
 
 
 @pytest.fixture(scope="module")
