@@ -244,7 +244,7 @@ def test_a_tree_without_dicom_is_not_walked_to_its_end(tmp_path, monkeypatch):
     for number in range(9):
         (tmp_path / f"{number}.txt").touch()
     (tmp_path / "zz.dcm").touch()
-    with pytest.raises(UserError, match="holds no dataset.json, .* or DICOM files"):
+    with pytest.raises(UserError, match="among its first 3 files, DICOM;"):
         open_source(tmp_path)
 
 

@@ -41,11 +41,14 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its first bytes or its name."""
+    """Whether a file is DICOM by its first bytes or its name. Raises UserError where it cannot be read."""
     if not path.is_file() or path.name == "DICOMDIR":  # a pipe would be read for ever
         return False
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == MAGIC or path.suffix.lower() == ".dcm"
+    try:
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == MAGIC or path.suffix.lower() == ".dcm"
+    except OSError as error:  # left out, it might be a slice
+        raise UserError(f"{path}: cannot be read ({error.strerror}); make it readable, or move it away") from None
 
 
 def holds_dicom(folder: Path) -> bool:

@@ -66,8 +66,9 @@ def _folder(folder: Path, channel: int | None) -> Source:
             converted = TemporaryDirectory(prefix="lldm3d-dicom-")
             return Source(folder, *dicom.dicom_cases(folder, Path(converted.name)), converted)
         raise UserError(
-            f"{folder}: holds no dataset.json, {bids.DESCRIPTION} or DICOM files; --data takes a Decathlon, nnU-Net "
-            "raw, BIDS or DICOM folder, for other folders give --images, --labels and --label_map"
+            f"{folder}: holds no dataset.json, {bids.DESCRIPTION} or, among its first {dicom.LOOKED_AT} files, DICOM; "
+            "--data takes a Decathlon, nnU-Net raw, BIDS or DICOM folder, for others give --images, --labels and "
+            "--label_map"
         )
     about = read_description(folder / "dataset.json")
     if "training" in about:
