@@ -147,7 +147,7 @@ def start_from_patients(work: Path) -> None:
         (rename_dataset, 0, "the name of a patient or case is in it: 'Erika Muster' in "),
         (start_from_patients, 0, "each pair began from a slice of a patient .start own."),
     ],
-    ids=["copies", "not evaluated", "judged before they were drawn", "no licence", "a patient's name", "a patient's slice"],
+    ids=["copies", "not evaluated", "judged before drawn", "no licence", "a patient's name", "a patient's slice"],
 )
 def test_what_may_not_be_shared_is_refused_and_nothing_written(work, tmp_path, change, share, words):
     change(folder := copied(work, tmp_path / "work", share))

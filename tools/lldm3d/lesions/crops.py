@@ -86,7 +86,7 @@ class LesionCrops(Dataset):
 
 
 @dataclass(frozen=True)
-class Window:
+class CropWindow:
     """The crop [x, y, z] of a scan that a network sees round a new lesion."""
 
     centre: tuple[int, int, int]  # voxel of the scan
@@ -95,7 +95,7 @@ class Window:
     @classmethod
     def around(
         cls, centre: tuple[int, int, int], held: Sequence[int], crop_size: Sequence[int], multiple: int
-    ) -> "Window":
+    ) -> "CropWindow":
         """The window of `crop_size`, larger where it has to hold so many voxels, then a multiple of `multiple`."""
         return cls(centre, tuple(max(n, -(-h // multiple) * multiple) for n, h in zip(crop_size, held, strict=True)))
 

@@ -17,7 +17,7 @@ from lldm3d.codec.codec import Codec
 from lldm3d.diffusion.batches import generators_of, noised
 from lldm3d.diffusion.gaussian import GaussianDiffusion
 from lldm3d.diffusion.noise import noise_like
-from lldm3d.lesions.crops import Window
+from lldm3d.lesions.crops import CropWindow
 from lldm3d.lesions.editor import Edit, Editor
 from lldm3d.lesions.placement import in_volume
 from lldm3d.lesions.textures import RIM, with_rim
@@ -101,7 +101,7 @@ class TumourPainter:
         """The image [X, Y, Z] in [0, 1] with a new tumour."""
         small = editor.mask(edit)
         mask = in_volume(small, edit.centre, label.shape)
-        window = Window.around(edit.centre, np.array(small.shape) + 2 * RIM, self.crop_size, self.multiple)
+        window = CropWindow.around(edit.centre, np.array(small.shape) + 2 * RIM, self.crop_size, self.multiple)
         condition = cut_out(self.codec, *(window.tensor(volume, self.device) for volume in (image, mask)))
         blur = WIDEST * float(torch.rand(1, generator=generator, device=generator.device))
         near, drawn = with_rim(mask), self.drawn(condition, edit.long_axis, generator)

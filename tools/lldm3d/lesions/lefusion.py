@@ -15,7 +15,7 @@ from lldm3d.diffusion.batches import generators_of, noised
 from lldm3d.diffusion.gaussian import GaussianDiffusion
 from lldm3d.diffusion.noise import noise_like
 from lldm3d.diffusion.repaint import repaint
-from lldm3d.lesions.crops import Window, histogram
+from lldm3d.lesions.crops import CropWindow, histogram
 from lldm3d.lesions.editor import Edit, Editor
 from lldm3d.lesions.placement import in_volume
 from lldm3d.lesions.textures import relative_brightness
@@ -89,7 +89,7 @@ class LesionPainter:
         mask = in_volume(small, edit.centre, label.shape)
         factor = relative_brightness(image, mask, np.isin(label, editor.classes.organ), donor)
         wanted = histogram(donor.image[donor.lesion] * factor * 2 - 1)
-        window = Window.around(edit.centre, small.shape, self.crop_size, self.multiple)
+        window = CropWindow.around(edit.centre, small.shape, self.crop_size, self.multiple)
         known, kept = window.tensor(image, self.device) * 2 - 1, window.tensor(~mask, self.device)
         context = torch.as_tensor(wanted, device=self.device)[None, None]
         noise = noise_like(known, [generator])
