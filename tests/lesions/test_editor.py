@@ -10,13 +10,14 @@ from scipy import ndimage
 from lldm3d.data.dataset import load_cases
 from lldm3d.errors import UserError
 from lldm3d.lesions.calibre import with_calibre
-from lldm3d.lesions.editor import MASK_SOURCES, Edit, open_editor
+from lldm3d.lesions.editor import Edit, open_editor
 from lldm3d.lesions.masks import lesion_parts
 from lldm3d.lesions.placement import CLEAR, CUBE, draw_centre, in_volume, misfit, place_density, possible_centres
 from lldm3d.lesions.pool import LesionPool, Scans, lesion_classes
 from lldm3d.lesions.textures import harmonic, with_rim
 
 CASE, TUMOUR = "case_01", 3
+MASK_SOURCES = ("ellipsoids", "real_shapes")  # those of LN-Gen: test_lngen.py
 
 
 @pytest.fixture(scope="module", params=MASK_SOURCES)
