@@ -196,7 +196,7 @@ def test_data_without_lesions_are_refused_by_name(tiny_dataset, tmp_path):
 
 
 def test_edits_are_a_source_for_methods_that_draw_whole_images_too():
-    assert load_method("copy_paste").sources == ("ellipsoids", "real_shapes")
+    assert load_method("copy_paste").sources == ("ellipsoids", "real_shapes", "lngen")
     assert {"ellipsoids", "real_shapes"} <= set(load_method("cond_ldm").sources)
 
 

@@ -41,6 +41,7 @@ def test_an_estimate_is_a_little_more_than_the_measured_peak(decoding):
     assert 0.9 < ratio < 2
 
 
+@pytest.mark.slow
 def test_a_budget_lowers_the_batch_and_then_decodes_in_slabs(tmp_path):
     size = (48, 32, 32)  # large beside the latents of stride 4, so that decoding takes the most
     generation = untrained("benchmarks/sampling.yaml", size, RectifiedFlow(1), "cpu")
