@@ -112,7 +112,7 @@ def test_a_folder_of_labels_or_of_pairs_is_a_source_of_its_own_name(tiny_dataset
 
 
 def test_what_is_no_source_and_a_folder_without_labels_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no source of labels 'trainings': give drawn, .*, real_shapes, lngen, or a folder"):
+    with pytest.raises(UserError, match="no source of labels 'trainings': give drawn, .*, lngen, or a folder"):
         parse_source("trainings")
     with pytest.raises(UserError, match="holds no label maps"):
         labels_in(tmp_path)
