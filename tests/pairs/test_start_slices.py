@@ -58,6 +58,7 @@ def test_what_cannot_begin_a_volume_is_refused(found, tmp_path):
         "intensities from 900 to 900, but prepared scans have 0 to 1": {"reference": bright},
         "neither a file nor a case of the data set": {"reference": "nobody"},
         "--start_slice 16: lies outside": {"number": 16},
+        "--start_slice .x.: give the number of a slice": {"number": "x"},
         "no case of the data set has the name of the label mine": {"name": "mine"},
     }
     for message, given in wrong.items():

@@ -36,6 +36,8 @@ def start_slices(
     """
     if start not in STARTS:
         raise UserError(f"--start {start!r}: {did_you_mean(start, STARTS)}allowed are {', '.join(STARTS)}")
+    if number is not None and type(number) is not int:
+        raise UserError(f"--start_slice {number!r}: give the number of a slice, from 0")
     if start == GENERATED:
         if reference is not None:
             raise UserError(f"--reference {reference}: is of --start {OTHER} or {OWN}; a generated start has none")
