@@ -32,6 +32,7 @@ print("ratio", expected / (peak_memory(torch.device("cpu")) - before))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak is counted in other units")
 @pytest.mark.parametrize("decoding", ["whole", "slabs"])
 def test_an_estimate_is_a_little_more_than_the_measured_peak(decoding):
