@@ -13,7 +13,7 @@ from lldm3d.errors import UserError
 from lldm3d.evaluation.alignment import class_agreement
 from lldm3d.evaluation.features import Segmenter, load_segmenter
 from lldm3d.files import read_json, require_writable, write_json
-from lldm3d.pairs.folder import manifest_of, require_free
+from lldm3d.pairs.folder import manifest_of, manifest_rows, require_free
 
 ENSEMBLE = "segment/*/*/multi/{regime}/real/seed_*/model.pt"  # all classes, real data alone
 
@@ -93,8 +93,8 @@ def write_kept(
     """Write `dataset.json` and `manifest.json` of the kept pairs; in the latter the agreement of each."""
     content = read_json(source / "dataset.json")
     manifest = manifest_of(source)
-    known = {case["name"]: case for case in manifest["cases"]}
-    cases = [{"name": names[i], **known.get(names[i], {}), "agreement": round(agreement[i], 4)} for i in kept]
+    rounded = [round(agreement[i], 4) for i in kept]
+    cases = manifest_rows(manifest, [names[i] for i in kept], "agreement", rounded)
     filtered = {"filtered": {"pairs": str(source), **how}}
     write_json(target / "manifest.json", manifest | {"cases": cases} | filtered)
     entries = [moved(content["training"][index], source, target) for index in kept]

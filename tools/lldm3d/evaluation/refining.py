@@ -11,7 +11,7 @@ from lldm3d.data.scans import read_pair
 from lldm3d.evaluation.features import load_segmenter
 from lldm3d.evaluation.filtering import ensemble, labelled
 from lldm3d.files import output_folder, read_json, require_replaceable, save_nifti, write_json
-from lldm3d.pairs.folder import manifest_of
+from lldm3d.pairs.folder import manifest_of, manifest_rows
 from lldm3d.pairs.sources import VOTERS
 
 
@@ -51,11 +51,8 @@ def refine_pairs(voting: Sequence[Path], source: Path, target: Path, overwrite: 
             save_nifti(folder / f"labelsTr/{case.name}.nii.gz", label, scan.affine)
             content.append(moved(entry, source, target) | {"label": f"./labelsTr/{case.name}.nii.gz"})
         manifest = manifest_of(source)
-        known = {case["name"]: case for case in manifest["cases"]}
-        rows = [
-            {"name": case.name, **known.get(case.name, {}), "refined": round(share, 5)}
-            for case, share in zip(cases, contradicted, strict=True)
-        ]
+        shares = [round(share, 5) for share in contradicted]
+        rows = manifest_rows(manifest, [case.name for case in cases], "refined", shares)
         how = {"refined": {"pairs": str(source), "networks": [str(path) for path in voting]}}
         write_json(folder / "manifest.json", manifest | {"cases": rows} | how)
         write_json(folder / "dataset.json", entries | {"training": content})

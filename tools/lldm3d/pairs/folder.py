@@ -112,6 +112,12 @@ def manifest_of(folder: Path) -> dict:
     return {"lldm3d": __version__, "method": "of another program", "cases": []}
 
 
+def manifest_rows(manifest: dict, names: Sequence[str], key: str, values: Sequence[float]) -> list[dict]:
+    """The rows of a manifest for the pairs of these names, in their order, each with a further value."""
+    known = {case["name"]: case for case in manifest["cases"]}
+    return [{"name": name, **known.get(name, {}), key: value} for name, value in zip(names, values, strict=True)]
+
+
 def write_dataset_json(
     target: Path, dataset_dir: Path, about: str, names: list[str], patients: list[str], kind: str = "real"
 ) -> None:

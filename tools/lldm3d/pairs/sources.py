@@ -20,11 +20,7 @@ RECONSTRUCTED, BOTH, REFINED = "reconstructed", "both", "refined"
 VOTERS = 2  # segmentations of real data, at least, that mend labels; of two both have to agree
 JOINED = {BOTH: (TRAINING, DRAWN), REFINED: (TRAINING,)}  # what is made of pairs of other sources, and of which
 SHAPES = "lngen"  # masks that this method draws
-EDITED = (
-    "ellipsoids",
-    "real_shapes",
-    SHAPES,
-)  # labels of training cases with new lesions, by where their masks come from
+EDITED = ("ellipsoids", "real_shapes", SHAPES)  # labels of training cases with new lesions, by who makes the masks
 EDIT_SETTINGS = ("lesion", "organ", "long_axis")  # of a profile's section `methods`: what these lesions are
 WRITTEN = (TRAINING, *EDITED)  # whose labels are written before any image is made for them
 KINDS = (DRAWN, TRAINING, UNWARPED, TEST, RECONSTRUCTED, BOTH, REFINED, *EDITED)  # each of this name; and folders
