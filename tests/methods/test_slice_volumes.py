@@ -138,8 +138,14 @@ def test_label_moves_stay_within_their_ranges_in_mm():
         places = [found.nonzero()[:, 2:].float().mean(0) for found in (moved, label)]
         step = (places[0] - places[1]) * torch.tensor([2, 1, 1])
         assert moved.unique().tolist() == [0, 2] and step.norm() < 9.5 and step[2] == 0
-    with pytest.raises(UserError, match="--rotation -1: must be a number of at least 0"):
-        LabelMoves([1, 1, 1], rotation=-1)
+    empty = torch.zeros_like(label)
+    assert torch.equal(LabelMoves([2.0, 1.0, 1.0], shift=8)(empty, 0, [3]), empty)
+
+
+@pytest.mark.parametrize("value", [-1, "x", float("nan"), float("inf")])
+def test_a_label_is_moved_by_a_number(value):
+    with pytest.raises(UserError, match=f"--rotation {value}: must be a number of at least 0"):
+        LabelMoves([1, 1, 1], rotation=value)
 
 
 @pytest.fixture

@@ -94,10 +94,14 @@ class MappedDataset(PersistentDataset):
         loader = DataLoader(missing, batch_size=None, num_workers=processes, generator=own)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for _ in tqdm(loader, "reading volumes", mininterval=1, disable=not missing.indices):
-                pass
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written ({error}); give another cache_dir") from None
+        for error in tqdm(loader, "reading volumes", mininterval=1, disable=not missing.indices):
+            if error:
+                break  # which waits for the other processes; an exception would keep them until it is forgotten
+        else:
+            return
+        raise UserError(error)
 
     def make(self, index: int) -> None:
         """Make the file of a case, unless another training was faster, and delete those of its earlier states."""
@@ -137,9 +141,13 @@ class _Missing(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, number: int) -> int:
-        self.make(self.indices[number])
-        return number
+    def __getitem__(self, number: int) -> str:
+        """Why the file could not be written; empty where it was."""
+        try:
+            self.make(self.indices[number])
+        except (UserError, OSError) as error:
+            return str(error)
+        return ""
 
 
 def case_hash(case: dict) -> str:

@@ -70,7 +70,7 @@ class LabelMoves:
 
     def __post_init__(self) -> None:
         for name in ("rotation", "shift"):
-            if not (value := getattr(self, name)) >= 0 or value == math.inf:
+            if not isinstance(value := getattr(self, name), int | float) or not 0 <= value < math.inf:
                 raise UserError(f"--{name} {value}: must be a number of at least 0")
 
     @property
@@ -85,6 +85,8 @@ class LabelMoves:
         return torch.as_tensor(np.stack(moved))[:, None]
 
     def moved(self, label: np.ndarray, seed: Sequence[int]) -> np.ndarray:
+        if not label.any():
+            return label
         rng = np.random.default_rng(seed)
         angle, direction = np.radians(rng.uniform(-self.rotation, self.rotation)), rng.uniform(0, 2 * np.pi)
         length, side = rng.uniform(0, self.shift), -1 if self.flip and rng.random() < 0.5 else 1
