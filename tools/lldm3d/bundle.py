@@ -29,7 +29,8 @@ def bundles_dir() -> Path:
 def bundle_names() -> list[str]:
     """All bundles, `baselines/<name>` included."""
     root = bundles_dir()
-    return sorted(file.parents[1].relative_to(root).as_posix() for file in root.rglob(TRAIN))
+    found = [*root.glob(f"*/{TRAIN}"), *root.glob(f"*/*/{TRAIN}")]  # not in folders of models: there are many
+    return sorted(file.parents[1].relative_to(root).as_posix() for file in found)
 
 
 def bundle_path(name: str) -> Path:
@@ -54,7 +55,9 @@ def load_configs(bundle: Path, configs: Iterable[str]) -> dict:
         if not path.is_file():
             allowed = ", ".join(sorted(file.name for file in (bundle / "configs").glob("*.yaml")))
             raise UserError(f"{path}: no such config; the bundle has {allowed}")
-        content.update(yaml.safe_load(path.read_text()))
+        content.update(
+            yaml.load(path.read_text(), yaml.CSafeLoader)
+        )  # a tenth of `safe_load`'s time, for our own files
     return content
 
 

@@ -3,7 +3,7 @@
 Variants of a method are further files `configs/method_<variant>.yaml` beside it, with names of their own.
 """
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -126,23 +126,21 @@ def method_files() -> dict[str, tuple[Path, dict]]:
 
     Raises UserError where two files name one method.
     """
-    files = sorted(
-        (file for pattern in FILES for file in bundles_dir().rglob(pattern)), key=lambda file: (len(file.parts), file)
-    )
+    return read_method_files(bundles_dir())
+
+
+@cache  # jobs of a plan ask for it thousands of times
+def read_method_files(root: Path) -> dict[str, tuple[Path, dict]]:
+    """The same of the bundles below `root`, as they stand when first asked for."""
+    files = [file for depth in ("*", "*/*") for name in FILES for file in root.glob(f"{depth}/{name}")]
     found = {}
-    for file in files:
-        content = read_method_file(file, file.stat().st_mtime_ns)
+    for file in sorted(files, key=lambda file: (len(file.parts), file)):
+        content = read_yaml(file, "a method has a title, trainings and so on")
         name = str(content.get("name", file.parents[1].name))
         if name in found:
             raise UserError(f"{file}: the method {name!r} is that of {found[name][0]} already; give it another `name`")
         found[name] = (file, content)
     return dict(sorted(found.items(), key=lambda item: item[0] != OURS))
-
-
-@lru_cache  # jobs of a plan ask for it dozens of times, each of which took 15 ms
-def read_method_file(file: Path, time: int) -> dict:
-    """The content of a `method.yaml` that was last changed at `time`. Raises UserError where it is no mapping."""
-    return read_yaml(file, "a method has a title, trainings and so on")
 
 
 def method_names() -> list[str]:
