@@ -118,11 +118,15 @@ def test_fid_of_slices_takes_cases_whole():
     assert compare(fid, slices, rng.normal(0, 1, (30, 4, 6)), [])[0].n == 15
 
 
-def test_the_mean_of_the_planes_stands_below_them():
+def test_the_mean_of_the_planes_and_what_slices_lose_stand_below_them():
     rows = [
         Row(Metric.FID, Compared.SYNTHETIC_TEST, value, variant=f"radimagenet_resnet50 {plane}", floor=1.0)
         for plane, value in (("axial", 1.0), ("coronal", 2.0), ("sagittal", 6.0))
     ]
-    mean = plane_means(rows)[-1]
+    mean, *across = plane_means(rows)[3:]
+    assert [(row.metric, row.variant.partition(" ")[2], row.value, row.floor) for row in across] == [
+        (Metric.PLANE_GAP, "coronal less axial", 1.0, 0.0),
+        (Metric.PLANE_GAP, "sagittal less axial", 5.0, 0.0),
+    ]
     assert (mean.metric, mean.value, mean.floor) == (Metric.FID, 3.0, 1.0)
     assert mean.variant == "radimagenet_resnet50 mean of planes"

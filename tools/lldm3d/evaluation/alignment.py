@@ -20,27 +20,32 @@ from lldm3d.statistics import bootstrap_interval
 
 
 def class_agreement(pred: np.ndarray, label: np.ndarray, schema: Schema) -> Scores:
-    """{"dice" | "recall" | "hd95": {class: value}} of a prediction [X, Y, Z] against the label [X, Y, Z].
+    """{"dice" | "recall" | "hd95" | "voxels": {class: value}} of a prediction [X, Y, Z] against the label [X, Y, Z].
 
-    Only classes that the label holds. HD95 in mm is NaN where the prediction lacks the class.
+    Only classes that the label holds. HD95 in mm is NaN where the prediction lacks the class; voxels are the label's.
     """
-    result = {"dice": {}, "recall": {}, "hd95": {}}
+    result = {"dice": {}, "recall": {}, "hd95": {}, "voxels": {}}
     for value, name in list(enumerate(schema.class_names))[1:]:
         truth, guess = label == value, pred == value
         if truth.any():
             result["dice"][name] = agreement.dice(guess, truth)
             result["recall"][name] = float((truth & guess).sum() / truth.sum())
             result["hd95"][name] = agreement.hd95(guess, truth, schema.spacing)
+            result["voxels"][name] = float(truth.sum())
     return result
 
 
 WANTED_RATIO = 0.8
+THIRDS, MIN_THIRD = ("small third", "middle third", "large third"), 3  # variants of rows; real cases in each
 MEANS = {"dice": Metric.ALIGNMENT_DICE, "recall": Metric.ALIGNMENT_RECALL, "hd95": Metric.ALIGNMENT_HD95}
 RATIOS = {"dice": Metric.ALIGNMENT_DICE_RATIO, "recall": Metric.ALIGNMENT_RECALL_RATIO}
 
 
 def alignment_rows(synthetic: list[Scores], test: list[Scores], schema: Schema, identity: dict) -> list[Row]:
-    """Dice, recall, HD95 and share missed of each class on synthetic pairs, beside real test cases, and ratios."""
+    """Dice, recall, HD95 and share missed of each class on synthetic pairs, beside real test cases, and ratios.
+
+    Below them Dice and share missed of the small, the middle and the large of each class.
+    """
     rows = []
     for name in schema.class_names[1:]:
         for key, metric in MEANS.items():
@@ -51,6 +56,22 @@ def alignment_rows(synthetic: list[Scores], test: list[Scores], schema: Schema, 
                 rows.append(ratio_row(RATIOS[key], ours, real, common))
             if key == "recall":
                 rows.append(agreement_row(Metric.ALIGNMENT_MISSED, ours == 0, real == 0, common))
+    return rows + [row for name in schema.class_names[1:] for row in size_rows(synthetic, test, name, identity)]
+
+
+def size_rows(synthetic: list[Scores], test: list[Scores], name: str, identity: dict) -> list[Row]:
+    """Dice and share missed of a class by its size: the thirds of the real test cases that have it."""
+    sizes, real_sizes = (class_scores(scores, "voxels", name) for scores in (synthetic, test))
+    if len(real_sizes) < len(THIRDS) * MIN_THIRD:
+        return []
+    bounds, rows = np.quantile(real_sizes, [1 / 3, 2 / 3]), []
+    ours, real = (class_scores(scores, "dice", name) for scores in (synthetic, test))
+    for number, third in enumerate(THIRDS):
+        inside, real_inside = (np.digitize(found, bounds) == number for found in (sizes, real_sizes))
+        common = {**identity, "class_name": name, "variant": " ".join(filter(None, (identity.get("variant"), third)))}
+        a, b = ours[inside], real[real_inside]
+        rows.append(agreement_row(Metric.ALIGNMENT_DICE, a, b, common))
+        rows.append(agreement_row(Metric.ALIGNMENT_MISSED, a == 0, b == 0, common))
     return rows
 
 
@@ -66,7 +87,7 @@ def agreement_row(metric: Metric, ours: np.ndarray, real: np.ndarray, common: di
     if lost:
         note += f"; undefined in {lost} synthetic cases, where the network finds nothing"
     if not len(ours):
-        note = f"undefined in all {lost} synthetic cases that have this class"
+        note = f"undefined in all {lost} synthetic cases that have this class" if lost else "no synthetic case is here"
     return mean_row(metric, Compared.LABEL_SEGMENTATION, ours, real, note, **common)
 
 
@@ -113,7 +134,7 @@ def command_rows(command: str, synthetic: list[Case], test: list[Case], schema: 
     """
     scores = (command_scores(command, cases, schema) for cases in (synthetic, test))
     program = Path(shlex.split(command)[0]).name
-    return [replace(row, variant=program) for row in alignment_rows(*scores, schema, {"network": command})]
+    return alignment_rows(*scores, schema, {"network": command, "variant": program})
 
 
 def command_scores(command: str, cases: list[Case], schema: Schema) -> list[Scores]:

@@ -21,7 +21,7 @@ from lldm3d.evaluation.records import BLUR, CaseRecords, Record, label_hash
 from lldm3d.files import save_checkpoint, sha256
 from lldm3d.processes import place
 
-CACHE_FORMAT = 2  # raised when the record of the same case would differ
+CACHE_FORMAT = 3  # raised when the record of the same case would differ
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ class Metric(StrEnum):
     THROUGH_PLANE_STEP = "through_plane_step", SLICES, "step between slices", NEAR_FLOOR
     THROUGH_PLANE_FLICKER = "through_plane_flicker", SLICES, "flicker of slices", NEAR_FLOOR
     THROUGH_PLANE_CLASS_MEANS = "through_plane_class_means", SLICES, "spread of slice means", NEAR_FLOOR
+    PLANE_GAP = "fid_plane_gap", SLICES, "FID across slices", NEAR_FLOOR
     NEAR_COPIES_SHARE = "near_copies_share", COPIES, "share of near copies", LOWER
     NEAR_COPIES = "near_copies", COPIES, "near copies", LOWER, "cases"
     NEARER_SHARE = "nearer_share", COPIES, "share nearer than 5 % of held-out cases", LOWER

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -177,17 +177,31 @@ def without_biases(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def plane_means(rows: list[Row]) -> list[Row]:
-    """The rows, and the mean over the three planes of each of their figures."""
-    of_planes: dict[tuple[Metric, Compared], list[Row]] = {}
+    """The rows, the mean over the three planes of each of their figures, and FID across the slices.
+
+    That is the FID of coronal or sagittal slices less the one of axial slices (GEM-3D): a volume that was drawn slice
+    by slice has steps that only the other planes show.
+    """
+    of_planes: dict[tuple[Metric, Compared], dict[str, Row]] = {}
     for row in rows:
         if row.variant and row.variant.startswith(f"{NAME} "):
-            of_planes.setdefault((row.metric, row.compared), []).append(row)
-    means = []
-    for planes in of_planes.values():
-        both = [row.value for row in planes], [row.floor for row in planes]
-        value, floor = (float(np.mean(values)) if None not in values else None for values in both)
-        means.append(replace(planes[0], variant=f"{NAME} mean of planes", value=value, floor=floor, interval=None))
-    return rows + means
+            of_planes.setdefault((row.metric, row.compared), {})[row.variant.split()[-1]] = row
+    means = [joined([*planes.values()], np.mean, "mean of planes") for planes in of_planes.values()]
+    gaps = [
+        replace(less, metric=Metric.PLANE_GAP)
+        for (metric, _), planes in of_planes.items()
+        for plane in ("coronal", "sagittal")
+        if metric == Metric.FID and {plane, "axial"} <= planes.keys()
+        for less in [joined([planes[plane], planes["axial"]], np.subtract.reduce, f"{plane} less axial")]
+    ]
+    return rows + means + gaps
+
+
+def joined(rows: list[Row], function: Callable, variant: str) -> Row:
+    """What a function makes of the values and floors of rows; None where one is."""
+    both = [row.value for row in rows], [row.floor for row in rows]
+    value, floor = (float(function(found)) if None not in found else None for found in both)
+    return replace(rows[0], variant=f"{NAME} {variant}", value=value, floor=floor, interval=None)
 
 
 FAMILIES = ["statistics", "glcm", "glrlm", "glszm", "ngtdm"]
