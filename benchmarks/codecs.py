@@ -20,8 +20,8 @@ from benchmarks.plans import livers
 from lldm3d.data.dataset import Schema
 from lldm3d.pairs.sources import DRAWN
 from lldm3d.pipeline.cost import network_and_inputs, training_config
+from lldm3d.pipeline.plan import Plan
 from lldm3d.pipeline.profile import load_profile
-from lldm3d.pipeline.stages import Plan
 
 SIDES = (16, 24, 32, 48, 64, 96, 128, 160)  # of cubes, voxels
 

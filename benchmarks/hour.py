@@ -22,7 +22,7 @@ from benchmarks.plans import TRAININGS, config, livers, plan_of
 from lldm3d.data.dataset import Schema
 from lldm3d.methods.registry import OURS
 from lldm3d.pipeline.cost import network_and_inputs
-from lldm3d.pipeline.stages import Plan
+from lldm3d.pipeline.plan import Plan
 
 AUTOENCODERS = TRAININGS[:2]
 

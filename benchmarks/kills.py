@@ -27,7 +27,8 @@ import psutil
 
 from benchmarks.machine import ROOT, describe
 from lldm3d.files import PARTIAL, read_yaml
-from lldm3d.pipeline.stages import Job, Plan, all_jobs
+from lldm3d.pipeline.plan import Plan
+from lldm3d.pipeline.stages import Job, all_jobs
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TARGETS = ("run", "stage", "group")

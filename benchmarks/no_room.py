@@ -22,8 +22,9 @@ from pathlib import Path
 from benchmarks.kills import hashes
 from benchmarks.machine import ROOT, describe
 from lldm3d.files import write_yaml
+from lldm3d.pipeline.plan import Plan
 from lldm3d.pipeline.run import planned
-from lldm3d.pipeline.stages import Job, Plan, all_jobs
+from lldm3d.pipeline.stages import Job, all_jobs
 
 ROOM = 2000  # bytes of a file
 READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'  # in a namespace of its own

@@ -9,8 +9,8 @@ from lldm3d.methods.registry import OURS
 from lldm3d.pairs.sources import DRAWN
 from lldm3d.phantom.case import CLASS_NAMES
 from lldm3d.pipeline.cost import training_config
+from lldm3d.pipeline.plan import Plan, method_folder
 from lldm3d.pipeline.profile import load_profile
-from lldm3d.pipeline.stages import Plan, method_folder
 
 FOLDER = method_folder(OURS, 0)  # of the trainings in a work directory
 TRAININGS = ("autoencoder_image", "autoencoder_label", "label_ldm", "image_ldm", "controlnet")  # of networks

@@ -37,8 +37,8 @@ from lldm3d.data.prepare import prepare
 from lldm3d.methods.registry import OURS
 from lldm3d.phantom.write import write_phantom
 from lldm3d.pipeline.cost import wait_for_gpu
+from lldm3d.pipeline.plan import Plan
 from lldm3d.pipeline.profile import overlays_of
-from lldm3d.pipeline.stages import Plan
 from lldm3d.pipeline.training import data_ids
 from lldm3d.training.checkpoints import save_network
 

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from lldm3d.pipeline.checks import mark_done
+from lldm3d.pipeline.plan import Plan
 from lldm3d.pipeline.run import planned, run
-from lldm3d.pipeline.stages import Plan, all_jobs
+from lldm3d.pipeline.stages import all_jobs
 
 DRAWN = {"methods": ["lldm"], "sources": ["drawn"]}  # what most tests plan: all stages that there are
 

@@ -10,8 +10,9 @@ from tests.methods.conftest import GUEST, bundles_with_guest, with_guest  # noqa
 
 from lldm3d.files import read_json
 from lldm3d.methods.registry import load_method
+from lldm3d.pipeline.plan import Plan
 from lldm3d.pipeline.stage import read_plan
-from lldm3d.pipeline.stages import Plan, all_jobs
+from lldm3d.pipeline.stages import all_jobs
 
 pytestmark = pytest.mark.usefixtures("with_guest")
 MINUTES = 0.01

@@ -8,7 +8,8 @@ from tests.in_process import write_profile
 
 from lldm3d.pipeline import cluster
 from lldm3d.pipeline.cost import note_limits, print_cost
-from lldm3d.pipeline.stages import Plan, all_jobs, find_job
+from lldm3d.pipeline.plan import Plan
+from lldm3d.pipeline.stages import all_jobs, find_job
 
 from .conftest import plan_of
 

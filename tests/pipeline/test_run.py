@@ -14,9 +14,10 @@ from lldm3d.errors import UserError
 from lldm3d.files import write_json, write_yaml
 from lldm3d.locks import locked
 from lldm3d.pipeline.checks import RECORDS, finish
+from lldm3d.pipeline.plan import Plan
 from lldm3d.pipeline.profile import load_profile
 from lldm3d.pipeline.run import absolute, planned, run
-from lldm3d.pipeline.stages import OF_STUDY, Plan, all_jobs, find_job, selected_jobs
+from lldm3d.pipeline.stages import OF_STUDY, all_jobs, find_job, selected_jobs
 from lldm3d.pipeline.workflow import require_inputs
 
 from .conftest import DRAWN, lldm3d, plan_of

@@ -18,9 +18,10 @@ from lldm3d.methods.registry import load_method
 from lldm3d.pairs.generate import source_labels
 from lldm3d.pairs.sources import LabelSource
 from lldm3d.pipeline.actions import number_of_pairs
+from lldm3d.pipeline.plan import Plan, pairs_of
 from lldm3d.pipeline.run import planned, run
 from lldm3d.pipeline.stage import read_plan
-from lldm3d.pipeline.stages import Plan, all_jobs, pairs_of
+from lldm3d.pipeline.stages import all_jobs
 
 from .conftest import DRAWN, plan_of
 

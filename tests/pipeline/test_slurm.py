@@ -13,9 +13,10 @@ from tests.in_process import SEGMENT, write_profile
 
 from lldm3d.errors import UserError
 from lldm3d.pipeline import cluster
+from lldm3d.pipeline.plan import Plan
 from lldm3d.pipeline.profile import load_profile
 from lldm3d.pipeline.run import run
-from lldm3d.pipeline.stages import Plan, find_job
+from lldm3d.pipeline.stages import find_job
 
 from .conftest import lldm3d
 from .slurm import missing, one_node, slurm

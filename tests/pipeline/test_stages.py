@@ -4,7 +4,8 @@ import pytest
 from tests.in_process import write_profile
 
 from lldm3d.errors import UserError
-from lldm3d.pipeline.stages import STAGES, Plan, all_jobs, check_plan, find_job, rule_name, selected_jobs
+from lldm3d.pipeline.plan import Plan, check_plan
+from lldm3d.pipeline.stages import STAGES, all_jobs, find_job, rule_name, selected_jobs
 
 from .conftest import plan_of
 

@@ -12,8 +12,9 @@ from lldm3d.errors import UserError
 from lldm3d.files import write_json, write_yaml
 from lldm3d.locks import RUN_LOCK, holder, locked, stage_lock
 from lldm3d.pipeline.cluster import note_limits
+from lldm3d.pipeline.plan import Plan
 from lldm3d.pipeline.stage import do, stage
-from lldm3d.pipeline.stages import Job, Plan, all_jobs, find_job
+from lldm3d.pipeline.stages import Job, all_jobs, find_job
 from lldm3d.pipeline.status import status
 from lldm3d.pipeline.times import CONFIG, TIMES, in_words, noted, outlook, schedule
 

@@ -13,9 +13,10 @@ from lldm3d.data.dataset import add_tasks
 from lldm3d.errors import UserError
 from lldm3d.pipeline.actions import number_of_pairs
 from lldm3d.pipeline.cost import print_cost
+from lldm3d.pipeline.plan import Plan
 from lldm3d.pipeline.run import planned, run, study
 from lldm3d.pipeline.stage import read_plan
-from lldm3d.pipeline.stages import Plan, selected_jobs
+from lldm3d.pipeline.stages import selected_jobs
 from lldm3d.report.write import report
 
 PLACE = "segment/steps/seg_resunet"

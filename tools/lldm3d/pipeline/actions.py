@@ -18,7 +18,8 @@ from lldm3d.pairs.sources import (
     parse_source,
     shapes_path,
 )
-from lldm3d.pipeline.stages import Job, Plan, all_jobs, method_folder, method_sources, seen_by
+from lldm3d.pipeline.plan import Plan, method_folder, method_sources, seen_by
+from lldm3d.pipeline.stages import Job, all_jobs
 
 DRAWN_AGAIN, AGAIN_SEED = 10, 1_000_000  # test labels drawn a second time, and what is added to their seed
 

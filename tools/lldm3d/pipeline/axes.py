@@ -5,7 +5,8 @@ from pathlib import Path
 
 from lldm3d.methods.registry import load_method
 from lldm3d.pairs.sources import DRAWN, JOINED
-from lldm3d.pipeline.stages import Job, Plan, labels_jobs, pairs_jobs, pairs_of, real_segment_jobs
+from lldm3d.pipeline.plan import Plan, pairs_of
+from lldm3d.pipeline.stages import Job, labels_jobs, pairs_jobs, real_segment_jobs
 from lldm3d.study.stages import RUNGS, UNTIL
 
 

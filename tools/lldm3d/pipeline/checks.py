@@ -6,7 +6,8 @@ from pathlib import Path
 
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, sha256, write_json
-from lldm3d.pipeline.stages import DATASET, FINISHED, Job, digest
+from lldm3d.pipeline.plan import DATASET, FINISHED, digest
+from lldm3d.pipeline.stages import Job
 
 KEPT = ("*.pt", "encoded/latents.json", "labels.json", "shapes.json")  # what later jobs read of a training's folder
 PASSING = ("state.pt", "state.old.pt")  # checkpoints that are no results

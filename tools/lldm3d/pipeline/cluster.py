@@ -16,7 +16,8 @@ from pathlib import Path
 from lldm3d.children import tail
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, sha256, write_json
-from lldm3d.pipeline.stages import DATASET, Job, Plan, digest
+from lldm3d.pipeline.plan import DATASET, Plan, digest
+from lldm3d.pipeline.stages import Job
 
 EXECUTORS = ("slurm",)
 FOLDERS = {"methods": "train", "evaluation": "evaluate"}  # stages that are called otherwise than their folders

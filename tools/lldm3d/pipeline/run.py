@@ -12,9 +12,10 @@ from lldm3d.errors import UserError
 from lldm3d.methods.registry import OURS, load_method, method_names
 from lldm3d.pairs.sources import DRAWN, parse_source
 from lldm3d.pipeline.axes import ladder_axes, pairs_at_hand, pairs_to_make, sources_with
+from lldm3d.pipeline.plan import FORMAT, Plan, check_pairs, check_plan, pairs_of
 from lldm3d.pipeline.profile import BUILT_IN, idle_methods, is_gone, load_profile
 from lldm3d.pipeline.stage import read_plan
-from lldm3d.pipeline.stages import FORMAT, OF_STUDY, Plan, all_jobs, check_pairs, check_plan, pairs_of, selected_jobs
+from lldm3d.pipeline.stages import OF_STUDY, all_jobs, selected_jobs
 from lldm3d.pipeline.workflow import execute
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from lldm3d.bundle import INFERENCE, TRAIN, bundle_path, defined, load_configs, run_bundle
 from lldm3d.data.dataset import load_schema
 from lldm3d.locks import free_gpus
+from lldm3d.pipeline.plan import Plan, pairs_of
 from lldm3d.pipeline.profile import SEGMENT_OVERLAY
-from lldm3d.pipeline.stages import Job, Plan, pairs_of
+from lldm3d.pipeline.stages import Job
 from lldm3d.pipeline.training import go_on_or_start
 from lldm3d.study.lesions import write_case_lesions
 from lldm3d.study.scores import write_case_metrics, write_data_lists

@@ -12,7 +12,8 @@ from lldm3d.errors import ChildError, UserError
 from lldm3d.files import read_yaml, remove_partial, write_json
 from lldm3d.locks import locked, stage_lock
 from lldm3d.pipeline.checks import check_inputs, depends_on, is_done, jobs_to_do, mark_done, put_back, set_aside
-from lldm3d.pipeline.stages import FORMAT, STAGES, Job, Plan, all_jobs, find_job
+from lldm3d.pipeline.plan import FORMAT, Plan
+from lldm3d.pipeline.stages import STAGES, Job, all_jobs, find_job
 from lldm3d.pipeline.times import in_words, outlook, run_now, timed
 
 IN_WORKFLOW = "LLDM3D_WORKFLOW"  # set by the workflow for its jobs: the process that starts one

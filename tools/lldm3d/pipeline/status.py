@@ -8,8 +8,9 @@ from lldm3d.files import read_json
 from lldm3d.locks import holder, stage_lock
 from lldm3d.pipeline.checks import jobs_to_do
 from lldm3d.pipeline.cluster import limit_key
+from lldm3d.pipeline.plan import Plan
 from lldm3d.pipeline.stage import FAILURES, read_plan
-from lldm3d.pipeline.stages import Job, Plan, all_jobs
+from lldm3d.pipeline.stages import Job, all_jobs
 from lldm3d.pipeline.times import Outlook, begun, in_words, noted, outlook, progress, run_now
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from lldm3d.files import read_json, read_yaml, write_json
 from lldm3d.locks import RUN_LOCK, holder, stage_lock
 from lldm3d.pipeline.cluster import limit_key, measured
-from lldm3d.pipeline.stages import Job, Plan
+from lldm3d.pipeline.plan import Plan
+from lldm3d.pipeline.stages import Job
 from lldm3d.training import PROGRESS
 
 CONFIG = ".snakemake/lldm3d.yaml"  # of the last run, in the work directory, as jobs of a cluster read it too

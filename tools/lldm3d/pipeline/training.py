@@ -13,8 +13,9 @@ from lldm3d.locks import free_gpus
 from lldm3d.methods.registry import Method
 from lldm3d.pairs.sources import edit_settings
 from lldm3d.pipeline.checks import check_gates, finish, same_beginning
+from lldm3d.pipeline.plan import Plan, digest, seen_by
 from lldm3d.pipeline.profile import overlays_of, overrides_of
-from lldm3d.pipeline.stages import Job, Plan, digest, seen_by
+from lldm3d.pipeline.stages import Job
 
 PILOT_STEPS = 8  # of each of a pilot's two epochs; the first one is not measured
 CHECKPOINTS = ("model.pt", "codec.pt")
