@@ -243,12 +243,12 @@ ZOO = {  # as in the bundles' configs/inference.json: class of the weights, sett
         | {"attention_levels": [False, True, True], "num_head_channels": [0, 64, 64]},
         {},
     ),
-    "brats_mri_axial_slices_generative_diffusion 1.0.10, autoencoder_def": (
+    "brats_mri_axial_slices_generative_diffusion 1.1.2, autoencoder_def": (
         "AutoencoderKL",
         SLICES | CODEC | {"latent_channels": 1, "norm_num_groups": 32},
         {},
     ),
-    "brats_mri_axial_slices_generative_diffusion 1.0.10, network_def": (
+    "brats_mri_axial_slices_generative_diffusion 1.1.2, network_def": (
         "DiffusionModelUNet",
         SLICES
         | {"num_channels": [32, 64, 128, 256], "attention_levels": [False, True, True, True], "num_res_blocks": 2}
