@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from monai.utils import set_determinism
 
+from lldm3d.methods.conversion import convert
 from lldm3d.training import inferers
 
 from .small import workflow
@@ -100,6 +102,24 @@ def test_a_training_begins_from_the_given_weights(stage, source, work, tmp_path)
     weights, _ = train(stage, work, tmp_path, init_path=str(work / source), learning_rate=0.0)
     given = torch.load(work / source, weights_only=True)
     assert_same_weights(given["autoencoder" if stage == "autoencoder" else "model"], weights, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_training_begins_from_converted_weights(work, tmp_path, capsys):
+    nets = pytest.importorskip("generative.networks.nets", reason="monai-generative is of the extra [generative]")
+    settings = {"spatial_dims": 3, "in_channels": 2, "out_channels": 2, "num_channels": [8, 16], "num_res_blocks": 1}
+    settings |= {"attention_levels": [False, True], "num_head_channels": 8, "norm_num_groups": 8}
+    original = nets.DiffusionModelUNet(**settings)
+    for parameter in original.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    torch.save(original.state_dict(), tmp_path / "theirs.pt")
+    (tmp_path / "theirs.json").write_text(json.dumps({"_target_": "generative.DiffusionModelUNet", **settings}))
+    convert(str(tmp_path / "theirs.pt"), str(tmp_path / "theirs.json"), str(tmp_path / "ours"))
+    section = yaml.safe_load(capsys.readouterr().out.split("\n", 1)[1])
+    weights, _ = train("image_ldm", work, tmp_path / "trained", **section, learning_rate=0.0)
+    given = torch.load(tmp_path / "ours/model.pt", weights_only=True)["model"]
+    assert_same_weights(given, weights, rtol=0, atol=0)
+    assert torch.equal(weights["conv_in.conv.weight"], original.conv_in.conv.weight)
 
 
 @pytest.mark.parametrize("stage", ["label_ldm", "controlnet"])

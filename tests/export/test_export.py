@@ -71,8 +71,18 @@ def test_nnunet_finds_the_raw_data_of_each_regime_whole(regime, tiny_dataset, sy
     assert kinds(split["train"]) == REGIMES[regime] and kinds(split["val"]) == (2, 0)
 
 
+SPLIT = """
+import json, torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+plans, dataset = (json.load(open("{folder}/" + name)) for name in ("nnUNetPlans.json", "dataset.json"))
+trainer = nnUNetTrainer(plans | {{"continue_training": False}}, "3d_fullres", 0, dataset, device=torch.device("cpu"))
+print(json.dumps([*trainer.do_split(), trainer.label_manager.num_segmentation_heads]))
+"""
+
+
+@pytest.mark.slow
 def test_nnunet_plans_and_preprocesses_the_raw_data(tiny_dataset, synthetic, tmp_path):
-    """`nnUNetv2_plan_and_preprocess --verify_dataset_integrity`, as a user calls it."""
+    """`nnUNetv2_plan_and_preprocess --verify_dataset_integrity`, as a user calls it, and what its trainer then sees."""
     pytest.importorskip("nnunetv2", reason=NO_NNUNET)
     raw = tmp_path / "raw/Dataset501_Tiny"
     export(str(tiny_dataset), str(raw), str(synthetic), "R+S", format="nnunet")
@@ -84,20 +94,17 @@ def test_nnunet_plans_and_preprocesses_the_raw_data(tiny_dataset, synthetic, tmp
     preprocessed = tmp_path / "preprocessed/Dataset501_Tiny"
     plans = read_json(preprocessed / "nnUNetPlans.json")["configurations"]["3d_fullres"]
     assert plans["normalization_schemes"] == ["ZScoreNormalization"]
+    spacing = nib.load(tiny_dataset / "imagesTr/case_00.nii.gz").header.get_zooms()
+    assert sorted(plans["spacing"]) == pytest.approx(sorted(map(float, spacing)))
     (split,) = read_json(raw / "splits_final.json")
     made = {file.stem for file in (preprocessed / "nnUNetPlans_3d_fullres").glob("*.pkl")}
-    assert made == {*split["train"], *split["val"]}
+    assert made == {*split["train"], *split["val"]} and len(made) == 10
     shutil.copy(raw / "splits_final.json", preprocessed)
-    code = f"""
-import json, torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-plans, dataset = (json.load(open("{preprocessed}/" + name)) for name in ("nnUNetPlans.json", "dataset.json"))
-trainer = nnUNetTrainer(plans | {{"continue_training": False}}, "3d_fullres", 0, dataset, device=torch.device("cpu"))
-print(json.dumps(trainer.do_split()))
-"""
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **folders}, capture_output=True, text=True)
-    assert json.loads(done.stdout.splitlines()[-1]) == [split["train"], split["val"]], done.stderr
-    assert kinds(split["train"]) == (4, 4) and kinds(split["val"]) == (2, 0)
+    code = [sys.executable, "-c", SPLIT.format(folder=preprocessed)]
+    done = subprocess.run(code, env={**os.environ, **folders}, capture_output=True, text=True)
+    train, validate, classes = json.loads(done.stdout.splitlines()[-1])
+    assert [train, validate] == [split["train"], split["val"]] and classes == len(CLASS_NAMES), done.stderr
+    assert kinds(train) == (4, 4) and kinds(validate) == (2, 0)
 
 
 def test_the_raw_data_keep_patients_apart_and_voxels_as_they_are(tiny_dataset, synthetic, tmp_path):

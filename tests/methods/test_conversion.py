@@ -11,6 +11,7 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 
+from lldm3d import cli
 from lldm3d.bundle import bundle_path, undefined
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint
@@ -38,14 +39,14 @@ def generative():
     pytest.importorskip("generative", reason="monai-generative is of the extra [generative]")
 
 
-def write_original(folder: Path, target: str, settings: dict) -> dict[str, str]:
+def write_original(folder: Path, target: str, settings: dict, std: float = 0.1) -> dict[str, str]:
     """A checkpoint of a network with random weights, and its config: arguments of `convert`."""
     module, _, name = target.rpartition(".")
     torch.manual_seed(0)
     built = {**settings, "use_flash_attention": False} if "use_flash_attention" in settings else settings
     network = getattr(importlib.import_module(module), name)(**built)
     for parameter in network.parameters():  # some begin as zeros, which hide a mistake
-        torch.nn.init.normal_(parameter, std=0.1)
+        torch.nn.init.normal_(parameter, std=std)
     torch.save(network.state_dict(), folder / "theirs.pt")
     (folder / "theirs.json").write_text(json.dumps({"_target_": target, **settings}))
     return {"checkpoint": str(folder / "theirs.pt"), "config": str(folder / "theirs.json")}
@@ -139,6 +140,22 @@ def test_a_config_of_the_model_zoo_is_read_and_nothing_in_it_is_run(tmp_path, ca
     assert not Path("run").exists() and (tmp_path / "ours/model.pt").is_file()
 
 
+def with_config_of_monai(given: dict[str, str], name: str, settings: dict) -> dict[str, str]:
+    """The same weights, and a config that names MONAI's class, as the Model Zoo's BraTS bundles have since 1.1."""
+    content = {"_target_": f"monai.networks.nets.{name.lower()}.{name}", **as_monai(settings), "include_fc": False}
+    Path(given["config"]).write_text(json.dumps(content))
+    return given
+
+
+@pytest.mark.parametrize(("name", "settings"), [("DiffusionModelUNet", UNET), ("AutoencoderKL", AUTOENCODER)])
+def test_weights_of_monai_generative_fit_a_config_of_monai(name, settings, tmp_path, capsys):
+    given = with_config_of_monai(write_original(tmp_path, f"{GENERATIVE}.{name}", settings), name, settings)
+    convert(**given, output_dir=str(tmp_path / "ours"))
+    assert "outputs differ from the original's by" in capsys.readouterr().out
+    source = load_checkpoint(tmp_path / "ours" / KINDS[name].file, "convert")["converted"]
+    assert source["class"].startswith("generative.")
+
+
 @pytest.mark.parametrize(
     ("target", "settings", "options", "fault"),
     [
@@ -159,6 +176,20 @@ def test_another_architecture_is_refused_and_nothing_is_written(target, settings
     Path(given["config"]).write_text(json.dumps({"_target_": f"{GENERATIVE}.{target}", **UNET, **settings}))
     with pytest.raises(UserError, match=fault):
         convert(**given, output_dir=str(tmp_path / "ours"), **options)
+    assert not (tmp_path / "ours").exists()
+
+
+def test_the_command_refuses_another_architecture_in_one_line(tmp_path, monkeypatch, capsys):
+    given = write_original(tmp_path, f"{GENERATIVE}.AutoencoderKL", AUTOENCODER)
+    Path(given["config"]).write_text(
+        json.dumps({"_target_": "monai.networks.nets.DiffusionModelUNet", **as_monai(UNET)})
+    )
+    options = ["--checkpoint", given["checkpoint"], "--config", given["config"], "--output_dir", tmp_path / "ours"]
+    monkeypatch.setattr("sys.argv", ["lldm3d", "convert", *map(str, options)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    [line] = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and line.startswith("lldm3d: error: ") and "is not the network of" in line
     assert not (tmp_path / "ours").exists()
 
 
@@ -191,6 +222,78 @@ def test_a_file_that_holds_code_is_not_loaded(tmp_path):
         convert(**given, output_dir=str(tmp_path / "ours"))
     with pytest.raises(UserError, match="none.pt: there is no such file"):
         convert(str(tmp_path / "none.pt"), given["config"], str(tmp_path / "ours"))
+
+
+SLICES = {"spatial_dims": 2, "in_channels": 1, "out_channels": 1}
+VOLUMES = SLICES | {"spatial_dims": 3}
+CODEC = {"num_channels": [64, 128, 256], "num_res_blocks": 2, "attention_levels": [False] * 3, "norm_eps": 1e-6}
+NO_ATTENTION = {"with_encoder_nonlocal_attn": False, "with_decoder_nonlocal_attn": False}
+MAISI_LEVELS = {"spatial_dims": 3, "in_channels": 4, "num_channels": [64, 128, 256, 512], "num_res_blocks": 2}
+MAISI_LEVELS |= {"attention_levels": [False, False, True, True], "num_head_channels": [0, 0, 32, 32]}
+MAISI_LEVELS |= {"use_flash_attention": True, "num_class_embeds": 128, "resblock_updown": True, "include_fc": True}
+ZOO = {  # as in the bundles' configs/inference.json: class of the weights, settings, options
+    "brats_mri_generative_diffusion 1.1.2, autoencoder_def": (
+        "AutoencoderKL",
+        VOLUMES | CODEC | NO_ATTENTION | {"latent_channels": 8, "norm_num_groups": 32},
+        {},
+    ),
+    "brats_mri_generative_diffusion 1.1.2, network_def": (
+        "DiffusionModelUNet",
+        {"spatial_dims": 3, "in_channels": 8, "out_channels": 8, "num_channels": [256, 256, 512], "num_res_blocks": 2}
+        | {"attention_levels": [False, True, True], "num_head_channels": [0, 64, 64]},
+        {},
+    ),
+    "brats_mri_axial_slices_generative_diffusion 1.1.2, autoencoder_def": (
+        "AutoencoderKL",
+        SLICES | CODEC | {"latent_channels": 1, "norm_num_groups": 32},
+        {},
+    ),
+    "brats_mri_axial_slices_generative_diffusion 1.1.2, network_def": (
+        "DiffusionModelUNet",
+        SLICES
+        | {"num_channels": [32, 64, 128, 256], "attention_levels": [False, True, True, True], "num_res_blocks": 2}
+        | {"num_head_channels": [0, 32, 32, 32]},
+        {},
+    ),
+    "maisi_ct_generative, autoencoder_def": (
+        f"{MAISI}.autoencoderkl_maisi.AutoencoderKlMaisi",
+        VOLUMES
+        | CODEC
+        | NO_ATTENTION
+        | {"latent_channels": 4, "num_res_blocks": [2] * 3, "norm_float16": True, "num_splits": 2, "dim_split": 1},
+        {},
+    ),
+    "maisi_ct_generative, diffusion_unet_def": (
+        f"{MAISI}.diffusion_model_unet_maisi.DiffusionModelUNetMaisi",
+        MAISI_LEVELS | {"out_channels": 4, "include_spacing_input": True},
+        {"class_label": 1, "spacing": (1.5, 1.5, 1.5), "key": "unet_state_dict"},
+    ),
+    "maisi_ct_generative, controlnet_def": (
+        f"{MAISI}.controlnet_maisi.ControlNetMaisi",
+        MAISI_LEVELS | {"conditioning_embedding_in_channels": 8, "conditioning_embedding_num_channels": [8, 32, 64]},
+        {"class_label": 1, "key": "controlnet_state_dict"},
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
+def test_a_network_of_the_model_zoo_at_its_full_size(name, tmp_path, capsys):
+    target, settings, options = ZOO[name]
+    given = write_original(tmp_path, target if "." in target else f"{GENERATIVE}.{target}", settings, std=0.03)
+    if "." not in target:
+        with_config_of_monai(given, target, settings)
+    if key := options.get("key"):  # as MAISI's trainings save them
+        weights = torch.load(given["checkpoint"], weights_only=True)
+        torch.save({"epoch": 1, "scale_factor": torch.tensor(1.0), key: weights}, given["checkpoint"])
+    convert(**given, output_dir=str(tmp_path / "ours"), **options)
+    said = capsys.readouterr().out
+    kind = KINDS[conversion.kind_name(json.loads(Path(given["config"]).read_text()))]
+    content = load_checkpoint(tmp_path / "ours" / kind.file, "convert")
+    initialise_from(kind.architecture(**content["network"]), str(tmp_path / "ours" / kind.file))
+    difference = float(said.split("original's by ")[1].split()[0])
+    print(f"{name}: {sum(x.numel() for x in content[kind.weights].values()) / 1e6:.1f} M weights, {difference}")
+    assert difference <= conversion.TOLERANCE
 
 
 WRONG = {  # what docs/reference/training.md says of MONAI 1.6.1's load_old_state_dict; None: it raises

@@ -52,7 +52,7 @@ def test_what_is_done_is_told_with_the_time_that_it_took(done, say):
     note(done, f"{LLDM}/latents", began=1, seconds=150)
     note(done, f"{LLDM}/label_ldm", began=1, seconds=3570)
     said = say(done)
-    assert "no run is at work" in said and "14 of 14 stages done in 1 h 2 min\n" in said
+    assert "no run is at work, as all is done; the report is" in said and "14 of 14 stages done in 1 h 2 min\n" in said
     assert any(line.split() == ["train/lldm/latents", "1", "of", "1", "2", "min"] for line in said.splitlines())
 
 

@@ -14,7 +14,7 @@ from lldm3d.evaluation.metrics import Metric, format_number, read_metrics
 from lldm3d.files import write_json
 from lldm3d.report import pictures
 from lldm3d.report.comparison_figure import write_comparison
-from lldm3d.report.write import report
+from lldm3d.report.write import report, with_code
 from lldm3d.study.scores import HEADER
 from lldm3d.study.stages import REAL, SegmentStage
 from lldm3d.study.tables import markdown_table
@@ -53,10 +53,19 @@ def without_scripts(html: str) -> str:
 def test_the_report_is_one_whole_file(html):
     Checker(html)
     page = without_scripts(html)
-    sources = Checker(page).sources
-    assert len(sources) == 13 and all(source.startswith("data:image/") for source in sources)
+    images = [source for source in Checker(page).sources if not source.startswith("#")]
+    assert len(images) == 13 and all(source.startswith("data:image/") for source in images)
     assert "<script" not in page and "url(" not in page and "://" not in page
     assert len(html) < 12e6
+
+
+def test_each_answer_leads_to_its_section(html):
+    places = re.findall('href="#(.+?)"', html)
+    assert len(places) == 4 and all(html.count(f'<section id="{place}">') == 1 for place in places)
+
+
+def test_a_command_in_a_sentence_is_code_and_names_are_text():
+    assert with_code("use `lldm3d study` < 5") == "use <code>lldm3d study</code> &lt; 5"
 
 
 def test_a_sentence_says_what_to_do_next(html):

@@ -88,6 +88,7 @@ def legend(figure: Figure, class_names: tuple[str, ...], **position) -> None:
 def light(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
     """A white figure of `width` x `height` inches with a grid of axes [rows, columns] without needless frames."""
     figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.12)  # inches: a panel's title is not taken for the label of the axis above
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.spines[["top", "right"]].set_visible(False)

@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from lldm3d.files import output_folder, read_json, read_yaml, save_checkpoint
 from lldm3d.methods.folding import fold_inputs
 from lldm3d.training.checkpoints import as_lists, first_difference
 
+GENERATIVE = "generative.networks.nets"
 TOLERANCE = 1e-5  # largest difference of an output
 MAISI = {  # class: module, and the kind of network that it is
     "AutoencoderKlMaisi": ("autoencoderkl_maisi", "AutoencoderKlMaisi"),
@@ -94,11 +96,7 @@ def convert(
         UserError: for a checkpoint of another architecture, or outputs that differ.
     """
     given = network_settings(Path(config), network)
-    kind, original, settings = build_original(config, given)
-    weights = read_weights(checkpoint, key)
-    if fault := first_difference(original.state_dict(), weights):
-        raise UserError(f"{checkpoint}: is not the network of {config}: {fault} in the config; correct one of them")
-    original.load_state_dict(weights)
+    kind, original, settings = load_original(checkpoint, key, config, given)
     fixed = fixed_inputs(original, class_label, spacing)
     settings = {key: as_lists(value) for key, value in settings.items()}
     converted = kind.architecture(**settings)
@@ -108,7 +106,11 @@ def convert(
         raise UserError(
             f"{checkpoint}: the outputs of the converted network differ by {difference:.2g}, nothing is written"
         )
-    source = {"class": given["_target_"], "class_label": class_label, "spacing": as_lists(spacing)}
+    source = {
+        "class": f"{type(original).__module__}.{type(original).__name__}",
+        "class_label": class_label,
+        "spacing": as_lists(spacing),
+    }
     with output_folder(output_dir, overwrite, [checkpoint, config]) as folder:
         save_checkpoint(folder / kind.file, content_of(kind, converted, settings, source))
     path = Path(output_dir).resolve() / kind.file
@@ -155,11 +157,53 @@ def without_references(path: Path, value: object, content: dict, depth: int = 9)
     return value
 
 
+def load_original(checkpoint: str, key: str | None, config: str, given: dict) -> tuple[Kind, nn.Module, dict]:
+    """As `build_original`, with the weights in it.
+
+    The Model Zoo's BraTS configs name MONAI's classes since 1.1, and their weights are still monai-generative's.
+
+    Raises UserError for weights of another architecture, or whose upsampling no network of MONAI repeats.
+    """
+    weights, faults = read_weights(checkpoint, key), []
+    for candidate in (given, *as_generative(given)):
+        kind, original, settings = build_original(config, candidate)
+        fault = first_difference(original.state_dict(), weights)
+        if not fault:
+            break
+        faults.append(fault)
+    else:
+        remedy = (
+            "" if find_spec("generative") else "; weights of monai-generative need `pip install 'lldm3d[generative]'`"
+        )
+        raise UserError(
+            f"{checkpoint}: is not the network of {config}: {faults[0]} in the config; correct one of them{remedy}"
+        )
+    if settings.get("use_convtranspose") and not type(original).__module__.startswith("monai.networks."):
+        raise UserError(
+            f"{config}: use_convtranspose: {candidate['_target_']} upsamples by kernels of 3 voxels and MONAI's "
+            "AutoencoderKL by such of 2; no weights of the one are those of the other"
+        )
+    original.load_state_dict(weights)
+    return kind, original, settings
+
+
+def as_generative(given: dict) -> list[dict]:
+    """The same network of monai-generative, for one of MONAI's own; none where that package is not installed."""
+    target = given["_target_"]
+    name = target.rpartition(".")[2]
+    if name in MAISI or target.startswith("generative.") or not find_spec("generative"):
+        return []
+    taken = inspect.signature(getattr(importlib.import_module(GENERATIVE), name)).parameters
+    theirs = {ours: name for name, ours in OURS.items()}
+    kept = {theirs.get(key, key): value for key, value in given.items()}
+    return [{"_target_": f"{GENERATIVE}.{name}", **{key: value for key, value in kept.items() if key in taken}}]
+
+
 def build_original(config: str, given: dict) -> tuple[Kind, nn.Module, dict]:
     """The kind and the network that a config describes, and the settings of ours with the same outputs."""
     target, name = given["_target_"], given["_target_"].rpartition(".")[2]
     if target.startswith("generative."):
-        module = needs_package("generative.networks.nets", "generative")
+        module = needs_package(GENERATIVE, "generative")
     elif name in MAISI:
         module = importlib.import_module(f"monai.apps.generation.maisi.networks.{MAISI[name][0]}")
     else:
@@ -173,11 +217,6 @@ def build_original(config: str, given: dict) -> tuple[Kind, nn.Module, dict]:
         network = architecture(**settings)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{config}: {target} cannot be built with these settings ({error})") from None
-    if settings.get("use_convtranspose") and module is not nets:
-        raise UserError(
-            f"{config}: use_convtranspose: {target} upsamples by kernels of 3 voxels and MONAI's AutoencoderKL by such "
-            "of 2; no weights of the one are those of the other"
-        )
     wanted = inspect.signature(kind.architecture).parameters
     renamed = {OURS.get(key, key): value for key, value in settings.items() if key not in LEFT_OUT}
     return kind, network, {key: value for key, value in renamed.items() if key in wanted}

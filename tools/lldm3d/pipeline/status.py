@@ -29,15 +29,17 @@ def status(workdir: str) -> None:
     left = {job.name: job for job in jobs_to_do(work, jobs)}
     wanted = [job for job in left.values() if not now or job.name in now["selected"]]
     rest = outlook(work, plan, jobs, wanted)
-    print("\n".join([heading(work, now), "", *table(work, jobs, left, rest), "", *by_name(work, left)]))
+    print("\n".join([heading(work, now, bool(left)), "", *table(work, jobs, left, rest), "", *by_name(work, left)]))
     took = sum(noted(work, job).get("seconds", 0) for job in jobs if job.name not in left)
     print(f"{len(jobs) - len(left)} of {len(jobs)} stages done in {in_words(took)}" + (f"; {rest}" if wanted else ""))
 
 
-def heading(work: Path, now: dict | None) -> str:
+def heading(work: Path, now: dict | None, to_do: bool) -> str:
     """Whether a run is at work, since when and by whom."""
+    if now is None and not to_do:
+        return f"{work}: no run is at work, as all is done; the report is {work}/report/report.html"
     if now is None:
-        return f"{work}: no run is at work; `lldm3d run --workdir {work}` goes on where something is left"
+        return f"{work}: no run is at work; `lldm3d run --workdir {work}` goes on with what is left"
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(now["began"]))
     ends = f", with {len(now['selected'])} stages to do" if now["selected"] else ""
     return f"{work}: a run is at work since {began}, {in_words(time.time() - now['began'])} (process {now['by']}){ends}"

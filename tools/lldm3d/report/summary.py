@@ -53,7 +53,7 @@ def next_step(lines: list[Line]) -> dict:
     found = utility_answers(lines)
     tones = {item["tone"] for item in found}
     if "none" in tones:
-        words = "train networks on R and on R+S (`lldm3d run`, or `lldm3d study`) before you use the pairs."
+        words = "train networks on R and on R+S (`lldm3d run --workdir W`) before you use the pairs."
         return {"tone": "none", "words": words}
     if {"good", "bad"} <= tones:
         words = "it helps some and harms others, so train on R+S only what is answered with yes below."
@@ -62,15 +62,20 @@ def next_step(lines: list[Line]) -> dict:
         words = "it helps: train on R+S, and confirm the gain on scans of another site before you rely on it."
         return {"tone": "good", "words": words}
     if "bad" in tones:
-        words = "it harms: train on real data alone, and let `lldm3d study --ladder` tell where Dice is lost."
+        words = (
+            "it harms: train on real data alone, and let `lldm3d study --workdir W --ladder` tell where Dice is lost."
+        )
         return {"tone": "bad", "words": words}
     gains = [line.gains[arm] for line in lines for arm in line.gains if arm.regime == "R+S"]
     if max(gain.patients for gain in gains) < FEW:
         words = f"it cannot be told from so few test cases: prepare the data with {FEW} or more of them, better 20."
     elif max(len(gain.seeds) for gain in gains) == 1:
-        words = "it cannot be told from one training: train more seeds (`lldm3d study --seeds 0,1,2`)."
+        words = "it cannot be told from one training: train more seeds (`lldm3d study --workdir W --seeds 0,1,2`)."
     else:
-        words = "it cannot be told: keep to real data, or ask whether fewer patients gain (`--regimes 0.1R,0.1R+S`)."
+        words = (
+            "it cannot be told: keep to real data, or ask whether fewer patients gain "
+            "(`lldm3d study --workdir W --regimes 0.1R,0.1R+S`)."
+        )
     return {"tone": "open", "words": words}
 
 
@@ -121,8 +126,10 @@ def copies_answer(rows: list[dict]) -> dict:
         return answer(question, "Not measured", "needs an evaluation with held-out real cases", "none")
     near = max(row["value"] for row in find_rows(rows, Metric.NEAR_COPIES))
     if near:
-        detail = f"pairs nearer to a training case than half of what three in four real cases keep: {number(near)}"
-        return answer(question, "Some look like copies", f"{detail}: see the pictures below", "bad")
+        detail = (
+            f"{number(near)} lie nearer to a training case than half the distance that three in four real cases keep"
+        )
+        return answer(question, "Some look like copies", f"{detail}; see the pictures below", "bad")
     worst = max(shares, key=lambda row: row["value"])
     detail = f"{worst['value']:.0%} of the synthetic cases lie suspiciously near a training case; 5 % is chance"
     surely = worst["interval_low"] is not None and worst["interval_low"] > worst["floor"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
 
 from lldm3d import plots
 from lldm3d.agreement import METRICS
@@ -99,7 +100,7 @@ def report(workdir: str | Path, overwrite: bool = True) -> None:
         raise UserError(f"{path}: exists already; add --overwrite to replace it")
     content = gather(work)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = format_number
+    environment.filters |= {"number": format_number, "anchor": anchor, "code": with_code}
     template = environment.from_string(package_text("report/template.html"))
     html = template.render(content, viewer=None)
     if scripts := viewer_scripts(content["cases"], content["schema"], ROOM - len(html) - MARKUP):
@@ -107,6 +108,19 @@ def report(workdir: str | Path, overwrite: bool = True) -> None:
     write_csv(path.with_name("tables.csv"), COLUMNS, content["rows"])
     with atomic_write(path) as temporary:
         temporary.write_text(html)
+
+
+def anchor(question: str) -> str:
+    """The id of the section that answers a question."""
+    return question.rstrip("?").lower().replace(" ", "-")
+
+
+def with_code(text: str) -> Markup:
+    """A sentence in HTML, with commands between backticks as code."""
+    parts = [
+        Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(text.split("`"))
+    ]
+    return Markup("").join(parts)
 
 
 def gather(work: Path) -> dict:
