@@ -20,7 +20,7 @@ from lldm3d.data.case_preparation import (
     write_cases,
 )
 from lldm3d.data.checks import CaseRecord, read_cases, twin_faults, unlabelled_faults
-from lldm3d.data.dataset import SPLITS, Case
+from lldm3d.data.dataset import ORIENTATIONS, SPLITS, Case
 from lldm3d.data.label_map import LabelMap, load_label_map
 from lldm3d.data.sources import Source, open_source, stem, unlabelled_cases
 from lldm3d.data.volumes import CENTERS, thick_axis
@@ -31,7 +31,6 @@ INTENSITIES = ("min_max", "percentile", "window")
 HOUNSFIELD = -500  # the least value of a CT scan is that of air, -1000 or less
 REPORTED_CHANGE = 0.05  # of a class's volume by resampling
 SPLIT_UNITS = ("patient", "case")
-ORIENTATIONS = ("ras", "stored")
 PERCENTILES = (0.5, 99.5)
 
 

@@ -29,8 +29,10 @@ def windows(depth: int, size: int, start: int | None = None, held: bool = True, 
         overlap: slices that windows share; 0: they hold nothing, and do not know of each other.
 
     Raises:
-        UserError: where a volume has fewer slices than a window, or has no such start.
+        UserError: where a volume has fewer slices than a window, or no such start, or windows share all slices.
     """
+    if not 0 <= overlap < size:
+        raise UserError(f"--window {size}, --overlap {overlap}: windows share from 0 to less than all of their slices")
     if depth < size:
         raise UserError(
             f"has {depth} slices, fewer than the {size} of a window; give a label of more, or a smaller --window"
