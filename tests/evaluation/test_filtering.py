@@ -1,5 +1,6 @@
 """Pairs are kept by how well real networks agree with their labels; `study --pairs` reads what is kept."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ def work(tmp_path_factory) -> Path:
         _, seen = network(read_pair(case, load_schema(pairs)).image)
         save_nifti(Path(case.label), seen, load_nifti(case.label)[1])
     cases = [{"name": case.name, "seed": 0, "patient": case.patient} for case in load_cases(pairs, "training")]
+    shutil.copytree(pairs, work / "dataset")
     write_json(pairs / "manifest.json", {"lldm3d": "0", "method": "lldm", "cases": cases})
     return work
 

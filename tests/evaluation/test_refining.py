@@ -25,6 +25,7 @@ def work(tmp_path_factory) -> Path:
     for stage in stages[1:]:
         shutil.copytree(stages[0], stage)
     pairs = write_dataset(work / "pairs", {"training": [0, 1]})
+    shutil.copytree(pairs, work / "dataset")
     seen = predicted(work, load_cases(pairs, "training")[1])
     save_nifti(pairs / "labelsTr/training_01.nii.gz", seen, load_nifti(pairs / "labelsTr/training_01.nii.gz")[1])
     return work

@@ -136,6 +136,12 @@ def one_of(allowed: Sequence[str], key: str, value: object) -> str:
     return value
 
 
+def modalities(about: dict) -> dict[str, str]:
+    """Channel: modality, as the Decathlon writes it; others write one string, or nnU-Net's `channel_names`."""
+    found = about.get("modality") or about.get("channel_names") or "unknown"
+    return found if isinstance(found, dict) else {"0": str(found)}
+
+
 def axes_of(orientation: str | None) -> np.ndarray | None:
     """What `load_volume` turns volumes to in an orientation, ras or stored."""
     return None if orientation == "stored" else np.eye(4)

@@ -1,6 +1,6 @@
 """Reading one case of a prepared data set: the one way for all stages."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,6 +51,12 @@ def read_pair(case: Case, schema: Schema) -> Scan:
     if case.label is None:
         return Scan(image, None, affine)
     return Scan(image, read_label(case.label, schema, affine), affine)
+
+
+def read_pair_of_any_size(case: Case, schema: Schema) -> Scan:
+    """The same, of a pair that has not the size of its data set, as other programs may make it."""
+    shape, _ = turned_grid(case.image, schema.axes)
+    return read_pair(case, replace(schema, roi_size=shape))
 
 
 def read_label(path: str, schema: Schema, image_affine: np.ndarray | None = None) -> np.ndarray:
