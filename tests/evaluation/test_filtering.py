@@ -53,6 +53,10 @@ def test_what_cannot_be_filtered_is_refused(work, tmp_path):
         keep_agreeing(str(tmp_path), pairs, str(tmp_path / "kept"))
     with pytest.raises(UserError, match="holds the pairs themselves"):
         keep_agreeing(str(work), pairs, pairs, overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds something else"):
+        keep_agreeing(str(work), pairs, str(tmp_path / "mine"), overwrite=True)
     assert len(load_cases(pairs, "training")) == 4
 
 

@@ -59,7 +59,7 @@ def export(
     inputs = [folder for folder in (real, synthetic) if folder]
     require_replaceable(target, overwrite, inputs)
     if synthetic and not parse_regime(regime).synthetic:
-        raise UserError(f"--synthetic changes nothing in the regime {regime}; leave it out, or take one with S")
+        print(f"the regime {regime} has no synthetic pairs: those of {synthetic} are left out")
     schema, content = load_schema(real), data_list(real, synthetic, regime, seed)
     chosen = schema.task(task)
     if not content["validation"]:
