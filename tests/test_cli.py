@@ -96,6 +96,8 @@ def test_options_arrive_as_what_the_command_takes(lldm3d, command, words, expect
         (["x", "--limit", "2.5"], "--limit is '2.5', but takes a whole number"),
         (["x", "--size", "8,8"], "--size is '8,8', but takes 3 numbers separated by commas"),
         (["x", "--label_map", "{1, 2}"], "--label_map is '{1, 2}', but takes a file, or {name: value}"),
+        (["x", "--label_map", ""], "--label_map is '', but takes a file, or {name: value}"),  # of an unset variable
+        (["x", "--names", " "], "--names is ' ', but takes names separated by commas"),
         (["x", "--fast=perhaps"], "--fast is 'perhaps', but takes true or false"),
         (["x", "8,8,8", "a", "{a: 1}", "1", "0.1", "true", "more"], "'more' is an argument too many"),
     ],
@@ -128,6 +130,13 @@ def test_exit_statuses(lldm3d, command, error, status):
     command(stops)
     found, _, err = lldm3d("try")
     assert found == status and err == ("" if status == 130 else "lldm3d: error: why\n")
+
+
+def test_a_link_that_leads_to_itself_is_told(lldm3d, command, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    command(lambda folder: Path(folder).resolve(strict=True))
+    status, _, err = lldm3d("try", tmp_path / "loop")
+    assert status == 2 and err.startswith("lldm3d: error: ") and "/loop" in err
 
 
 def test_a_command_that_is_ended_puts_its_things_away(lldm3d, command):

@@ -81,6 +81,10 @@ def test_a_table_beside_the_label_names_the_classes_too(folder):
         (lambda folder: write(folder, "derivatives/other/sub-a/anat/sub-a_dseg.nii.gz", True), "labels of one scan"),
         (lambda folder: (folder / LABELS / "dseg.tsv").unlink(), "no class names found.*dseg.tsv.*--label_map"),
         (lambda folder: (folder / LABELS / "dseg.tsv").write_text("value,name\n"), "needs the columns index and name"),
+        (
+            lambda folder: (folder / LABELS / "dseg.tsv").write_text("index\tname\n17\tleft\n017\tright\n"),
+            "a value stands there twice",
+        ),
         (lambda folder: (folder / LABELS / "dseg.tsv").write_bytes(b"index\tname\n1\t\xff\n"), "cannot be read"),
         (lambda folder: (folder / "dataset_description.json").write_text("{"), "not valid JSON"),
         (lambda folder: (folder / "dataset_description.json").unlink(), "holds no dataset.json, dataset_desc"),

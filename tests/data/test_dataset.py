@@ -20,6 +20,9 @@ def test_the_schema_and_the_cases_are_read(tiny_dataset):
         ({"labels": {"0": "background", "2": "liver"}}, "without a gap"),
         ({"tubular": ["aorta"]}, "aorta"),
         ({"spacing": [1, 1]}, "three entries"),
+        ({"orientation": "LPS"}, "orientation is 'LPS', allowed are ras, stored"),
+        ({"source_values": {"liver": "one"}}, "is broken"),
+        ({"labels": {"0": "background", "1": "liver", "2": "liver"}}, "needs a name of its own"),
     ],
 )
 def test_a_broken_dataset_json_is_told(tiny_dataset, tmp_path, change, message):
@@ -44,6 +47,15 @@ def test_an_entry_that_is_no_case_is_told(tiny_dataset, tmp_path, entry):
     assert load_cases(tmp_path, "validation") == []
     with pytest.raises(UserError, match='in test: a case needs an "image", one file'):
         load_cases(tmp_path, "test")
+
+
+@pytest.mark.parametrize("split", ["training", "test"])
+def test_a_case_is_listed_once_and_in_one_split(tiny_dataset, tmp_path, split):
+    content = json.loads((tiny_dataset / "dataset.json").read_text())
+    content[split].append(content["training"][0])
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="lists the case 'case_00' 2 times; a case belongs to one split"):
+        load_cases(tmp_path, "validation")
 
 
 def test_a_case_keeps_its_name_where_its_file_is_a_link(tiny_dataset, tmp_path):

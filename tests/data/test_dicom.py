@@ -278,6 +278,13 @@ def shifted(path: Path) -> None:
     dataset.save_as(path)
 
 
+def without(path: Path, keyword: str) -> None:
+    """A SEG whose reference or segment lacks an entry."""
+    dataset = pydicom.dcmread(path)
+    del (dataset.ReferencedSeriesSequence if keyword.startswith("Series") else dataset.SegmentSequence)[0][keyword]
+    dataset.save_as(path)
+
+
 FAULTS = {
     "cut off": (
         lambda folder: cut(files_of(folder)[3], -300),
@@ -299,6 +306,8 @@ FAULTS = {
     "no labels": (lambda folder: (folder / "label.dcm").unlink(), "no series of images has a label"),
     "twice": (lambda folder: shutil.copy(folder / "label.dcm", folder / "b.dcm"), "'liver' is labelled a second time"),
     "a label cut off": (lambda folder: cut(folder / "label.dcm", -200), "not on the grid of its series, or broken"),
+    "no series": (lambda folder: without(folder / "label.dcm", "SeriesInstanceUID"), "cannot be read as DICOM"),
+    "no name": (lambda folder: without(folder / "label.dcm", "SegmentLabel"), "cannot be read as DICOM"),
     "another grid": (lambda folder: shifted(folder / "label.dcm"), "not on the grid of its series"),
 }
 

@@ -1,5 +1,6 @@
 """Pairs are kept by how well real networks agree with their labels; `study --pairs` reads what is kept."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ def work(tmp_path_factory) -> Path:
         _, seen = network(read_pair(case, load_schema(pairs)).image)
         save_nifti(Path(case.label), seen, load_nifti(case.label)[1])
     cases = [{"name": case.name, "seed": 0, "patient": case.patient} for case in load_cases(pairs, "training")]
+    shutil.copytree(pairs, work / "dataset")
     write_json(pairs / "manifest.json", {"lldm3d": "0", "method": "lldm", "cases": cases})
     return work
 
@@ -51,6 +53,10 @@ def test_what_cannot_be_filtered_is_refused(work, tmp_path):
         keep_agreeing(str(tmp_path), pairs, str(tmp_path / "kept"))
     with pytest.raises(UserError, match="holds the pairs themselves"):
         keep_agreeing(str(work), pairs, pairs, overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds something else"):
+        keep_agreeing(str(work), pairs, str(tmp_path / "mine"), overwrite=True)
     assert len(load_cases(pairs, "training")) == 4
 
 

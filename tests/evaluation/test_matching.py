@@ -8,6 +8,7 @@ from scipy.ndimage import gaussian_filter
 from lldm3d.data.dataset import Case
 from lldm3d.evaluation.copies import (
     COARSE,
+    MOST_NOISE,
     NearestCases,
     coarse,
     copied_share,
@@ -15,6 +16,7 @@ from lldm3d.evaluation.copies import (
     copy_rows,
     nearest_cases,
     nearest_images,
+    noise_shares,
 )
 from lldm3d.evaluation.records import CaseRecords, Record
 from lldm3d.files import load_nifti
@@ -59,6 +61,21 @@ def test_a_copy_is_nearest_to_what_it_was_made_of(name):
     assert distances.max() < others.min() / 2
     if name in ("exact", "mirrored"):
         assert distances.max() < 1e-5
+
+
+@pytest.mark.parametrize("size", [SIZE, (24, 20, 1)])
+def test_the_noise_of_an_image_beyond_that_of_others_is_measured(size):
+    def rows(images):
+        found = torch.as_tensor(np.stack(images), dtype=torch.float32).flatten(1)
+        return torch.nn.functional.normalize(found - found.mean(1, keepdim=True))
+
+    rng, images = np.random.default_rng(0), [coarse(blob(seed)[..., : size[2]]) for seed in range(20)]
+    noise = [coarse(rng.normal(0, image.std(), size)) for image in images]
+    noise = [item * image.std() / item.std() for item, image in zip(noise, images, strict=True)]
+    mixed = [image + share**0.5 * item for share in (0.25, 9) for image, item in zip(images, noise, strict=True)]
+    found = noise_shares(rows(images + mixed), rows(images), size).reshape(3, 20).mean(1).tolist()
+    expected = [0, 0.2, MOST_NOISE] if min(size) > 1 else [0, 0, 0]  # 0.25 of 1.25
+    assert found == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.parametrize("near", [0.0, 0.3])
@@ -110,8 +127,12 @@ def test_on_real_scans_copies_are_found_and_held_out_cases_are_not(real_data):
     training, held_out = images[:140], images[140:]
     real, _ = nearest_images(stack(held_out), stack(training), size, CPU, "held out")
     false = [distance < copy_distance(np.delete(real, index)) for index, distance in enumerate(real)]
-    assert not any(false)
-    for name, change in COPIES.items():
+    noisy, _ = nearest_images(
+        stack(image + rng.normal(0, 0.2, size) for image in held_out), stack(training), size, CPU, "noisy"
+    )
+    assert not any(false) and (noisy < copy_distance(real)).sum() <= 1
+    noisier = {"noisier": lambda image, rng: image + rng.normal(0, 0.2, image.shape)}
+    for name, change in (COPIES | noisier).items():
         distances, index = nearest_images(
             stack(change(image, rng) for image in training[::3]), stack(training), size, CPU, name
         )

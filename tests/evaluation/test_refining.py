@@ -13,7 +13,7 @@ from lldm3d.data.scans import read_pair
 from lldm3d.errors import UserError
 from lldm3d.evaluation.features import load_segmenter
 from lldm3d.evaluation.refining import by_majority, refine
-from lldm3d.files import load_nifti, read_json, save_nifti
+from lldm3d.files import load_nifti, read_json, save_nifti, write_json
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,7 @@ def work(tmp_path_factory) -> Path:
     for stage in stages[1:]:
         shutil.copytree(stages[0], stage)
     pairs = write_dataset(work / "pairs", {"training": [0, 1]})
+    shutil.copytree(pairs, work / "dataset")
     seen = predicted(work, load_cases(pairs, "training")[1])
     save_nifti(pairs / "labelsTr/training_01.nii.gz", seen, load_nifti(pairs / "labelsTr/training_01.nii.gz")[1])
     return work
@@ -57,6 +58,15 @@ def test_a_class_needs_more_than_half_of_the_votes():
     votes = np.array([[1, 1, 0], [1, 2, 2], [0, 0, 2]], np.uint8)[:, None, None]
     assert by_majority(votes, label).tolist() == [[[1, 0, 2]]]
     assert by_majority(votes[:2], label + 3).tolist() == [[[1, 3, 3]]]
+
+
+def test_pairs_of_another_data_set_are_refused(work, tmp_path):
+    shutil.copytree(work / "pairs", tmp_path / "pairs")
+    content = read_json(tmp_path / "pairs/dataset.json")
+    write_json(tmp_path / "pairs/dataset.json", content | {"spacing": [9, 9, 9]})
+    with pytest.raises(UserError, match=r"spacing \(9.0, 9.0, 9.0\) differ from .* make the pairs from this data set"):
+        refine(str(work), str(tmp_path / "pairs"), str(tmp_path / "refined"))
+    assert not (tmp_path / "refined").exists()
 
 
 def test_too_few_networks_and_a_folder_of_others_are_refused(work, tmp_path):

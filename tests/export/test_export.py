@@ -151,6 +151,30 @@ def test_a_mistake_is_told_before_anything_is_written(options, message, tiny_dat
     assert not list(tmp_path.iterdir())
 
 
+DAMAGE = {
+    "not finite": ("image", lambda image: np.where(image > 0.5, np.nan, image), "holds NaN or infinite values"),
+    "not scaled": (
+        "image",
+        lambda image: 900 * image,
+        "holds intensities from .* but those of its data set are from 0",
+    ),
+    "no class": ("label", lambda label: 9 * label, r"holds the values \[0, 9, 18\], allowed are 0..2"),
+    "complex": ("label", lambda label: label.astype(np.complex64), "real numbers are needed"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_pair_is_told_and_nothing_written(name, tiny_dataset, synthetic, tmp_path):
+    kind, change, message = DAMAGE[name]
+    shutil.copytree(synthetic, tmp_path / "pairs")
+    path = tmp_path / f"pairs/{kind}sTr/synthetic_01.nii.gz"
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(change(np.asanyarray(image.dataobj)), image.affine), path)
+    with pytest.raises(UserError, match=message):
+        export(str(tiny_dataset), str(tmp_path / "bids"), str(tmp_path / "pairs"), "S", format="bids")
+    assert not (tmp_path / "bids").exists()
+
+
 def test_names_that_both_sides_use_are_refused(tiny_dataset, tmp_path):
     (tmp_path / "pairs").mkdir()
     write_dataset(tmp_path / "pairs", {"training": 4, "validation": 0, "test": 0})

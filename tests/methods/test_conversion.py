@@ -193,6 +193,20 @@ def test_the_command_refuses_another_architecture_in_one_line(tmp_path, monkeypa
     assert not (tmp_path / "ours").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[1]", "holds a list, but a mapping"),
+        (json.dumps({"_target_": "DiffusionModelUNet", **UNET, "norm_num_groups": 0}), "cannot be built with these"),
+    ],
+)
+def test_a_config_that_makes_no_network_is_told(text, fault, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "model.pt")
+    with pytest.raises(UserError, match=fault):
+        convert(str(tmp_path / "model.pt"), str(tmp_path / "config.json"), str(tmp_path / "ours"))
+
+
 def test_transposed_convolutions_of_another_size_are_refused(tmp_path):
     given = write_original(tmp_path, f"{GENERATIVE}.AutoencoderKL", AUTOENCODER | {"use_convtranspose": True})
     with pytest.raises(UserError, match="use_convtranspose: .* kernels of 3 voxels"):

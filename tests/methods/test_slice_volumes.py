@@ -64,6 +64,12 @@ def test_the_first_windows_both_ways_hold_the_start_and_independent_ones_nothing
     assert not any(window.held or window.informed is not None for window in apart)
 
 
+@pytest.mark.parametrize(("size", "overlap"), [(16, 16), (16, 99), (16, -1), (0, 0), ("x", 0), (1.5, 1)])
+def test_windows_that_would_never_reach_the_end_are_refused(size, overlap):
+    with pytest.raises(UserError, match=f"--window {size}, --overlap {overlap}: windows share from 0 to less"):
+        list(windows(48, size, 24, overlap=overlap))
+
+
 def test_depth_layers_begin_as_nothing_bit_by_bit_and_then_alone_learn():
     plain, deep = network(informed=True), network(informed=True, depth=True)
     x, label, known = torch.randn(2, 4, 8, 8, 5), torch.rand(2, 3, 16, 16, 5), torch.randn(2, 4, 8, 8, 1)
@@ -140,6 +146,12 @@ def test_label_moves_stay_within_their_ranges_in_mm():
         assert moved.unique().tolist() == [0, 2] and step.norm() < 9.5 and step[2] == 0
     empty = torch.zeros_like(label)
     assert torch.equal(LabelMoves([2.0, 1.0, 1.0], shift=8)(empty, 0, [3]), empty)
+
+
+def test_a_label_that_leaves_the_volume_is_told():
+    label = torch.ones(1, 1, 8, 8, 3, dtype=torch.uint8)
+    with pytest.raises(UserError, match="--shift 1e9|--shift 1000000000.0: moves all that is labelled out"):
+        LabelMoves([1.0, 1.0, 1.0], shift=1e9)(label, 0, [0])
 
 
 @pytest.mark.parametrize("value", [-1, "x", float("nan"), float("inf")])

@@ -91,6 +91,21 @@ def test_a_manifest_of_another_program_is_no_leave_to_delete_scans(tmp_path, tin
     assert before == {path: path.read_bytes() for path in before}
 
 
+@pytest.mark.parametrize("cases", [[{"name": "../../mine"}], [{"name": "/mine"}], [{}], ["mine"], None])
+def test_a_manifest_that_names_files_elsewhere_is_no_leave_to_delete_them(tmp_path, cases):
+    target = tmp_path / "got"
+    (target / "imagesTr").mkdir(parents=True)
+    (target / "imagesTr/a.nii.gz").touch()
+    (tmp_path / "mine.nii.gz").write_text("mine")
+    manifest = {"lldm3d": "0.9.0", "method": "lldm"}
+    write_json(target / "manifest.json", manifest | {"cases": cases})
+    with pytest.raises(UserError, match="holds something else than"):
+        claim(target, manifest | {"seed": 1, "cases": []}, overwrite=True)
+    with pytest.raises(UserError, match="got: is not finished|are not finished|has no manifest.json of"):
+        join(str(target), str(tmp_path / "all"))
+    assert (tmp_path / "mine.nii.gz").read_text() == "mine" and (target / "imagesTr/a.nii.gz").exists()
+
+
 def test_of_pairs_that_are_drawn_anew_only_the_drawn_files_go(parts):
     target, manifest = parts / "part_0", {"lldm3d": "0.9.0", "method": "lldm", "seed": 1, "cases": []}
     (target / "imagesTr/measurements.xlsx").write_text("mine")

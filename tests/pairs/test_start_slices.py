@@ -50,12 +50,15 @@ def test_another_patient_s_slice_has_the_same_relative_depth_and_is_looked_at(fo
 
 
 def test_what_cannot_begin_a_volume_is_refused(found, tmp_path):
+    coarse = str(tmp_path / "coarse.nii.gz")
+    save_nifti(coarse, np.zeros((16, 16, 16), np.float32), np.diag([3.0, 3, 2, 1]))
     small, bright = str(tmp_path / "small.nii.gz"), str(tmp_path / "bright.nii.gz")
     save_nifti(small, np.zeros((8, 8, 1), np.float32), np.eye(4))
     save_nifti(bright, np.full((16, 16, 1), 900, np.float32), np.eye(4))
     wrong = {
         "a slice of 8 x 8 x 1 voxels cannot begin a volume of 16 x 16 x 16": {"reference": small},
         "intensities from 900 to 900, but prepared scans have 0 to 1": {"reference": bright},
+        r"slices have a spacing of \[3.0, 3.0\] mm, the data set \[1.0, 1.0\]": {"reference": coarse},
         "neither a file nor a case of the data set": {"reference": "nobody"},
         "--start_slice 16: lies outside": {"number": 16},
         "--start_slice .x.: give the number of a slice": {"number": "x"},

@@ -1,7 +1,9 @@
 """The folder of synthetic pairs that may be shared: what is in it, when it is refused, and what its check finds."""
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -12,7 +14,7 @@ from lldm3d.data.checks import check
 from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import Metric
 from lldm3d.export.release import release, verify
-from lldm3d.files import read_json, write_json
+from lldm3d.files import read_json, sha256, write_json
 
 EVALUATION = "evaluation/lldm/drawn/seed_0/metrics.json"
 
@@ -87,10 +89,26 @@ def test_mlcroissant_validates_and_reads_it(kit):
     ]
 
 
+def swap(kit: Path, name: str, make: Callable[[Path], None]) -> None:
+    """Something else in place of a file."""
+    (kit / name).unlink()
+    make(kit / name)
+
+
+def renew(kit: Path, name: str, content: bytes) -> None:
+    """Another file, with its checksum."""
+    before = sha256(kit / name)
+    (kit / name).write_bytes(content)
+    (kit / "SHA256SUMS").write_text((kit / "SHA256SUMS").read_text().replace(before, sha256(kit / name)))
+
+
 FAULTS = {
     "changed": (lambda kit: (kit / "LICENSE").write_text("mine"), "LICENSE has changed"),
     "missing": (lambda kit: (kit / "labelsTr/synthetic_0002.nii.gz").unlink(), "synthetic_0002.nii.gz is missing"),
     "added": (lambda kit: (kit / "imagesTr/patient.nii.gz").write_bytes(b""), "patient.nii.gz does not belong there"),
+    "a pipe": (lambda kit: swap(kit, "LICENSE", os.mkfifo), "LICENSE is no file"),  # which would be read for ever
+    "no volume": (lambda kit: renew(kit, "imagesTr/synthetic_0001.nii.gz", b"x"), "0001.nii.gz does not say that"),
+    "no pairs": (lambda kit: renew(kit, "dataset.json", b"{}"), "lists no pairs"),
     "no sums": (lambda kit: (kit / "SHA256SUMS").unlink(), "holds no SHA256SUMS"),
 }
 

@@ -24,7 +24,7 @@ from lldm3d.errors import ChildError, Refused, UserError, did_you_mean, unwritab
 
 STATUSES = {ChildError: 1, UserError: 2, Refused: 3}  # exit statuses
 # of an OSError: the user's place has no room, or is not the user's
-NO_PLACE = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EEXIST", "ENAMETOOLONG")
+NO_PLACE = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EEXIST", "ENAMETOOLONG", "ELOOP")
 COMMANDS = {  # name: function, what it does
     "check": ("lldm3d.data.checks:check", "find every fault of your data at once"),
     "prepare": ("lldm3d.data.prepare:prepare", "bring scans to one grid and intensity range, split by patient"),
@@ -80,6 +80,11 @@ def main() -> None:
         if errno.errorcode.get(error.errno) not in NO_PLACE:
             raise
         print(f"lldm3d: error: {unwritable(error.filename or Path.cwd(), error)}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if not str(error).startswith("Symlink loop"):  # what Path.resolve says before Python 3.13
+            raise
+        print(f"lldm3d: error: {error}: this link leads to itself; give another path", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -228,6 +233,8 @@ def value_parser(command: str, parameter: inspect.Parameter) -> Callable[[str], 
 
     def parse(text: str) -> Any:
         try:
+            if not text.strip():  # of a shell variable that is not set: `--add ""` would be no --add
+                raise ValueError(text)
             if text == "None" and type(None) in allowed and not {str, Path} & set(allowed):
                 return None
             if listed:

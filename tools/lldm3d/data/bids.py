@@ -95,4 +95,7 @@ def class_table(path: Path) -> dict[str, str]:
     wrong = [row for row in rows if not re.fullmatch(r"\d+", row.get("index") or "") or not row.get("name")]
     if wrong or not rows:
         raise UserError(f"{path}: needs the columns index and name, tab between them, has {wrong[:1] or 'no lines'}")
-    return {row["index"]: row["name"] for row in rows}
+    found = {int(row["index"]): row["name"] for row in rows}
+    if len(found) < len(rows):
+        raise UserError(f"{path}: a value stands there twice; give each one name")
+    return {str(value): name for value, name in found.items()}

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,7 @@ def checked_task(name: str, targets: dict, class_names: tuple[str, ...], where: 
 
 
 SPLITS = ("training", "validation", "test")
+ORIENTATIONS = ("ras", "stored")
 ENDINGS = (".nii.gz", ".nii")
 
 
@@ -127,6 +129,19 @@ class Schema:
         return build_task(name, self.tasks[name], self)
 
 
+def one_of(allowed: Sequence[str], key: str, value: object) -> str:
+    """The value. Raises ValueError where it is none of the allowed ones."""
+    if value not in allowed:
+        raise ValueError(f"{key} is {value!r}, allowed are {', '.join(allowed)}")
+    return value
+
+
+def modalities(about: dict) -> dict[str, str]:
+    """Channel: modality, as the Decathlon writes it; others write one string, or nnU-Net's `channel_names`."""
+    found = about.get("modality") or about.get("channel_names") or "unknown"
+    return found if isinstance(found, dict) else {"0": str(found)}
+
+
 def axes_of(orientation: str | None) -> np.ndarray | None:
     """What `load_volume` turns volumes to in an orientation, ras or stored."""
     return None if orientation == "stored" else np.eye(4)
@@ -145,8 +160,8 @@ def load_schema(dataset_dir: str | Path) -> Schema:
             lesions=tuple(content.get("lesions", ())),
             inside=dict(content.get("inside", {})),
             tasks=checked_tasks(content.get("tasks", {}), _class_names(content["labels"]), file),
-            orientation=str(content.get("orientation", "ras")),
-            source_values={name: tuple(of) for name, of in content.get("source_values", {}).items()},
+            orientation=one_of(ORIENTATIONS, "orientation", content.get("orientation", "ras")),
+            source_values={name: tuple(map(int, of)) for name, of in content.get("source_values", {}).items()},
         )
     except KeyError as error:
         raise UserError(f"{file}: has no {error}; make a prepared data set with `lldm3d prepare`") from None
@@ -161,14 +176,19 @@ def load_schema(dataset_dir: str | Path) -> Schema:
 
 
 def load_cases(dataset_dir: str | Path, split: str) -> list[Case]:
-    """The cases of a split: training, validation or test. Raises UserError where a file is missing."""
+    """The cases of a split: training, validation or test.
+
+    Raises UserError where a file is missing, or two cases of the data set have one name, which is that of their files.
+    """
     if split not in SPLITS:
         raise UserError(f"split {split!r} does not exist; choose one of {', '.join(SPLITS)}")
     file, content = _read(dataset_dir)
-    cases = []
+    cases, listed = [], [entry for part in SPLITS for entry in content.get(part) or [] if has_image(entry)]
+    names = Counter(stem(entry["image"]) for entry in listed)
+    if twice := [name for name, number in names.items() if number > 1]:
+        raise UserError(f"{file}: lists the case {twice[0]!r} {names[twice[0]]} times; a case belongs to one split")
     for entry in content.get(split) or []:
-        named = isinstance(entry, dict) and isinstance(entry.get("image"), str)
-        if not named or not isinstance(entry.get("label", ""), str):
+        if not has_image(entry) or not isinstance(entry.get("label", ""), str):
             raise UserError(f'{file}: {entry!r} in {split}: a case needs an "image", one file, and a "label" likewise')
         # links are not followed, as what they lead to may bear another name: DVC, git-annex and Hugging Face do so
         paths = {key: os.path.abspath(file.parent / entry[key]) for key in ("image", "label") if key in entry}
@@ -178,6 +198,11 @@ def load_cases(dataset_dir: str | Path, split: str) -> list[Case]:
         patient = Path(entry["image"]).name if entry.get("patient") is None else str(entry["patient"])
         cases.append(Case(stem(paths["image"]), paths["image"], paths.get("label"), patient, split))
     return cases
+
+
+def has_image(entry: object) -> bool:
+    """Whether the entry of a case names its image."""
+    return isinstance(entry, dict) and isinstance(entry.get("image"), str)
 
 
 def moved(case: dict, folder: Path, target: Path) -> dict:
@@ -205,6 +230,8 @@ def _class_names(labels: dict[str, str]) -> tuple[str, ...]:
     names = {int(value): str(name) for value, name in labels.items()}
     if sorted(names) != list(range(len(names))) or names.get(0) != "background":
         raise ValueError(f"labels must be 0 (background), 1, 2 ... without a gap, got {labels}")
+    if len({*names.values()}) < len(names) or not all(name.strip() for name in names.values()):
+        raise ValueError(f"each of the labels needs a name of its own, got {labels}")
     return tuple(names[value] for value in sorted(names))
 
 

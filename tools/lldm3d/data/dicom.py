@@ -104,6 +104,10 @@ def read_headers(folder: Path) -> tuple[dict[str, Headers], Headers]:
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True)
             modality, uid = header.Modality, str(header.SeriesInstanceUID)
+            if modality in LABELS:  # what is read of them later
+                structures(header), frame_of(header), list(referred_series(header))
+            elif modality in IMAGES:
+                patient_of({path: header}), frame_of(header)
         except Exception as error:  # of each kind of damage another
             raise UserError(f"{path}: cannot be read as DICOM ({error}); copy the file again") from None
         if modality in LABELS:
@@ -282,16 +286,24 @@ def segment_masks(path: Path, volume: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 def region_masks(path: Path, header: Any, volume: Any) -> Iterator[tuple[str, np.ndarray]]:
     """Name and mask of each region of an RTSTRUCT that has closed contours."""
-    names = structures(header)
-    for item in header.get("ROIContourSequence", ()):
-        contours = [
-            np.array(contour.ContourData, float).reshape(-1, 3)  # mm
-            for contour in item.get("ContourSequence", ())
-            if contour.ContourGeometricType == "CLOSED_PLANAR"
-        ]
-        if contours:
-            name = names[int(item.ReferencedROINumber)]
-            yield name, filled(contours, volume.inverse_affine, volume.spatial_shape, f"{path}: a contour of {name!r}")
+    for name, contours in closed_contours(path, header):
+        yield name, filled(contours, volume.inverse_affine, volume.spatial_shape, f"{path}: a contour of {name!r}")
+
+
+def closed_contours(path: Path, header: Any) -> list[tuple[str, list[np.ndarray]]]:
+    """Name of each region of an RTSTRUCT, and the corners [N, 3] in mm of its closed contours.
+
+    Raises UserError where it is broken.
+    """
+    names, found = structures(header), []
+    try:
+        for item in header.get("ROIContourSequence", ()):
+            closed = [one for one in item.get("ContourSequence", ()) if one.ContourGeometricType == "CLOSED_PLANAR"]
+            corners = [np.array(one.ContourData, float).reshape(-1, 3) for one in closed]
+            found += [(names[int(item.ReferencedROINumber)], corners)] if closed else []
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: this RTSTRUCT is broken ({error!r}); write it again") from None
+    return found
 
 
 def filled(contours: list[np.ndarray], to_index: np.ndarray, shape: tuple[int, int, int], what: str) -> np.ndarray:

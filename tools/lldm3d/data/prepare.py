@@ -20,7 +20,7 @@ from lldm3d.data.case_preparation import (
     write_cases,
 )
 from lldm3d.data.checks import CaseRecord, read_cases, twin_faults, unlabelled_faults
-from lldm3d.data.dataset import SPLITS, Case
+from lldm3d.data.dataset import ORIENTATIONS, SPLITS, Case, modalities
 from lldm3d.data.label_map import LabelMap, load_label_map
 from lldm3d.data.sources import Source, open_source, stem, unlabelled_cases
 from lldm3d.data.volumes import CENTERS, thick_axis
@@ -31,7 +31,6 @@ INTENSITIES = ("min_max", "percentile", "window")
 HOUNSFIELD = -500  # the least value of a CT scan is that of air, -1000 or less
 REPORTED_CHANGE = 0.05  # of a class's volume by resampling
 SPLIT_UNITS = ("patient", "case")
-ORIENTATIONS = ("ras", "stored")
 PERCENTILES = (0.5, 99.5)
 
 
@@ -216,7 +215,7 @@ def describe(source: Source, recipe: Recipe) -> dict:
     return about | {
         "name": str(source.about.get("name", stem(source.path))),
         "description": str(source.about.get("description", "")),
-        "modality": modality(source.about),
+        "modality": modalities(source.about),
         "tensorImageSize": "3D",
         "labels": {str(index): name for index, name in enumerate(["background", *label_map.classes])},
         "roi_size": list(recipe.roi_size),
@@ -229,12 +228,6 @@ def describe(source: Source, recipe: Recipe) -> dict:
         "inside": label_map.inside,
         "tasks": label_map.tasks,
     }
-
-
-def modality(about: dict) -> dict[str, str]:
-    """Channel: modality, as the Decathlon writes it; others write one string, or nnU-Net's `channel_names`."""
-    found = about.get("modality") or about.get("channel_names") or "unknown"
-    return found if isinstance(found, dict) else {"0": str(found)}
 
 
 def listed(entries: list[dict], splits: dict[str, str]) -> dict:

@@ -149,6 +149,19 @@ def in_random_order(items: list, seed: int) -> list:
     return [items[index] for index in np.random.default_rng(seed).permutation(len(items))]
 
 
+def require_alike(real_dir: str | Path, pairs_dir: str | Path) -> None:
+    """Raise UserError where pairs have other classes or another spacing than a real data set."""
+    from lldm3d.data.dataset import load_schema
+
+    real, made = load_schema(real_dir), load_schema(pairs_dir)
+    for what in ("class_names", "spacing"):
+        if getattr(real, what) != getattr(made, what):
+            raise UserError(
+                f"{pairs_dir}/dataset.json: {what} {getattr(made, what)} differ from {getattr(real, what)} of "
+                f"{real_dir}; make the pairs from this data set"
+            )
+
+
 def synthetic_pairs(real_dir: str | Path, pairs_dir: str | Path | None, regime: str, number: int) -> list["Case"]:
     """All synthetic pairs, after checking that they fit the real cases and are `number` at least."""
     from lldm3d.data.dataset import load_cases, load_schema
@@ -156,13 +169,8 @@ def synthetic_pairs(real_dir: str | Path, pairs_dir: str | Path | None, regime: 
 
     if pairs_dir is None:
         raise UserError(f"the regime {regime} needs synthetic pairs; give their folder, as `lldm3d generate` makes it")
-    pairs, real, made = load_cases(pairs_dir, "training"), load_schema(real_dir), load_schema(pairs_dir)
-    for what in ("class_names", "spacing"):
-        if getattr(real, what) != getattr(made, what):
-            raise UserError(
-                f"{pairs_dir}/dataset.json: {what} {getattr(made, what)} differ from {getattr(real, what)} of "
-                f"{real_dir}; make the pairs from this data set"
-            )
+    pairs, real = load_cases(pairs_dir, "training"), load_schema(real_dir)
+    require_alike(real_dir, pairs_dir)
     if without := [pair.patient for pair in pairs if pair.label is None]:
         raise UserError(
             f"{pairs_dir}/dataset.json: {without[0]} has no label; a segmentation needs pairs of image and label"

@@ -1,6 +1,6 @@
 """Reading one case of a prepared data set: the one way for all stages."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from lldm3d.data.volumes import corners_apart, load_volume, spacing_of, turned_g
 from lldm3d.errors import UserError
 
 SPACING_TOLERANCE = 0.01  # relative
+OVERSHOOT = 0.5  # of [0, 1] by what other programs draw; what goes beyond it was never scaled to it
 CORNER_TOLERANCE = 0.1  # voxels between image and label, at any corner
 
 
@@ -39,12 +40,23 @@ def read_pair(case: Case, schema: Schema) -> Scan:
     low, high = image.min(), image.max()
     if low == high and case.rescale:
         raise UserError(f"{case.image}: is constant ({low:g} everywhere); remove the case or make it again")
+    if not case.rescale and (low < -OVERSHOOT or high > 1 + OVERSHOOT):
+        raise UserError(
+            f"{case.image}: holds intensities from {low:g} to {high:g}, but those of its data set are from 0 to 1; "
+            "prepare its scans with `lldm3d prepare`"
+        )
     image = image.astype(np.float32)
     if case.rescale:
         image = (image - low) / (high - low)
     if case.label is None:
         return Scan(image, None, affine)
     return Scan(image, read_label(case.label, schema, affine), affine)
+
+
+def read_pair_of_any_size(case: Case, schema: Schema) -> Scan:
+    """The same, of a pair that has not the size of its data set, as other programs may make it."""
+    shape, _ = turned_grid(case.image, schema.axes)
+    return read_pair(case, replace(schema, roi_size=shape))
 
 
 def read_label(path: str, schema: Schema, image_affine: np.ndarray | None = None) -> np.ndarray:

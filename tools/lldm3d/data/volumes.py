@@ -90,10 +90,12 @@ def lies_along(path: str | Path, axes: np.ndarray | None) -> bool:
 def turned_grid(path: str | Path, axes: np.ndarray | None) -> tuple[tuple[int, ...], np.ndarray]:
     """Shape and affine [4, 4] that `load_volume` gives, read from the header alone. Raises UserError as it does."""
     try:
-        image = nib.load(path)
+        image = nib.funcs.squeeze_image(nib.load(path))
+        fault = header_fault(image)
         to = turn(image.affine, axes)
     except Exception as error:  # nibabel, gzip and the file system each raise their own kinds
         raise UserError(f"{path}: cannot be read as NIfTI ({error})") from None
+    require_volume(path, image.shape, fault)
     shape = tuple(int(size) for size in np.array(image.shape[:3])[np.argsort(to[:, 0])])
     return shape, affine_of(image) @ nib.orientations.inv_ornt_aff(to, image.shape[:3])
 
@@ -117,13 +119,18 @@ def load_volume(
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # nibabel, gzip and the file system each raise their own kinds
         raise UserError(f"{path}: cannot be read as NIfTI ({error})") from None
-    if fault:
-        raise UserError(f"{path}: {fault}; write its header anew from the original scan")
-    if array.ndim != 3 or not array.size:
-        raise UserError(f"{path}: has the shape {image.shape}, 3D is needed (--channel chooses from 4D images)")
+    require_volume(path, image.shape, fault)
     if array.dtype.kind not in "biuf":
         raise UserError(f"{path}: has voxels of type {array.dtype}; real numbers are needed")
     return array, affine_of(image)
+
+
+def require_volume(path: str | Path, shape: tuple[int, ...], fault: str | None) -> None:
+    """Raise UserError where a file is not 3D, or its header has a fault."""
+    if fault:
+        raise UserError(f"{path}: {fault}; write its header anew from the original scan")
+    if len(shape) != 3 or 0 in shape:
+        raise UserError(f"{path}: has the shape {shape}, 3D is needed (--channel chooses from 4D images)")
 
 
 MILLIMETRES = {0: 1, 1: 1000, 2: 1, 3: 0.001}  # of the codes of units: not known, metre, mm, micron

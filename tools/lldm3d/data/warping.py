@@ -85,6 +85,7 @@ class LabelMoves:
         return torch.as_tensor(np.stack(moved))[:, None]
 
     def moved(self, label: np.ndarray, seed: Sequence[int]) -> np.ndarray:
+        """Raises UserError where nothing of it is left."""
         if not label.any():
             return label
         rng = np.random.default_rng(seed)
@@ -96,4 +97,7 @@ class LabelMoves:
         middle = np.array(center_of_mass(label > 0))
         step = np.linalg.inv(size) @ [length * np.cos(direction), length * np.sin(direction), 0]
         offset = middle - matrix @ (middle + step)
-        return affine_transform(label, matrix, offset, order=0, mode="constant")
+        found = affine_transform(label, matrix, offset, order=0, mode="constant")
+        if not found.any():
+            raise UserError(f"--shift {self.shift}: moves all that is labelled out of the volume; give fewer mm")
+        return found

@@ -29,13 +29,15 @@ def windows(depth: int, size: int, start: int | None = None, held: bool = True, 
         overlap: slices that windows share; 0: they hold nothing, and do not know of each other.
 
     Raises:
-        UserError: where a volume has fewer slices than a window, or has no such start.
+        UserError: where a volume has fewer slices than a window, or no such start, or windows share all slices.
     """
+    if type(size) is not int or not 0 <= overlap < size:
+        raise UserError(f"--window {size}, --overlap {overlap}: windows share from 0 to less than all of their slices")
     if depth < size:
         raise UserError(
             f"has {depth} slices, fewer than the {size} of a window; give a label of more, or a smaller --window"
         )
-    if start is not None and not 0 <= start < depth:
+    if start is not None and not (type(start) is int and 0 <= start < depth):
         raise UserError(f"has {depth} slices, numbered from 0; --start_slice {start} lies outside")
     low = start or 0  # slices from low to high - 1 are there
     high = low + 1 if start is not None and held else low

@@ -21,6 +21,7 @@ from lldm3d.statistics import bootstrap_interval
 COARSE = 24  # voxels along each axis that a coarse image has at most
 SHIFT = 2  # voxels along each axis by which a copy may be moved
 SMOOTHING = 0.5  # coarse voxels; of 140 hippocampus scans with noise of 0.1 added, 99 % are found with it, 69 % without
+MOST_NOISE = 0.4  # of a query's variance that is taken for noise; with 0.3 of copies with noise of 0.2 95 % are found
 
 
 def coarse(image: np.ndarray) -> np.ndarray:
@@ -49,7 +50,10 @@ def nearest_images(
     The distance is 1 - |r| for the partial correlation r of the images given what all patients share (`shared_images`:
     it would else make any two scans near copies, and another brightness or contrast hide one), the best of the eight
     mirrored queries and of all shifts by up to 2 voxels along each axis. In float32: r is right to 1e-5. A copy with
-    bright and dark exchanged has r = -1.
+    bright and dark exchanged has r = -1. Noise that a query has beyond that of training images (`noise_shares`) hides
+    no copy: r is divided by the root of what is left of its variance (Spearman 1904, correction for attenuation). Of
+    140 hippocampus scans with noise of 0.2 added 98 % are found with it, 74 % without; of 60 other patients none, of
+    these with such noise 0.4 %, with noise of 0.3 5 %.
 
     Args:
         queries: coarse images [N, x, y, z].
@@ -65,8 +69,10 @@ def nearest_images(
     queries, training = (torch.as_tensor(images, dtype=torch.float32, device=device) for images in (queries, training))
     window, shared = training[0][inner].shape, shared_images(training.mean(0)[inner])
     targets, found = residuals(training[:, *inner].flatten(1), shared), []
+    noise = noise_shares(residuals(queries[:, *inner].flatten(1), shared), targets, window)
     for number, query in enumerate(tqdm(queries, desc=description, mininterval=1)):
         match = (residuals(shifted_windows(mirror_images(query), window), shared) @ targets.T).abs().amax(0)
+        match = (match / (1 - noise[number]).sqrt()).clamp(max=1)
         if others is not None:
             match[~torch.as_tensor(others[number], device=device) | (match > 1 - SAME)] = -torch.inf
         found.append(match.max(0))
@@ -98,6 +104,35 @@ def shared_images(mean: torch.Tensor) -> torch.Tensor:
 def residuals(rows: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
     """Rows [N, P] less what `shared` [P, K] explains of them, of length 1."""
     return torch.nn.functional.normalize(rows - (rows @ shared) @ shared.T, eps=1e-3)  # above what rounding leaves
+
+
+def noise_shares(queries: torch.Tensor, training: torch.Tensor, window: tuple[int, ...]) -> torch.Tensor:
+    """The part of the variance [N] of queries that is noise which 99 % of the training images do not have.
+
+    White noise, smoothed as coarse images are, has a share of its energy in differences of neighbouring voxels that is
+    known, and real images a smaller one.
+
+    Args:
+        queries: rows [N, P] of length 1, as `residuals` gives them.
+        training: rows [M, P].
+        window: the size of the images, whose voxels are the P.
+    """
+    rng = np.random.default_rng(0)
+    white = np.stack([gaussian_filter(rng.normal(size=window), SMOOTHING, mode="wrap") for _ in range(8)])
+    white = torch.as_tensor(white, dtype=queries.dtype, device=queries.device).flatten(1)
+    usual = fine_share(training, window).quantile(0.99, interpolation="lower")
+    room = fine_share(torch.nn.functional.normalize(white), window).mean() - usual
+    if not room > 0:  # images of one voxel along an axis, or training images that are noise
+        return queries.new_zeros(len(queries))
+    return ((fine_share(queries, window) - usual) / room).clamp(0, MOST_NOISE)
+
+
+def fine_share(rows: torch.Tensor, window: tuple[int, ...]) -> torch.Tensor:
+    """The energy [N] of differences of neighbours, along all axes in turn, of rows [N, P] of length 1."""
+    images = rows.reshape(-1, *window)
+    for axis in (1, 2, 3):
+        images = images.diff(dim=axis)
+    return images.flatten(1).square().sum(1) / 8
 
 
 SAME = 0.01  # distance below which two scans are one

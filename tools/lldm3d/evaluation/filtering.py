@@ -8,12 +8,13 @@ import numpy as np
 from tqdm import tqdm
 
 from lldm3d.data.dataset import Case, Schema, load_cases, load_schema, moved
+from lldm3d.data.regimes import require_alike
 from lldm3d.data.scans import read_pair
 from lldm3d.errors import UserError
 from lldm3d.evaluation.alignment import class_agreement
 from lldm3d.evaluation.features import Segmenter, load_segmenter
 from lldm3d.files import read_json, require_writable, write_json
-from lldm3d.pairs.folder import manifest_of, manifest_rows, require_free
+from lldm3d.pairs.folder import manifest_of, manifest_rows, require_free, require_ours
 
 ENSEMBLE = "segment/*/*/multi/{regime}/real/seed_*/model.pt"  # all classes, real data alone
 
@@ -42,9 +43,11 @@ def keep_agreeing(workdir: str, pairs: str, output_dir: str, share: float = 0.5,
         raise UserError(f"--share {share!r}: give a share above 0 and below 1, such as 0.5")
     if target == source:
         raise UserError(f"--output_dir {target} holds the pairs themselves; choose another folder")
+    require_ours(target)
     require_free(target, overwrite)
     require_writable(target)
     paths = ensemble(workdir)
+    require_alike(Path(workdir) / "dataset", source)
     schema, cases = load_schema(source), labelled(source)
     networks = [load_segmenter(path, schema.class_names) for path in paths]
     agreement = [agreement_of(case, schema, networks) for case in tqdm(cases, desc="agreement", mininterval=1)]

@@ -65,6 +65,8 @@ def harmonise(
         )
     every = [case for split in SPLITS for case in load_cases(source, split)]
     reference = next((case.image for case in every if case.name == reference), reference)
+    if n is not None and n < 1:
+        raise UserError(f"--n must be at least 1, got {n}")
     cases = [case for case in every if case.label][:n]
     if not cases:
         raise UserError(f"{source}: has no labelled case to draw anew")

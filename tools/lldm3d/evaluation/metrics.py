@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lldm3d.data.dataset import read_description
 from lldm3d.errors import UserError
-from lldm3d.files import atomic_write, read_json
+from lldm3d.files import atomic_write
 from lldm3d.statistics import bootstrap_interval
 
 FORMAT = 4  # of metrics.json: raised when a key changes its name or its meaning
@@ -150,12 +151,12 @@ def finite(value: float | None) -> float | None:
 
 def read_metrics(path: str | Path) -> dict:
     """The content of a `metrics.json`. Raises UserError where the file is missing, broken or of another version."""
-    content = read_json(path)
+    content = read_description(Path(path))
+    again = "evaluate these data again (`lldm3d evaluate --overwrite`)"
     if content.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: has the format {content.get('format')}, this version reads {FORMAT}; evaluate these data again "
-            "(`lldm3d evaluate --overwrite`)"
-        )
+        raise UserError(f"{path}: has the format {content.get('format')}, this version reads {FORMAT}; {again}")
+    if not isinstance(content.get("rows"), list):
+        raise UserError(f"{path}: has no list of rows; {again}")
     return content
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lldm3d.data.dataset import load_schema, moved
+from lldm3d.data.regimes import require_alike
 from lldm3d.data.scans import read_pair
 from lldm3d.evaluation.features import load_segmenter
 from lldm3d.evaluation.filtering import ensemble, labelled
@@ -35,7 +36,9 @@ def refine(workdir: str, pairs: str, output_dir: str, regime: str = "R", overwri
     """
     source, target = Path(pairs).resolve(), Path(output_dir).resolve()
     require_replaceable(target, overwrite, [source])
-    refine_pairs([path.parent for path in ensemble(workdir, regime, VOTERS)], source, target, overwrite)
+    voting = [path.parent for path in ensemble(workdir, regime, VOTERS)]
+    require_alike(Path(workdir) / "dataset", source)
+    refine_pairs(voting, source, target, overwrite)
 
 
 def refine_pairs(voting: Sequence[Path], source: Path, target: Path, overwrite: bool = False) -> None:

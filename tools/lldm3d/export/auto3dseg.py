@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from lldm3d.bundle import INFERENCE, TRAIN, bundle_command, bundle_names, bundle_path, defines, literal, undefined
-from lldm3d.data.dataset import ALL, Task, load_schema
+from lldm3d.data.dataset import ALL, Task, load_schema, modalities
 from lldm3d.errors import UserError
 from lldm3d.export.package_configs import read_config
 from lldm3d.files import load_checkpoint, read_json, write_json, write_yaml
@@ -151,7 +151,7 @@ def write_auto3dseg(content: dict, task: Task, folder: Path, target: Path) -> No
     lists = {"training": cases, "validation": [], "test": [], "testing": testing}
     write_json(folder / "datalist.json", {**content, **lists, "task": task.name})
     source = {
-        "modality": content.get("modality", {}).get("0", "MRI"),
+        "modality": modalities(content).get("0", "MRI"),
         "datalist": str(target.resolve() / "datalist.json"),
         "dataroot": str(Path(content["validation"][0]["image"]).parents[1]),
         "num_fold": 1,

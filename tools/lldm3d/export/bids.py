@@ -5,7 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from lldm3d import __version__
-from lldm3d.data.dataset import SPLITS, Task, axes_of
+from lldm3d.data.dataset import SPLITS, Schema, Task, modalities
 from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import write_csv
 from lldm3d.export.nnunet import copy_case
@@ -55,7 +55,7 @@ def subject_names(cases: list[dict]) -> list[str]:
     return [f"sub-{subject}" + (f"_run-{run}" if runs[subject] > 1 else "") for subject, run in names]
 
 
-def write_bids(content: dict, task: Task, synthetic: str | None, regime: str, folder: Path) -> None:
+def write_bids(content: dict, schema: Schema, task: Task, synthetic: str | None, regime: str, folder: Path) -> None:
     """Write the cases of a data list as subjects, with the labels of the task as a derivative.
 
     Args:
@@ -64,7 +64,7 @@ def write_bids(content: dict, task: Task, synthetic: str | None, regime: str, fo
     Raises:
         UserError: for CT, and where names of patients do not differ in letters and digits.
     """
-    suffix = image_suffix(str(content.get("modality", {}).get("0", "")))
+    suffix = image_suffix(str(modalities(content).get("0", "")))
     pairs = Path(synthetic).resolve() if synthetic else None
     cases = []
     for split in SPLITS:
@@ -76,7 +76,7 @@ def write_bids(content: dict, task: Task, synthetic: str | None, regime: str, fo
     for case, name in zip(cases, names, strict=True):
         place = Path(name.split("_")[0], "anat")
         paths = folder / place / f"{name}_{suffix}.nii.gz", labels / place / f"{name}_dseg.nii.gz"
-        copy_case(case, task, *paths, axes_of(content.get("orientation")))
+        copy_case(case, schema, task, *paths)
     write_descriptions(content, task, regime, folder)
     subjects = {name.split("_")[0]: case for case, name in zip(cases, names, strict=True)}
     rows = [{"participant_id": name, **case} for name, case in subjects.items()]

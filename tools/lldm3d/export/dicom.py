@@ -12,9 +12,9 @@ import nibabel as nib
 import numpy as np
 
 from lldm3d import __version__
-from lldm3d.data.dataset import Task, axes_of
-from lldm3d.data.volumes import load_volume
+from lldm3d.data.dataset import Schema, Task
 from lldm3d.errors import UserError, needs_package
+from lldm3d.export.nnunet import read_listed
 
 WHITE = 2**15 - 1  # stored value of 1.0: 15 bits, which readers take alike with and without a sign
 AXES = "HPL"  # slices go to the head, rows to the back, columns to the left: an axial series
@@ -22,7 +22,7 @@ MARKS = {"SpecificCharacterSet": "ISO_IR 192", "SyntheticData": "YES"}
 MAKER = {"Manufacturer": "3D-LLDM", "ManufacturerModelName": "3D-LLDM", "SoftwareVersions": __version__}
 
 
-def write_dicom(content: dict, task: Task, folder: Path) -> None:
+def write_dicom(content: dict, schema: Schema, task: Task, folder: Path) -> None:
     """Write `synthetic-0001/image/*.dcm` and `synthetic-0001/label.dcm` for each training case of a regime without R.
 
     Cases are numbered, as the names of those with a warped label hold the name of its patient. They are CT where the
@@ -32,17 +32,16 @@ def write_dicom(content: dict, task: Task, folder: Path) -> None:
         UserError: where highdicom is missing, or a class has a name that DICOM cannot hold.
     """
     hd = needs_package("highdicom", "dicom")
-    if odd := [name for name in task.class_names if len(name) > 64 or "\\" in name]:
-        raise UserError(f"the class {odd[0]!r}: DICOM holds names of at most 64 characters without \\; rename it")
+    if odd := [name for name in task.class_names if len(name) > 64 or "\\" in name or not name.isprintable()]:
+        raise UserError(f"the class {odd[0]!r}: DICOM holds names of at most 64 letters and signs but \\; rename it")
     kind = "CT" if re.search(r"\bCT\b", str(content.get("modality", "")), re.IGNORECASE) else "MR"
     for number, case in enumerate(content["training"], start=1):
         name = f"synthetic-{number:04d}"
-        image, affine = load_volume(case["image"], axes=axes_of(content.get("orientation")))
-        label, of_label = load_volume(case["label"], axes=affine)
-        label = np.array(task.targets, np.uint8)[label.astype(int)]
+        scan = read_listed(case, schema)
+        label = np.array(task.targets, np.uint8)[scan.label]
         image, label = (
-            hd.Volume.from_nibabel(nib.Nifti1Image(*volume)).to_patient_orientation(AXES)
-            for volume in ((stored_values(image), affine), (label, of_label))
+            hd.Volume.from_nibabel(nib.Nifti1Image(volume, scan.affine)).to_patient_orientation(AXES)
+            for volume in (stored_values(scan.image), label)
         )
         slices = image_series(image, name, kind)
         (folder / name / "image").mkdir(parents=True)

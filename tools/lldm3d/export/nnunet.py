@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lldm3d.data.dataset import Task, axes_of, stem
-from lldm3d.data.volumes import lies_along, load_volume
+from lldm3d.data.dataset import Case, Schema, Task, stem
+from lldm3d.data.scans import Scan, read_pair_of_any_size
+from lldm3d.data.volumes import lies_along
 from lldm3d.errors import UserError
 from lldm3d.files import save_nifti, write_json
 
@@ -25,7 +26,7 @@ def check_name(output_dir: Path) -> None:
         )
 
 
-def write_nnunet(content: dict, task: Task, folder: Path) -> None:
+def write_nnunet(content: dict, schema: Schema, task: Task, folder: Path) -> None:
     """Write the cases of a data list in nnU-Net's layout, with the labels of the task and a split of one fold.
 
     Training and validation cases are in imagesTr; `splits_final.json` tells them apart, so that fold 0 validates on
@@ -44,7 +45,7 @@ def write_nnunet(content: dict, task: Task, folder: Path) -> None:
     for split, place in PLACES.items():
         for name, case in zip(names[split], content[split], strict=True):
             paths = folder / f"images{place}" / f"{name}_0000{ENDING}", folder / f"labels{place}" / f"{name}{ENDING}"
-            copy_case(case, task, *paths, axes_of(content.get("orientation")))
+            copy_case(case, schema, task, *paths)
     labels = {name: value for value, name in enumerate(task.class_names)}
     number = len(names["training"]) + len(names["validation"])
     dataset = {"channel_names": {"0": "image"}, "labels": labels, "numTraining": number, "file_ending": ENDING}
@@ -52,13 +53,20 @@ def write_nnunet(content: dict, task: Task, folder: Path) -> None:
     write_json(folder / "splits_final.json", [{"train": names["training"], "val": names["validation"]}])
 
 
-def copy_case(case: dict, task: Task, image: Path, label: Path, axes: np.ndarray | None) -> None:
-    """Write image and label of a case along the axes of its data set, the label with the values of the task."""
+def copy_case(case: dict, schema: Schema, task: Task, image: Path, label: Path) -> None:
+    """Write image and label of a case along the axes of its data set, the label with the values of the task.
+
+    Raises UserError where the pair is damaged.
+    """
     image.parent.mkdir(parents=True, exist_ok=True)
-    volume, affine = load_volume(case["image"], axes=axes)
-    if case["image"].endswith(ENDING) and lies_along(case["image"], axes):
+    scan = read_listed(case, schema)
+    if case["image"].endswith(ENDING) and lies_along(case["image"], schema.axes):
         shutil.copyfile(case["image"], image)
     else:  # not packed, or a pair of another program that is stored along other axes
-        save_nifti(image, volume, affine)
-    values, affine = load_volume(case["label"], axes=affine)
-    save_nifti(label, np.array(task.targets, np.uint8)[values], affine)
+        save_nifti(image, scan.image, scan.affine)
+    save_nifti(label, np.array(task.targets, np.uint8)[scan.label], scan.affine)
+
+
+def read_listed(case: dict, schema: Schema) -> Scan:
+    """The pair of an entry of a data list. Raises UserError where it is damaged."""
+    return read_pair_of_any_size(Case(stem(case["image"]), case["image"], case["label"], case["patient"]), schema)

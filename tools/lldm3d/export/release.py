@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from lldm3d import __version__
-from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema
+from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema, modalities, read_description
 from lldm3d.data.scans import read_pair
 from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import (
@@ -128,7 +128,8 @@ def releasable(work: Path, place: tuple[str, str, int]) -> list[dict]:
         )
     pairs = pairs_dir(work, *place)
     manifest = pairs / "manifest.json"
-    start = read_json(manifest).get("settings", {}).get("start", GENERATED) if manifest.is_file() else GENERATED
+    settings = read_description(manifest).get("settings") if manifest.is_file() else {}
+    start = (settings or {}).get("start", GENERATED)
     if start != GENERATED:
         raise UserError(f"{manifest}: each pair began from a slice of a patient (start {start}), which is not released")
     if content.get("judged") != content_hash(load_cases(pairs, "training")):
@@ -157,7 +158,7 @@ def description(work: Path, place: tuple[str, str, int], schema: Schema, rows: l
         "figures": [row for key, compared in FIGURES.items() for row in find_rows(rows, key, compared)],
         "answers": answers(rows, lines),
         "copies": find_row(rows, Metric.NEAR_COPIES_SHARE)["value"],
-        "modality": str(content.get("modality", {}).get("0", "unknown")),
+        "modality": str(modalities(content).get("0", "unknown")),
     }
 
 
@@ -277,7 +278,9 @@ def verify(folder: str) -> None:
     if faults := list(release_faults(place)):
         more = f"; and {len(faults) - 10} more" if faults[10:] else ""
         raise UserError(f"{place}: {len(faults)} faults: {'; '.join(faults[:10])}{more}; ask for the folder again")
-    print(f"{place}: {len(read_json(place / 'dataset.json')['training'])} pairs, as they were released")
+    if not (pairs := load_cases(place, "training")):
+        raise UserError(f"{place}: its dataset.json lists no pairs; ask for the folder again")
+    print(f"{place}: {len(pairs)} pairs, as they were released")
 
 
 def release_faults(folder: Path) -> Iterator[str]:
@@ -290,10 +293,19 @@ def release_faults(folder: Path) -> Iterator[str]:
         yield f"{name} does not belong there"
     for name in sorted({*sums} & {*files_in(folder)}):
         path = folder / name
-        if sha256(path) != sums[name]:
+        if not path.is_file():  # to read a pipe would wait for ever
+            yield f"{name} is no file"
+        elif sha256(path) != sums[name]:
             yield f"{name} has changed"
-        elif name.endswith(".nii.gz"):
-            sidecar = path.with_name(path.name.replace(".nii.gz", ".json"))
-            marked = open_nifti(path).header["descrip"].item().decode(errors="replace") == MARK
-            if not marked or not sidecar.is_file() or read_json(sidecar).get("synthetic") is not True:
-                yield f"{name} does not say that it is synthetic"
+        elif name.endswith(".nii.gz") and not says_synthetic(path):
+            yield f"{name} does not say that it is synthetic"
+
+
+def says_synthetic(path: Path) -> bool:
+    """Whether the header of a volume and its sidecar say so."""
+    sidecar = path.with_name(path.name.replace(".nii.gz", ".json"))
+    try:
+        marked = open_nifti(path).header["descrip"].item().decode(errors="replace") == MARK
+    except Exception:  # nibabel, gzip and zlib each raise their own kinds
+        return False
+    return marked and sidecar.is_file() and read_description(sidecar).get("synthetic") is True

@@ -58,18 +58,21 @@ def export(
         raise UserError(f"--format dicom writes synthetic pairs alone, and --regime {regime} has real cases; take S")
     inputs = [folder for folder in (real, synthetic) if folder]
     require_replaceable(target, overwrite, inputs)
-    chosen, content = load_schema(real).task(task), data_list(real, synthetic, regime, seed)
+    if synthetic and not parse_regime(regime).synthetic:
+        print(f"the regime {regime} has no synthetic pairs: those of {synthetic} are left out")
+    schema, content = load_schema(real), data_list(real, synthetic, regime, seed)
+    chosen = schema.task(task)
     if not content["validation"]:
         raise UserError(f"{real}: has no validation cases, which other programs choose by; prepare it with some")
     if format not in COPIED:
         require_own_axes(content)
     with output_folder(target, overwrite, inputs) as folder:
         if format == "nnunet":
-            write_nnunet(content, chosen, folder)
+            write_nnunet(content, schema, chosen, folder)
         elif format == "bids":
-            write_bids(content, chosen, synthetic, regime, folder)
+            write_bids(content, schema, chosen, synthetic, regime, folder)
         elif format == "dicom":
-            write_dicom(content, chosen, folder)
+            write_dicom(content, schema, chosen, folder)
         elif format == "auto3dseg":
             write_auto3dseg(content, chosen, folder, target)
         else:

@@ -46,7 +46,8 @@ def lesion_classes(
     lesion = schema.lesions[0] if lesion is None else lesion
     for name in (lesion, *(organ or ())):
         if name not in names[1:]:
-            raise UserError(f"{where}: has no class {name!r}; {did_you_mean(name, names)}it has {', '.join(names[1:])}")
+            near = did_you_mean(name, names[1:])
+            raise UserError(f"{where}: has no class {name!r}; {near}it has {', '.join(names[1:])}")
     parent = schema.inside.get(lesion)
     if organ is None and parent is None:
         others = ", ".join(name for name in names[1:] if name != lesion)
@@ -112,9 +113,10 @@ class LesionPool:
         found = [lesion for name in self.scans.cases for lesion in self.lesions_of(name)]
         if not found:
             name = self.scans.schema.class_names[self.classes.lesion]
+            splits = " or ".join({case.split for case in self.scans.cases.values()} or ["labelled"])
             raise UserError(
-                f"{self.scans.folder}: no {' or '.join({case.split for case in self.scans.cases.values()})} scan has a "
-                f"whole {name} to learn from; take lesions of another prepared data set, or split this one otherwise"
+                f"{self.scans.folder}: no {splits} scan has a whole {name} to learn from; "
+                "take lesions of another prepared data set, or split this one otherwise"
             )
         return found
 

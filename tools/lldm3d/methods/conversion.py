@@ -20,8 +20,9 @@ from torch import nn
 
 from lldm3d.bundle import TRAIN, bundle_path, load_configs
 from lldm3d.codec.codec import TrilinearAutoencoder
+from lldm3d.data.dataset import read_description
 from lldm3d.errors import UserError, needs_package
-from lldm3d.files import output_folder, read_json, read_yaml, save_checkpoint
+from lldm3d.files import output_folder, read_yaml, save_checkpoint
 from lldm3d.methods.folding import fold_inputs
 from lldm3d.training.checkpoints import as_lists, first_difference
 
@@ -128,7 +129,7 @@ def content_of(kind: Kind, network: nn.Module, settings: dict, source: dict) -> 
 
 def network_settings(path: Path, name: str | None) -> dict:
     """The class and the plain settings of the network `name` in a config, or of the only one there."""
-    content = read_json(path) if path.suffix == ".json" else read_yaml(path, "give the config of the network")
+    content = read_description(path) if path.suffix == ".json" else read_yaml(path, "give the config of the network")
     there = {key: node for key, node in {**content, "": content}.items() if kind_name(node)}
     if name is None and len(there) != 1:
         found = f"has {', '.join(there)}; choose one with --network" if there else f"has none of {', '.join(KINDS)}"
@@ -215,7 +216,7 @@ def build_original(config: str, given: dict) -> tuple[Kind, nn.Module, dict]:
     settings |= {key: value for key, value in COMPUTING.items() if key in parameters}
     try:
         network = architecture(**settings)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of settings that do not go together each network raises its own kind
         raise UserError(f"{config}: {target} cannot be built with these settings ({error})") from None
     wanted = inspect.signature(kind.architecture).parameters
     renamed = {OURS.get(key, key): value for key, value in settings.items() if key not in LEFT_OUT}

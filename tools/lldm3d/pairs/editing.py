@@ -25,7 +25,9 @@ from lldm3d.pairs.folder import pair_manifest, write_dataset_json
 from lldm3d.pairs.sources import SHAPES, LabelFile, shapes_path
 
 PAINTER = "copy_paste"  # the method that paints
-AUTO = "auto"
+AUTO, REAL_SHAPES = "auto", "real_shapes"
+# what a further option has a part in; those that are not here, in a new lesion
+USED = {"of": ("grow", "calibre"), "which": ("remove", "grow"), "organ": ("add", "remove", "grow")}
 
 
 def edit(
@@ -41,7 +43,7 @@ def edit(
     which: int | None = None,
     long_axis: float | None = None,
     place: str = AUTO,
-    source: str = "real_shapes",
+    source: str = REAL_SHAPES,
     organ: Sequence[str] | None = None,
     lesions_from: str | None = None,
     n: int = 1,
@@ -79,10 +81,9 @@ def edit(
         UserError: for a request that cannot be met, with the reason.
     """
     asked = {"add": add, "remove": remove, "grow": grow, "calibre": calibre}
-    of_new = {"long_axis": long_axis, "place": place != AUTO or None, "n": n != 1 or None, "lesions_from": lesions_from}
-    check_request(asked, of_new, source, n, seed)
-    if which is not None and (add or calibre):
-        raise UserError("--which names a lesion that is removed or grows; leave it out")
+    more = {"long_axis": long_axis, "lesions_from": lesions_from, "of": of, "which": which, "organ": organ}
+    more |= {"place": place != AUTO or None, "source": source != REAL_SHAPES or None, "n": n != 1 or None}
+    check_request(asked, more | {"seed": seed or None}, source, n, seed)
     folder, target = data_folder(workdir, data), Path(output_dir)
     require_replaceable(target, overwrite, [folder])
     own = Scans(folder, SPLITS)
@@ -104,19 +105,20 @@ def edit(
     write_edited(own, case, before, after, edits, rows[0][0].lesion, seed, target, overwrite, lesions_from or folder)
 
 
-def check_request(asked: dict, of_new: dict, source: str, n: int, seed: int) -> None:
+def check_request(asked: dict, more: dict, source: str, n: int, seed: int) -> None:
     """Raises UserError where not one thing is asked, or an option is not allowed.
 
     Args:
         asked: add, remove, grow and calibre.
-        of_new: options that only a new lesion has; None where they are not given.
+        more: further options; None where they are not given.
     """
-    given = [f"--{name}" for name, value in asked.items() if value is not None]
+    given = [name for name, value in asked.items() if value is not None]
     if len(given) != 1:
         allowed = ", ".join(f"--{name}" for name in asked)
-        raise UserError(f"give one of {allowed}, got {', '.join(given) or 'none'}; call it again for another edit")
-    if wrong := [f"--{name}" for name, value in of_new.items() if value is not None and not asked["add"]]:
-        raise UserError(f"{wrong[0]} is of a new lesion; leave it out with {given[0]}")
+        got = ", ".join(f"--{name}" for name in given)
+        raise UserError(f"give one of {allowed}, got {got or 'none'}; call it again for another edit")
+    if idle := [name for name, value in more.items() if value is not None and given[0] not in USED.get(name, ("add",))]:
+        raise UserError(f"--{idle[0]} changes nothing with --{given[0]}; leave it out")
     if source not in MASK_SOURCES:
         raise UserError(
             f"--source {source!r}: {did_you_mean(source, MASK_SOURCES)}allowed are {', '.join(MASK_SOURCES)}"
@@ -124,7 +126,7 @@ def check_request(asked: dict, of_new: dict, source: str, n: int, seed: int) -> 
     for name in ("grow", "calibre"):
         if (value := asked[name]) is not None and not (0.1 <= value <= 10 and value != 1):
             raise UserError(f"--{name} {value}: a factor from 0.1 to 10 other than 1 is needed, such as 1.5")
-    if (length := of_new["long_axis"]) is not None and not 0 < length < math.inf:
+    if (length := more["long_axis"]) is not None and not 0 < length < math.inf:
         raise UserError(f"--long_axis {length}: a length in mm is needed, such as 12")
     if not 1 <= n <= 1000 or not 0 <= seed < 2**31:
         raise UserError(f"--n {n}, --seed {seed}: n from 1 to 1000 and a seed of at least 0 are needed")

@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 
 from lldm3d import __version__
-from lldm3d.data.dataset import load_schema, moved
+from lldm3d.data.dataset import load_cases, load_schema, moved
 from lldm3d.data.regimes import generator_saw
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, remove_partial, sha256, write_json
@@ -99,10 +99,18 @@ def require_ours(target: Path) -> None:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether a folder has the manifest of `lldm3d generate`: other programs have files of that name too."""
+    """Whether a folder has the manifest of `lldm3d generate`: other programs have files of that name too.
+
+    Its cases are named by files of the folder, and a name with a path in it, of which others could be deleted, by none.
+    """
     path = folder / "manifest.json"
     content = read_json(path) if path.is_file() else {}
-    return isinstance(content, dict) and {"lldm3d", "method", "cases"} <= content.keys()
+    if not isinstance(content, dict) or not {"lldm3d", "method"} <= content.keys():
+        return False
+    if not isinstance(content.get("cases"), list):
+        return False
+    names = [case.get("name") if isinstance(case, dict) else None for case in content["cases"]]
+    return all(isinstance(name, str) and Path(name).name == name for name in names)
 
 
 def manifest_of(folder: Path) -> dict:
@@ -208,7 +216,11 @@ def fitting_manifests(folders: list[Path], parts: str) -> list[dict]:
         raise UserError(f"--parts {parts!r}: no such folder")
     if unfinished := [folder.name for folder in folders if not (folder / "dataset.json").is_file()]:
         raise UserError(f"{parts}: {unfinished[:3]} are not finished; run `lldm3d generate` again for them")
+    if others := [folder for folder in folders if not is_ours(folder)]:
+        raise UserError(f"{others[0]}: has no manifest.json of `lldm3d generate`; join only what it drew")
     found = [read_json(folder / "manifest.json") for folder in folders]
+    for folder in folders:
+        load_cases(folder, "training")  # whose errors say what is gone
     for folder, manifest in zip(folders, found, strict=True):
         keys = {**found[0], **manifest}.keys() - {"cases", "lldm3d"}  # another version draws the same
         if changed := [key for key in keys if found[0].get(key) != manifest.get(key)]:

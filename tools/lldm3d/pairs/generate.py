@@ -9,7 +9,7 @@ from pathlib import Path
 
 from monai.bundle import ConfigParser
 
-from lldm3d.bundle import bundle_path, defined, load_configs, run_bundle, undefined
+from lldm3d.bundle import bundle_path, defined, literal, load_configs, run_bundle, undefined
 from lldm3d.data.dataset import Schema, load_schema
 from lldm3d.errors import UserError
 from lldm3d.files import passing_folder, read_json, read_yaml
@@ -65,6 +65,7 @@ def generate(
     first: int = 0,
     processes: int = 1,
     overlays: Sequence[str] = (),
+    reference: str | None = None,
     overwrite: bool = False,
     **settings: object,
 ) -> None:
@@ -88,6 +89,8 @@ def generate(
         first: the first of n drawn pairs, so that several calls, each with a folder of its own, share a large number.
         processes: on this machine, that share the pairs, each with a GPU of its own if there are any.
         overlays: further configs of the method's bundle, such as ddpm.yaml.
+        reference: of gem3d with --start other_patient or own, the scan or slice from which all volumes begin: the name
+            of a case, or a NIfTI file.
         overwrite: replace pairs that were drawn with other settings or models.
         settings: further ids of the method's inference config, such as guidance_scale, num_inference_steps, batch_size.
 
@@ -96,6 +99,7 @@ def generate(
             folder that holds something else.
         ChildError: when the drawing fails.
     """
+    settings |= {"reference": reference} if reference is not None else {}
     whole = (("n", 1 if n is None else n, 1), ("first", first, 0), ("processes", processes, 1), ("seed", seed, 0))
     for name, value, least in whole:
         if type(value) is not int or not least <= value < 2**31:
@@ -288,20 +292,21 @@ def draw_pairs(
         settings: ids of the inference config.
     """
     configs = [*method.configs(given=labels is not None), *(f"configs/{name}" for name in overlays)]
+    named = settings
+    if (reference := named.get("reference")) is not None:  # a file or the name of a case, and no expression
+        settings = named | {"reference": literal(located(str(reference)))}
     process = process_of(method, configs, settings)
     check_settings(method, configs, {**process, **settings})
     names = [label.name for label in labels] if labels else [drawn_name(index) for index in range(first, first + n)]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(f"several labels are named {twice[0]!r}; a pair bears its label's name, so give each its own")
     new = not target.exists()
-    claim(target, pair_manifest(method, models, labels, names, seed, settings, overlays), overwrite)
+    claim(target, pair_manifest(method, models, labels, names, seed, named, overlays), overwrite)
     schema = load_schema(dataset_dir)
     data = {"output_dir": str(target), "method_dir": str(models), "dataset_dir": str(dataset_dir)}
     data |= {"class_names": list(schema.class_names), "roi_size": list(schema.roi_size)}
     data |= {"label_paths": [in_classes(label, schema, target / "labels") for label in labels or ()]}
     data |= {"orientation": schema.orientation, "edits": [list(label.edits) for label in labels or ()]}
-    if reference := settings.get("reference"):  # a file or the name of a case, and no expression
-        data["reference"] = str(Path(reference).resolve() if Path(reference).is_file() else reference)
     given = {"seed": seed, "num_cases": len(names), "first": first}
     if labels:
         given["batch_size"] = settings.get("batch_size", 1)
@@ -325,6 +330,11 @@ def draw_pairs(
     if method.edits:
         about = f"Real training scans, edited by {method.title}: patients, with lesions that they do not have."
     write_dataset_json(target, dataset_dir, about, names, patients, "edited" if method.edits else "synthetic")
+
+
+def located(reference: str) -> str:
+    """A file by its whole path; what is none, the name of a case, as it is."""
+    return str(Path(reference).resolve()) if Path(reference).is_file() else reference
 
 
 def process_of(method: Method, configs: list[str], settings: dict) -> dict:
@@ -363,7 +373,7 @@ def check_settings(method: Method, configs: list[str], settings: dict) -> None:
     try:
         if "noise_scheduler" in parser:
             parser.get_parsed_content("noise_scheduler")
-    except (ValueError, RuntimeError) as error:
+    except Exception as error:  # an expression of the user's may raise anything
         cause = error.__cause__ or error
         named = [name for name in settings if name != "noise_scheduler"]
         raise UserError(f"--{next(iter(named), 'overlays')}: {cause}") from None

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lldm3d.data.dataset import SPLITS, Case, axes_of, load_cases
-from lldm3d.data.volumes import load_volume
+from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema
+from lldm3d.data.volumes import load_volume, spacing_of
 from lldm3d.errors import UserError, did_you_mean
 from lldm3d.methods.slice_volumes import StartSlice
 from lldm3d.pairs.cases import CaseDataset
@@ -43,14 +43,14 @@ def start_slices(
             raise UserError(f"--reference {reference}: is of --start {OTHER} or {OWN}; a generated start has none")
         return {}
     cases = {case.name: case for split in SPLITS for case in load_cases(dataset_dir, split)}
-    found = {}
+    schema, found = load_schema(dataset_dir), {}
     for item in dataset.data:
         shape, name = tuple(item["label"].shape[1:]), item["name"]
         path = reference_path(reference, cases) if reference else scan_of(name, item["index"], start, cases, seed)
         at = shape[2] // 2 if number is None else number
         if not 0 <= at < shape[2]:
             raise UserError(f"--start_slice {at}: lies outside {name}, whose {shape[2]} slices are numbered from 0")
-        found[name] = StartSlice(real_slice(path, shape, at, dataset.orientation, start == OWN), at, start == OWN)
+        found[name] = StartSlice(real_slice(path, shape, at, schema, start == OWN), at, start == OWN)
     return found
 
 
@@ -83,9 +83,17 @@ def scan_of(name: str, index: int, start: str, cases: dict[str, Case], seed: int
     return others[np.random.default_rng([seed, index]).integers(len(others))].image
 
 
-def real_slice(path: str, shape: tuple[int, ...], number: int, orientation: str, own: bool) -> torch.Tensor:
-    """A slice [1, 1, X, Y, 1] of a scan, at the relative depth that `number` has in a volume of `shape`."""
-    image, _ = load_volume(path, axes=axes_of(orientation))
+def real_slice(path: str, shape: tuple[int, ...], number: int, schema: Schema, own: bool) -> torch.Tensor:
+    """A slice [1, 1, X, Y, 1] of a scan, at the relative depth that `number` has in a volume of `shape`.
+
+    Raises UserError where it has another size, spacing or range than the scans of the data set.
+    """
+    image, affine = load_volume(path, axes=schema.axes)
+    if not np.allclose(spacing := spacing_of(affine)[:2], schema.spacing[:2], rtol=0.05):
+        raise UserError(
+            f"{path}: its slices have a spacing of {np.round(spacing, 3).tolist()} mm, the data set "
+            f"{list(schema.spacing[:2])}; bring both to one grid with `lldm3d prepare`"
+        )
     whole = image.shape if own and image.shape[2] > 1 else (*image.shape[:2], shape[2])
     if whole != shape:
         raise UserError(

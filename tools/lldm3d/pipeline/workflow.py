@@ -98,6 +98,9 @@ def placed(
 
     Raises UserError for a cluster that cannot be used, or for limits of the other place.
     """
+    for name, value in {"cores": cores, "gpus": gpus, "jobs": jobs}.items():
+        if value is not None and value < 1:
+            raise UserError(f"--{name} must be at least 1, got {value}")
     other = {"--cores": cores, "--gpus": gpus} if executor else {"--jobs": jobs}
     if given := [name for name, value in other.items() if value is not None]:
         limits = "a cluster: limit it with --jobs" if executor else "this machine: limit it with --cores and --gpus"

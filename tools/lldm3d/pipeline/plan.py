@@ -1,0 +1,218 @@
+"""What a run is asked for: the content of `run.yaml`, and where its methods, pairs and segmentations lie.
+
+Read without torch.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+
+from lldm3d.data.regimes import parse_regime
+from lldm3d.errors import UserError
+from lldm3d.methods.registry import OURS, Method, load_method, method_names
+from lldm3d.pairs.sources import BOTH, DRAWN, RECONSTRUCTED, REFINED, SHAPES, TEST, UNWARPED, VOTERS, parse_source
+from lldm3d.study.stages import REAL, SegmentStage, pairs_slugs, segment_grid
+
+DATASET, FINISHED = "dataset/dataset.json", "finished.json"
+ONE_EACH = (UNWARPED, RECONSTRUCTED)  # sources with one pair for each training case, and no more
+FORMAT = 2  # of run.yaml and the work directory's layout
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `run.yaml` says: the data, the methods and their sources of labels, and all settings."""
+
+    data: dict | None  # arguments of `prepare` that name the data; None: the phantom
+    methods: tuple[str, ...]
+    sources: tuple[str, ...]
+    settings: dict
+    given: bool = False  # the data set was not made by a run: only the study is
+    threads: int = 1
+    threads_alone: int = 1
+    at_once: int = 1  # jobs that take a GPU, or a part of the CPU
+    executor: str | None = None
+
+    @classmethod
+    def of(cls, content: dict) -> "Plan":
+        """From the content of `run.yaml`."""
+        names = cls.__dataclass_fields__
+        lists = {key: tuple(content[key]) for key in ("methods", "sources")}
+        return cls(**{key: value for key, value in content.items() if key in names} | lists)
+
+    @cached_property
+    def loaded(self) -> dict[str, Method]:
+        return {name: load_method(name) for name in self.methods}
+
+    @property
+    def label_drawer(self) -> str | None:
+        """The method on whose drawn labels those draw that draw none: ours, or the first that draws labels."""
+        return next(
+            (name for name in (OURS, *self.methods) if name in self.methods and self.loaded[name].draws_labels), None
+        )
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the methods; where they see few labels those of the segmentations, as each seed has a 0.1R of its own."""
+        return self.settings["segment" if self.limits["label_fraction"] < 1 else "methods"]["seeds"]
+
+    @property
+    def limits(self) -> dict:
+        """What the methods see of the training cases: the share of labels, and whether nothing else."""
+        everything = {"label_fraction": 1.0, "labelled_only": False}  # a run.yaml before 0.9 does not say so
+        return {key: self.settings["methods"].get(key, value) for key, value in everything.items()}
+
+    @property
+    def restricted(self) -> bool:
+        """Whether the methods see less than all training cases."""
+        return self.limits["label_fraction"] < 1 or self.limits["labelled_only"]
+
+    @property
+    def minutes(self) -> float | None:
+        """Of training, for each method where several are compared; None: the steps that profile and bundle say."""
+        return self.settings["methods"].get("minutes") if len(self.methods) > 1 else None
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether one method is trained once, whose later trainings all else waits for."""
+        return len(self.methods) == len(self.seeds) == 1
+
+    def section(self, method: str, part: str) -> dict:
+        """The profile's settings of a training, or of the inference, of a method."""
+        return self.settings["methods"].get(method, {}).get(part, {})
+
+    @property
+    def pairs(self) -> dict[str, str]:
+        """The pairs that segmentations learn from, name and slug; by default those of all methods that have labels."""
+        return pairs_slugs(self.settings["segment"].get("pairs") or default_pairs(self), method_names())
+
+    @property
+    def segmenter(self) -> SegmentStage:
+        """The network that judges images: of all classes and real data, the first of the grid."""
+        section = self.settings["segment"]
+        return SegmentStage(section["until"][0], section["networks"][0], "multi", "R", REAL, section["seeds"][0])
+
+
+def digest(*sections: object) -> str:
+    """Changes exactly when the settings in `sections` do; Snakemake then runs the job again."""
+    return hashlib.sha256(json.dumps(sections, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def method_folder(method: str, seed: int) -> str:
+    """Where a method is trained with a seed."""
+    return f"methods/{method}/seed_{seed}"
+
+
+def seen_by(plan: Plan, seed: int) -> str:
+    """The dataset.json of what the methods see that are trained with a seed: all of it, unless they are restricted."""
+    return f"seen/seed_{seed}/dataset.json" if plan.restricted else DATASET
+
+
+def pairs_folder(method: str, source: str, seed: int) -> str:
+    """Where a method's pairs lie that were drawn for a source of labels by the models of a seed."""
+    return f"pairs/{method}/{source}/seed_{seed}"
+
+
+def pairs_of(plan: Plan, name: str, seed: int) -> str:
+    """The folder of the pairs `name` (a method, `<method>/<source>`, or a path) for a segmentation of some seed.
+
+    It is that of the same seed where the methods are trained with it, else of their first one. A path may be that of
+    the folders seed_<k> of another work directory.
+    """
+    method, _, source = name.partition("/")
+    if method not in method_names():
+        folder = Path(name).resolve()
+        return str(own if (own := folder / f"seed_{seed}").is_dir() else folder)
+    source = source or load_method(method).sources[0]
+    return pairs_folder(method, source, seed if seed in plan.seeds else plan.seeds[0])
+
+
+def method_sources(plan: Plan, method: str) -> list[str]:
+    """The sources of labels for which a method of the run draws, by the names of their folders."""
+    kinds = load_method(method).sources
+    wanted = [parse_source(text) for text in plan.sources]
+    return [source.slug for source in wanted if source.kind in kinds] or [kinds[0]]
+
+
+def draws_labels(plan: Plan, method: str) -> bool:
+    """Whether a method of the run draws labels for some of its pairs."""
+    return not {DRAWN, BOTH}.isdisjoint(method_sources(plan, method))
+
+
+def default_pairs(plan: Plan) -> list[str]:
+    """Of each method that has labels the pairs of its first source, but never those of test cases."""
+    sources = {name: [source for source in method_sources(plan, name) if source != TEST] for name in plan.methods}
+    found = {name: of[0] for name, of in sources.items() if of and load_method(name).has_labels}
+    return [name if source == DRAWN else f"{name}/{source}" for name, source in found.items()]
+
+
+def voters(plan: Plan) -> list[str]:
+    """The segmentations of all classes, of real data alone, that mend labels."""
+    stages = (stage for stage in segment_stages(plan) if (stage.task, stage.regime) == ("multi", "R"))
+    return [stage.path for stage in stages if stage.until == plan.segmenter.until]
+
+
+def regimes_with_pairs(plan: Plan) -> float:
+    """The most pairs that a regime takes for each training case."""
+    return max((parse_regime(name).synthetic for name in plan.settings["segment"]["regimes"]), default=0)
+
+
+def segment_stages(plan: Plan) -> list[SegmentStage]:
+    """The grid of segmentations, and the one that judges images."""
+    section = plan.settings["segment"]
+    axes = (section["until"], section["networks"], section["tasks"], section["regimes"])
+    grid = segment_grid(*axes, list(plan.pairs.values()), section["seeds"])
+    return grid if plan.given else list(dict.fromkeys([*grid, plan.segmenter]))
+
+
+def check_plan(plan: Plan) -> None:
+    """Raises UserError where methods of the run want labels that none of it draws, or pairs that none of it makes."""
+    drawing = [name for name in plan.methods if DRAWN in method_sources(plan, name)]
+    wanting = [name for name in drawing if load_method(name).needs_drawn_labels]
+    if wanting and not plan.label_drawer:
+        raise UserError(
+            f"--methods: {', '.join(wanting)} draws images on labels that {OURS} draws; add {OURS}, or give "
+            "--sources training"
+        )
+    if SHAPES not in plan.methods and any(SHAPES in method_sources(plan, name) for name in plan.methods):
+        raise UserError(f"--sources {SHAPES}: masks that the method {SHAPES} draws; add it to --methods")
+    if REFINED in plan.sources:
+        check_voters(plan)
+    if plan.given:
+        return
+    drawn = product(plan.methods, plan.seeds)
+    made = {pairs_folder(name, source, seed) for name, seed in drawn for source in method_sources(plan, name)}
+    for name in plan.pairs:
+        folder = pairs_of(plan, name, plan.settings["segment"]["seeds"][0])
+        if not Path(folder).is_absolute() and folder not in made:
+            raise UserError(f"segment#pairs: {name} is drawn by no method and source of this run: add it to --methods")
+    check_pairs(plan)
+
+
+def check_voters(plan: Plan) -> None:
+    """Raises UserError where there is no vote on labels, or one by networks that see more labels than the methods."""
+    if len(voters(plan)) < VOTERS:
+        raise UserError(
+            f"--sources {REFINED}: {VOTERS} segmentations in regime R or more have to vote on labels; add R to "
+            "segment#regimes, and a second seed to segment#seeds"
+        )
+    if plan.restricted:
+        raise UserError(
+            f"--sources {REFINED}: its networks see all labels, the methods of this run do not; take --sources "
+            "training, then `lldm3d refine --regime 0.1R`"
+        )
+
+
+def check_pairs(plan: Plan) -> None:
+    """Raises UserError where segmentations would learn from test labels, or from more pairs than a source has."""
+    for name in plan.pairs:
+        method, _, source = name.partition("/")
+        if method in method_names() and source == TEST:
+            raise UserError(f"segment#pairs: {name} shows the labels of test cases; a segmentation must not learn them")
+        if method in method_names() and source in ONE_EACH and regimes_with_pairs(plan) > 1:
+            raise UserError(
+                f"segment#pairs: {name} has one pair for each training case, but a regime takes more: leave out one of "
+                f"them; the regimes are {', '.join(plan.settings['segment']['regimes'])}"
+            )
