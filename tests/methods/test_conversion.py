@@ -156,6 +156,15 @@ def test_weights_of_monai_generative_fit_a_config_of_monai(name, settings, tmp_p
     assert source["class"].startswith("generative.")
 
 
+def test_where_monai_generative_is_missing_the_remedy_is_told(tmp_path, monkeypatch):
+    given = with_config_of_monai(
+        write_original(tmp_path, f"{GENERATIVE}.AutoencoderKL", AUTOENCODER), "AutoencoderKL", AUTOENCODER
+    )
+    monkeypatch.setattr(conversion, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"is not the network of .*pip install 'lldm3d\[generative\]'"):
+        convert(**given, output_dir=str(tmp_path / "ours"))
+
+
 @pytest.mark.parametrize(
     ("target", "settings", "options", "fault"),
     [

@@ -194,7 +194,7 @@ def as_generative(given: dict) -> list[dict]:
     name = target.rpartition(".")[2]
     if name in MAISI or target.startswith("generative.") or not find_spec("generative"):
         return []
-    taken = inspect.signature(getattr(importlib.import_module(GENERATIVE), name)).parameters
+    taken = inspect.signature(getattr(needs_package(GENERATIVE, "generative"), name)).parameters
     theirs = {ours: name for name, ours in OURS.items()}
     kept = {theirs.get(key, key): value for key, value in given.items()}
     return [{"_target_": f"{GENERATIVE}.{name}", **{key: value for key, value in kept.items() if key in taken}}]

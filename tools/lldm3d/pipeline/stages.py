@@ -206,7 +206,7 @@ STAGES = (
     Stage("phantom", "draws simulated liver MR", phantom_jobs, "actions:make_phantom"),
     Stage("prepare", "brings the scans to one grid and splits them", prepare_jobs, "actions:prepare_data"),
     Stage("seen", "chooses the patients whose labels the methods see", seen_jobs, "actions:choose_seen"),
-    Stage("train", "trains a step of a method", train_jobs, "training:train_method"),
+    Stage("train", "trains one of the networks of a method", train_jobs, "training:train_method"),
     Stage("labels", "warps labels of training cases, or adds lesions", labels_jobs, "actions:write_labels"),
     Stage("segment", SEGMENT_TITLE, real_segment_jobs, "segmentation:segment"),
     Stage("pairs", "draws pairs of image and label", pairs_jobs, "actions:make_pairs"),
