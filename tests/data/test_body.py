@@ -1,5 +1,7 @@
 """The class `body`."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.ndimage import zoom
@@ -31,11 +33,17 @@ def test_the_body_is_the_patient_with_lungs_and_without_the_air(across):
     assert 2 * (mask & inside).sum() / (mask.sum() + inside.sum()) > 0.97
 
 
-def test_prepare_adds_it_below_all_classes(tmp_path):
+@pytest.fixture
+def raw(tmp_path) -> Path:
+    """Ten patients in air."""
     raw = write_decathlon(tmp_path / "raw", 10)
     for number, file in enumerate((raw / "imagesTr").glob("*.nii.gz")):
         image = zoom(patient(2)[0], (20 / 64, 18 / 64, 1.5), order=1)
         save(file, np.roll(image, number, 2).astype(np.float32))
+    return raw
+
+
+def test_prepare_adds_it_below_all_classes(raw, tmp_path):
     prepare(tmp_path / "without", data=raw)
     prepare(tmp_path / "with", data=raw, **PrepareSettings(body=True).model_dump(exclude_none=True))
     assert load_schema(tmp_path / "with").class_names == ("background", "liver", "vein", "body")
@@ -50,3 +58,16 @@ def test_a_data_set_with_a_body_gets_no_second_one(tmp_path):
     with pytest.raises(UserError, match="the data have a class 'Body', so none of that name can be added"):
         prepare(tmp_path / "out", data=raw, label_map={"Body": 1, "vein": 2}, body=True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [10, 3])
+def test_a_body_that_no_case_shows_is_told(raw, tmp_path, capsys, number):
+    for file in sorted((raw / "labelsTr").glob("*.nii.gz"))[:number]:
+        save(file, np.maximum(load(file), 1).astype(np.uint8))  # labels fill the scan
+    if number == 10:
+        with pytest.raises(UserError, match="--body: no case shows any beside its labels"):
+            prepare(tmp_path / "out", data=raw, body=True)
+        assert not (tmp_path / "out").exists()
+    else:
+        prepare(tmp_path / "out", data=raw, body=True)
+        assert "--body: 3 of 10 cases show none" in capsys.readouterr().out

@@ -54,8 +54,8 @@ def test_a_case_is_listed_once_and_in_one_split(tiny_dataset, tmp_path, split):
     content = json.loads((tiny_dataset / "dataset.json").read_text())
     content[split].append(content["training"][0])
     (tmp_path / "dataset.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="lists the case 'case_00' 2 times; a case belongs to one split"):
-        load_cases(tmp_path, "validation")
+    with pytest.raises(UserError, match="lists the case 'case_00' more than once; a case belongs to one split"):
+        load_cases(tmp_path, split)
 
 
 def test_a_case_keeps_its_name_where_its_file_is_a_link(tiny_dataset, tmp_path):

@@ -148,7 +148,7 @@ def write_prepared(numbered: tuple[int, Case], recipe: Recipe, folder: Path) -> 
     middle = sum(volumes.bounding_box(mask)) // 2  # a crop around it keeps the whole of what fits
     centers = [middle] if recipe.crops is None else rng.choice(np.argwhere(mask), recipe.crops)
     body = body_mask(image, recipe.spacing) if recipe.body and case.label else None
-    entries, kept = [], 0
+    entries, kept, seen = [], 0, 0
     for name, center in zip(crop_names(case, recipe.crops), centers, strict=True):
         start = volumes.window(center, label.shape, recipe.roi_size)
         cropped = {"image": volumes.crop_volume(image, start, recipe.roi_size)}
@@ -158,11 +158,14 @@ def write_prepared(numbered: tuple[int, Case], recipe: Recipe, folder: Path) -> 
         if body is not None:
             inside = volumes.crop_volume(body, start, recipe.roi_size) & (cropped["label"] == 0)
             cropped["label"] = np.where(inside, np.uint8(len(recipe.label_map.classes)), cropped["label"])
+            seen += np.count_nonzero(inside)
         files = {key: f"./{key}sTr/{name}.nii.gz" for key in cropped}
         for key, volume in cropped.items():
             save_nifti(folder / files[key], volume, volumes.move(affine, start))
         entries.append({**files, "patient": case.patient})
     after = class_volumes(label, recipe.spacing, len(recipe.label_map.classes))
+    if body is not None:
+        before[-1] = after[-1] = seen * np.prod(recipe.spacing) / 1000
     return entries, kept, np.count_nonzero(label), np.stack([before, after])
 
 

@@ -178,15 +178,16 @@ def load_schema(dataset_dir: str | Path) -> Schema:
 def load_cases(dataset_dir: str | Path, split: str) -> list[Case]:
     """The cases of a split: training, validation or test.
 
-    Raises UserError where a file is missing, or two cases of the data set have one name, which is that of their files.
+    Raises UserError where a file is missing, or a case of the split stands there twice, or in another split as well. In
+    the list of a mix, real and synthetic training cases may have one name.
     """
     if split not in SPLITS:
         raise UserError(f"split {split!r} does not exist; choose one of {', '.join(SPLITS)}")
     file, content = _read(dataset_dir)
-    cases, listed = [], [entry for part in SPLITS for entry in content.get(part) or [] if has_image(entry)]
-    names = Counter(stem(entry["image"]) for entry in listed)
-    if twice := [name for name, number in names.items() if number > 1]:
-        raise UserError(f"{file}: lists the case {twice[0]!r} {names[twice[0]]} times; a case belongs to one split")
+    cases, names = [], {part: names_in(content, part) for part in SPLITS}
+    others = {name for part in SPLITS if part != split for name in names[part]}
+    if twice := [name for name, number in names[split].items() if number > 1 or name in others]:
+        raise UserError(f"{file}: lists the case {twice[0]!r} more than once; a case belongs to one split")
     for entry in content.get(split) or []:
         if not has_image(entry) or not isinstance(entry.get("label", ""), str):
             raise UserError(f'{file}: {entry!r} in {split}: a case needs an "image", one file, and a "label" likewise')
@@ -198,6 +199,11 @@ def load_cases(dataset_dir: str | Path, split: str) -> list[Case]:
         patient = Path(entry["image"]).name if entry.get("patient") is None else str(entry["patient"])
         cases.append(Case(stem(paths["image"]), paths["image"], paths.get("label"), patient, split))
     return cases
+
+
+def names_in(content: dict, split: str) -> Counter:
+    """How often each case's name stands in a split."""
+    return Counter(stem(entry["image"]) for entry in content.get(split) or [] if has_image(entry))
 
 
 def has_image(entry: object) -> bool:

@@ -172,6 +172,8 @@ def prepare(
     with output_folder(output_dir, overwrite, inputs) as folder:
         entries, lost, volumes = write_cases([*cases, *further], recipe, folder)
         require_kept(volumes, mapping)
+        if body:
+            require_body(volumes[: len(cases), 1, -1])
         about = describe(source, recipe) | {"intensity": intensity, "split_by": split_by, "seed": seed}
         write_json(folder / "dataset.json", about | listed(entries, splits))
     print_result(output_dir, recipe, splits, split_by, lost, len(further) * (crops or 1))
@@ -257,6 +259,15 @@ def print_values(records: list[CaseRecord], label_map: LabelMap, intensity: str)
             "intensities: the values look like Hounsfield units of CT. Scaled case by case, one tissue gets another "
             "value in each; --intensity window --window -175,250 (soft tissue) maps all in the same way"
         )
+
+
+def require_body(volumes: np.ndarray) -> None:
+    """Print in how many cases of the `volumes` of the body [case] there is none. Raises UserError where none has it."""
+    without = len(volumes) - np.count_nonzero(volumes)
+    if without == len(volumes):
+        raise UserError("--body: no case shows any beside its labels, so there is no such class; leave it out")
+    if without:
+        print(f"--body: {without} of {len(volumes)} cases show none beside their labels")
 
 
 def require_kept(volumes: np.ndarray, label_map: LabelMap) -> None:
