@@ -50,7 +50,7 @@ def show(axes: Axes, image: np.ndarray, spacing: tuple[float, float, float], pla
     """Draw a slice of an image [X, Y, Z] in grey; white is its 99.5th percentile, as in a viewer."""
     top = float(np.percentile(image, 99.5)) or float(image.max())
     picture = picture_of(image, plane, index)
-    axes.imshow(picture, "gray", vmin=0, vmax=top, aspect=aspect(spacing, plane), interpolation="bilinear")
+    axes.imshow(picture, "gray", vmin=min(0, top), vmax=top, aspect=aspect(spacing, plane), interpolation="bilinear")
     axes.set_axis_off()
 
 

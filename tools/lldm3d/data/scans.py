@@ -9,7 +9,7 @@ from lldm3d.data.volumes import corners_apart, load_volume, spacing_of, turned_g
 from lldm3d.errors import UserError
 
 SPACING_TOLERANCE = 0.01  # relative
-OVERSHOOT = 0.5  # of [0, 1] by what other programs draw; what goes beyond it was never scaled to it
+OVERSHOOT = 2  # of [0, 1] by noisy images; what goes beyond it was never scaled to it
 CORNER_TOLERANCE = 0.1  # voxels between image and label, at any corner
 
 
