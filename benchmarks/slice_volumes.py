@@ -12,7 +12,7 @@ from pathlib import Path
 import fire
 
 from lldm3d.evaluation.evaluate import evaluate
-from lldm3d.evaluation.metrics import Metric
+from lldm3d.evaluation.metrics import Compared, Metric
 from lldm3d.files import atomic_write, read_json
 from lldm3d.pairs.generate import generate
 
@@ -27,6 +27,7 @@ ROWS = {  # name: method, start, labels moved
 }
 SHOWN = {
     Metric.FID: "FID",
+    Metric.PLANE_GAP: "FID",
     Metric.PAIRED_MS_SSIM: "MS-SSIM",
     Metric.PAIRED_SSIM: "SSIM",
     Metric.PAIRED_PSNR: "PSNR",
@@ -73,16 +74,21 @@ def main(
 
 def table(found: dict[str, list[dict]]) -> str:
     """Each method's figures with their intervals, in Markdown; floors in the last line."""
-    keys = [(row["key"], row["variant"], row["class"]) for row in next(iter(found.values())) if row["key"] in SHOWN]
-    keys = [key for key in keys if key[0] != Metric.FID or str(key[1]).startswith("radimagenet")] or keys
-    heads = [" ".join([SHOWN[key], *filter(None, rest)]) for key, *rest in keys]
+    rows = [row for row in next(iter(found.values())) if row["key"] in SHOWN]
+    keys = [place(row) for row in rows if row["key"] != Metric.FID or row["compared"] == Compared.SYNTHETIC_TEST]
+    heads = [" ".join([SHOWN[key], *filter(None, rest)]) for key, _, *rest in keys]
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(keys) + 1) + "|"]
     for name, rows in found.items():
-        by_key = {(row["key"], row["variant"], row["class"]): row for row in rows}
+        by_key = {place(row): row for row in rows}
         lines.append(f"| {name} | " + " | ".join(cell(by_key.get(key)) for key in keys) + " |")
     floors = [by_key[key]["floor"] if key in by_key else None for key in keys]
     lines.append("| floor, real scans | " + " | ".join("" if one is None else f"{one:.3f}" for one in floors) + " |")
     return "\n".join([*lines, ""])
+
+
+def place(row: dict) -> tuple:
+    """What tells a figure from the others."""
+    return row["key"], row["compared"], row["variant"], row["class"]
 
 
 def cell(row: dict | None) -> str:
