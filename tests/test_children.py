@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lldm3d import children
 from lldm3d.children import quoted, run_logged
-from lldm3d.errors import ChildError
+from lldm3d.errors import ChildError, UserError
 
 CHILD = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
 PARENT = f"""
@@ -47,6 +48,34 @@ def test_of_a_traceback_only_the_exceptions_are_shown_cause_first(tmp_path):
     with pytest.raises(ChildError) as error:
         run_python("try:\n  1 / 0\nexcept ArithmeticError as e:\n  raise ValueError('wrapped') from e", tmp_path)
     assert str(error.value).splitlines()[1:] == ["ZeroDivisionError: division by zero", "ValueError: wrapped"]
+
+
+MISTAKE = """
+from lldm3d.errors import UserError
+print('begun')
+try:
+    raise UserError('give another start')
+except UserError as error:
+    raise RuntimeError('wrapped\\n by MONAI') from error
+"""
+
+
+def test_of_a_users_mistake_the_terminal_shows_no_traceback(tmp_path, capfdbinary):
+    with pytest.raises(UserError, match="^give another start$"):
+        run_python(MISTAKE, tmp_path)
+    printed = capfdbinary.readouterr().out
+    assert printed.endswith(b"begun\n") and b"Traceback" in (tmp_path / "log.txt").read_bytes()
+
+
+def test_other_tracebacks_are_shown_and_soon(tmp_path, capfdbinary, monkeypatch):
+    monkeypatch.setattr(children, "PATIENCE", 0.2)
+    code = "import time, traceback\ntry:\n  1 / 0\nexcept ArithmeticError:\n  traceback.print_exc()\n"
+    run_python(f"{code}time.sleep(0.6)\nprint('goes on')", tmp_path)
+    printed = capfdbinary.readouterr().out
+    assert printed.endswith(b"ZeroDivisionError: division by zero\ngoes on\n")
+    with pytest.raises(ChildError):
+        run_python("1 / 0", tmp_path)
+    assert b"Traceback" in capfdbinary.readouterr().out
 
 
 def test_the_logged_command_runs_in_a_shell():

@@ -7,18 +7,21 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from select import select
 
 from lldm3d.errors import ChildError, UserError, unwritable
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# Blocks under 32 MiB are kept when freed, up to 1 GiB in all. By default glibc gives them back to the system in each
-# training step and takes them again page by page: a fifth of the time of a small network on a CPU
-# (docs/reference/training.md).
 # what the system says, and torch of any file that takes no more
 NO_ROOM = re.compile("No space left on|Disk quota|File too large|Read-only file|Permission denied|failed writing file")
 USER_ERROR = re.compile(r"^lldm3d\.errors\.UserError: (.*)", re.MULTILINE)
+TRACEBACK, PATIENCE = b"Traceback (most recent call last):", 10.0  # seconds
+# Blocks under 32 MiB are kept when freed, up to 1 GiB in all. By default glibc gives them back to the system in each
+# training step and takes them again page by page: a fifth of the time of a small network on a CPU
+# (docs/reference/training.md).
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 
@@ -109,16 +112,36 @@ def quoted(word: str) -> str:
 
 
 def tee(source: int, log) -> None:
-    """Copy the file descriptor `source` to the terminal at once, and to `log` by lines without what was drawn over."""
-    line = b""
-    while chunk := os.read(source, 65536):
-        sys.stdout.buffer.write(chunk)
-        sys.stdout.buffer.flush()
+    """Copy the file descriptor `source` to the terminal, and to `log` by lines without what was drawn over.
+
+    The terminal has all at once, but for a traceback: that is held back for `PATIENCE`. Of a user's mistake, which ends
+    the command, the log alone has it, as the message follows as one line.
+    """
+    line, held, since = b"", b"", 0.0
+    while True:
+        if held and not (0 < (left := since + PATIENCE - time.monotonic()) and select([source], [], [], left)[0]):
+            show(held)
+            held = b""
+        if not (chunk := os.read(source, 65536)):
+            break
+        before, mark, after = (b"", b"", chunk) if held else chunk.partition(TRACEBACK)
+        show(before)
+        if mark:
+            since = time.monotonic()
+        held += mark + after
         *whole, line = (line + chunk).split(b"\n")
         log.writelines(redrawn(text) + b"\n" for text in whole)
         log.flush()
         line = redrawn(line)
     log.write(line)
+    if not USER_ERROR.search(held.decode(errors="replace")):
+        show(held)
+
+
+def show(output: bytes) -> None:
+    """Write to the terminal."""
+    sys.stdout.buffer.write(output)
+    sys.stdout.buffer.flush()
 
 
 def redrawn(line: bytes) -> bytes:
