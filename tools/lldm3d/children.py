@@ -120,12 +120,12 @@ def tee(source: int, log) -> None:
     line, held, since = b"", b"", 0.0
     while True:
         if held and not (0 < (left := since + PATIENCE - time.monotonic()) and select([source], [], [], left)[0]):
-            show(held)
+            to_terminal(held)
             held = b""
         if not (chunk := os.read(source, 65536)):
             break
         before, mark, after = (b"", b"", chunk) if held else chunk.partition(TRACEBACK)
-        show(before)
+        to_terminal(before)
         if mark:
             since = time.monotonic()
         held += mark + after
@@ -135,10 +135,10 @@ def tee(source: int, log) -> None:
         line = redrawn(line)
     log.write(line)
     if not USER_ERROR.search(held.decode(errors="replace")):
-        show(held)
+        to_terminal(held)
 
 
-def show(output: bytes) -> None:
+def to_terminal(output: bytes) -> None:
     """Write to the terminal."""
     sys.stdout.buffer.write(output)
     sys.stdout.buffer.flush()
