@@ -55,9 +55,8 @@ def load_configs(bundle: Path, configs: Iterable[str]) -> dict:
         if not path.is_file():
             allowed = ", ".join(sorted(file.name for file in (bundle / "configs").glob("*.yaml")))
             raise UserError(f"{path}: no such config; the bundle has {allowed}")
-        content.update(
-            yaml.load(path.read_text(), yaml.CSafeLoader)
-        )  # a tenth of `safe_load`'s time, for our own files
+        # ten times as fast as `safe_load`; not for files of others, whose deepest nesting it would not survive
+        content.update(yaml.load(path.read_text(), yaml.CSafeLoader))
     return content
 
 

@@ -117,9 +117,9 @@ def tee(source: int, log) -> None:
     The terminal has all at once, but for a traceback: that is held back for `PATIENCE`. Of a user's mistake, which ends
     the command, the log alone has it, as the message follows as one line.
     """
-    line, held, since = b"", b"", 0.0
+    line, held, until = b"", b"", 0.0
     while True:
-        if held and not (0 < (left := since + PATIENCE - time.monotonic()) and select([source], [], [], left)[0]):
+        if held and not says_more(source, until):
             to_terminal(held)
             held = b""
         if not (chunk := os.read(source, 65536)):
@@ -127,7 +127,7 @@ def tee(source: int, log) -> None:
         before, mark, after = (b"", b"", chunk) if held else chunk.partition(TRACEBACK)
         to_terminal(before)
         if mark:
-            since = time.monotonic()
+            until = time.monotonic() + PATIENCE
         held += mark + after
         *whole, line = (line + chunk).split(b"\n")
         log.writelines(redrawn(text) + b"\n" for text in whole)
@@ -136,6 +136,12 @@ def tee(source: int, log) -> None:
     log.write(line)
     if not USER_ERROR.search(held.decode(errors="replace")):
         to_terminal(held)
+
+
+def says_more(source: int, until: float) -> bool:
+    """Whether there is more to read, or the end, before the time `until` of the monotonic clock."""
+    left = until - time.monotonic()
+    return left > 0 and bool(select([source], [], [], left)[0])
 
 
 def to_terminal(output: bytes) -> None:

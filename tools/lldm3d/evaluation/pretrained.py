@@ -188,20 +188,19 @@ def plane_means(rows: list[Row]) -> list[Row]:
             of_planes.setdefault((row.metric, row.compared), {})[row.variant.split()[-1]] = row
     means = [joined([*planes.values()], np.mean, "mean of planes") for planes in of_planes.values()]
     gaps = [
-        replace(less, metric=Metric.PLANE_GAP)
+        joined([planes[plane], planes["axial"]], np.subtract.reduce, f"{plane} less axial", metric=Metric.PLANE_GAP)
         for (metric, _), planes in of_planes.items()
         for plane in ("coronal", "sagittal")
         if metric == Metric.FID and {plane, "axial"} <= planes.keys()
-        for less in [joined([planes[plane], planes["axial"]], np.subtract.reduce, f"{plane} less axial")]
     ]
     return rows + means + gaps
 
 
-def joined(rows: list[Row], function: Callable, variant: str) -> Row:
+def joined(rows: list[Row], function: Callable, variant: str, **changes: Metric) -> Row:
     """What a function makes of the values and floors of rows; None where one is."""
     both = [row.value for row in rows], [row.floor for row in rows]
     value, floor = (float(function(found)) if None not in found else None for found in both)
-    return replace(rows[0], variant=f"{NAME} {variant}", value=value, floor=floor, interval=None)
+    return replace(rows[0], variant=f"{NAME} {variant}", value=value, floor=floor, interval=None, **changes)
 
 
 FAMILIES = ["statistics", "glcm", "glrlm", "glszm", "ngtdm"]
