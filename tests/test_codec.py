@@ -4,7 +4,7 @@ import pytest
 import torch
 from monai.networks.nets import AutoencoderKL
 
-from lldm3d.codec.codec import TrilinearAutoencoder, load_codec, save_codec
+from lldm3d.codec.codec import SliceAutoencoder, TrilinearAutoencoder, load_codec, save_codec
 from lldm3d.codec.quality import cldice, image_fidelity, label_fidelity
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint
@@ -62,6 +62,28 @@ def test_a_codec_that_upsamples_linearly_still_does_once_it_is_saved(images, tmp
     other = nearest()
     other.load_state_dict(saved.autoencoder.state_dict())
     assert not torch.allclose(other.decode(latent), saved.autoencoder.decode(latent), atol=1e-3)
+
+
+def test_a_codec_of_slices_sees_each_slice_alone_and_keeps_the_depth(images, tmp_path):
+    build = partial(SliceAutoencoder, **architecture(1).keywords | {"spatial_dims": 2})
+    save_codec(str(tmp_path / "codec.pt"), build(), build, "image", NAMES, images, "cpu")
+    codec = load_codec(tmp_path / "codec.pt", "image")
+    latent, _ = codec.encode(images[0])
+    assert latent.shape == (1, 3, 8, 8, 8) and codec.decode(latent).shape == images[0].shape
+    other = images[0].clone()
+    other[..., 5] = 0
+    changed = (codec.encode(other)[0] != latent).any((0, 1, 2, 3))
+    assert changed.nonzero().flatten().tolist() == [5]
+
+
+def test_codecs_of_earlier_versions_are_read(images, tmp_path):
+    linear = partial(TrilinearAutoencoder, **architecture(1).keywords)
+    saved = save_codec(str(tmp_path / "codec.pt"), linear(), linear, "image", NAMES, images, "cpu")
+    content = load_checkpoint(tmp_path / "codec.pt", "autoencoder_image")
+    del content["architecture"]
+    torch.save(content | {"trilinear": True, "haar": False}, tmp_path / "codec.pt")
+    latent = torch.randn(1, 3, 8, 8, 4)
+    assert torch.equal(load_codec(tmp_path / "codec.pt", "image").decode(latent), saved.decode(latent))
 
 
 def test_the_other_kind_is_refused(codec, tmp_path):

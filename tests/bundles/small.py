@@ -79,6 +79,7 @@ SLICE_VOLUMES["gem3d"] |= {"start": DENOISER}
 LONGER = {"epochs": 2, "epoch_length": 3, "batch_size": 2, "learning_rate": 0.002}
 
 AUTOENCODER = {"channels": [8, 8, 8], "latent_channels": 2, "roi_size": [16, 16, 16]}
+SLICE_VOLUMES["gem3d_autoencoder"] = SLICE_VOLUMES["gem3d"] | {"autoencoder_image": AUTOENCODER}
 DIFFUSION = {"channels": [32], "attention_levels": [False], "latent_channels": 2}
 CONTROLNET = {**DIFFUSION, "conditioning_channels": [4, 8, 16]}
 DIFFUSIONS = ("label_ldm", "image_ldm", "controlnet")

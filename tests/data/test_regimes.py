@@ -35,6 +35,7 @@ REGIMES = [
     ("0.25R+2S", [(0.25, 2)], "0.25R"),
     ("S>R", [(0, 1), (1, 0)], "R"),
     ("2S>R", [(0, 2), (1, 0)], "R"),
+    ("3S", [(0, 3)], "R"),
     ("0.5S>0.1R", [(0, 0.5), (0.1, 0)], "0.1R"),
 ]
 
@@ -53,7 +54,7 @@ def test_a_folder_bears_no_sign_that_a_shell_takes_and_leads_back_to_its_regime(
     assert parse_regime("S>0.1R").folder == "S_then_0.1R"
 
 
-REFUSED = ["", "2R", "0R", "R+0S", "1R", "0.10R", "R+1S", "S+R", "r", ".5R", "2S", "R/S"]
+REFUSED = ["", "2R", "0R", "R+0S", "1R", "0.10R", "R+1S", "S+R", "r", ".5R", "0S", "1S", "R/S"]
 REFUSED += ["R>S", "S>S", "S>", "1S>R", "0S>R", "S>2R", "S>R+S", "S>R>R"]
 
 
@@ -64,7 +65,7 @@ def test_other_names_and_second_spellings_are_refused(name):
 
 
 COUNTS = [("R", [(20, 0)]), ("S", [(0, 20)]), ("R+S", [(20, 20)]), ("R+2S", [(20, 40)]), ("0.1R", [(2, 0)])]
-COUNTS += [("0.25R+0.5S", [(5, 10)]), ("S>R", [(0, 20), (20, 0)]), ("2S>0.1R", [(0, 40), (2, 0)])]
+COUNTS += [("0.25R+0.5S", [(5, 10)]), ("S>R", [(0, 20), (20, 0)]), ("2S>0.1R", [(0, 40), (2, 0)]), ("2S", [(0, 40)])]
 
 
 @pytest.mark.parametrize(("regime", "counts"), COUNTS)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from lldm3d.codec.haar import HaarTransform
 from lldm3d.codec.tiled_decoding import decode_in_slabs
 from lldm3d.data.labels import one_hot
+from lldm3d.data.slices import slices_of, stack_slices
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint, save_checkpoint
 from lldm3d.training.checkpoints import as_lists
@@ -31,6 +32,23 @@ class TrilinearAutoencoder(AutoencoderKL):
         for module in self.decoder.modules():
             if isinstance(module, nn.Upsample):
                 module.mode = "trilinear"
+
+
+class SliceAutoencoder(AutoencoderKL):
+    """An `AutoencoderKL` of two dimensions for volumes: it sees each axial slice alone, and shrinks X and Y."""
+
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and sigma [B, C, X/stride, Y/stride, Z] of volumes [B, 1, X, Y, Z]."""
+        return tuple(stack_slices(found, x.shape[-1]) for found in super().encode(slices_of(x)))
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Volumes [B, 1, X, Y, Z] of latents [B, C, X/stride, Y/stride, Z]."""
+        return stack_slices(super().decode(slices_of(z)), z.shape[-1])
+
+
+NETWORKS = {
+    network.__name__: network for network in (AutoencoderKL, TrilinearAutoencoder, SliceAutoencoder, HaarTransform)
+}
 
 
 class Codec(nn.Module):
@@ -117,8 +135,7 @@ def save_codec(
         "autoencoder": autoencoder.state_dict(),
         "network": {name: as_lists(value) for name, value in architecture.keywords.items()},
         "kind": kind,
-        "haar": lossless,
-        "trilinear": isinstance(autoencoder, TrilinearAutoencoder),
+        "architecture": type(autoencoder).__name__,
         "latent_channels": channels,
         "stride": codec.stride,
         "class_names": list(class_names),
@@ -153,7 +170,13 @@ def load_codec(path: str | Path, kind: str) -> Codec:
     checkpoint = load_checkpoint(path, made_by=f"autoencoder_{kind}")
     if checkpoint.get("kind") != kind:
         raise UserError(f"{path}: is a codec of kind {checkpoint.get('kind')!r}, but {kind!r} is needed here")
-    smooth = TrilinearAutoencoder if checkpoint.get("trilinear") else AutoencoderKL
-    autoencoder = (HaarTransform if checkpoint.get("haar") else smooth)(**checkpoint["network"])
+    autoencoder = NETWORKS[architecture_of(checkpoint)](**checkpoint["network"])
     autoencoder.load_state_dict(checkpoint["autoencoder"])
     return Codec(autoencoder, kind, *(checkpoint[key] for key in ("class_names", "latent_mean", "latent_std"))).eval()
+
+
+def architecture_of(checkpoint: dict) -> str:
+    """The name of a codec's network in `NETWORKS`; codecs before version 0.14 have flags instead."""
+    flags = {"haar": HaarTransform, "trilinear": TrilinearAutoencoder}
+    flagged = [network.__name__ for flag, network in flags.items() if checkpoint.get(flag)]
+    return checkpoint.get("architecture", *flagged or [AutoencoderKL.__name__])

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 GRAMMAR = re.compile(
-    rf"S|(?:(?P<before>{NUMBER})?(?P<first>S)>)?(?P<real>{NUMBER})?R|(?P<mixed>{NUMBER})?R\+(?P<ratio>{NUMBER})?S"
+    rf"(?P<alone>{NUMBER})?S|(?:(?P<before>{NUMBER})?(?P<first>S)>)?(?P<real>{NUMBER})?R"
+    rf"|(?P<mixed>{NUMBER})?R\+(?P<ratio>{NUMBER})?S"
 )
 ALLOWED = (
-    "allowed are R, S, R+S, R+2S (two synthetic pairs for each real case), 0.1R (a tenth of the real patients), "
+    "allowed are R, S, 2S and R+2S (two synthetic pairs for each real case), 0.1R (a tenth of the real patients), "
     "0.1R+S, S>R (on synthetic pairs first, then on real cases), 2S>R, S>0.1R and so on"
 )
 THEN = "_then_"  # for > in names of folders, which a shell would take for itself
@@ -76,22 +77,22 @@ class Regime:
 
 
 def parse_regime(name: str) -> Regime:
-    """Read `[share]R`, `[share]R+[ratio]S`, `S` or `[ratio]S>[share]R`.
+    """Read `[share]R`, `[share]R+[ratio]S`, `[ratio]S` or `[ratio]S>[share]R`.
 
     Raises UserError for any other name or spelling (1R, 0.10R, R+1S).
     """
     match = GRAMMAR.fullmatch(str(name))
     if match is None:
         raise UserError(f"there is no regime {name!r}: {ALLOWED}")
-    if name == "S":
-        return Regime((Phase(0.0, 1.0),))
-    if "+" in name:
+    if "R" not in name:
+        phases = [Phase(0.0, float(match["alone"] or 1))]
+    elif "+" in name:
         phases = [Phase(float(match["mixed"] or 1), float(match["ratio"] or 1))]
     else:
         first = [Phase(0.0, float(match["before"] or 1))] if match["first"] else []
         phases = [*first, Phase(float(match["real"] or 1), 0.0)]
     regime = Regime(tuple(phases))
-    if not 0 < regime.real <= 1 or ("S" in name and not regime.synthetic):
+    if not 0 <= regime.real <= 1 or ("R" in name and not regime.real) or ("S" in name and not regime.synthetic):
         raise UserError(
             f"there is no regime {name!r}: the share of R lies in 0 to 1, the ratio of S above 0; {ALLOWED}"
         )

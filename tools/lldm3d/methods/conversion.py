@@ -123,8 +123,7 @@ def convert(
 def content_of(kind: Kind, network: nn.Module, settings: dict, source: dict) -> dict:
     """What the file holds: as that of a training of the bundle, with the network's class, and what it was made from."""
     found = {kind.weights: network.state_dict(), "network": settings, "architecture": kind.architecture.__name__}
-    flags = {"trilinear": True} if kind.architecture is TrilinearAutoencoder else {}
-    return {**found, **flags, "converted": source}
+    return {**found, "converted": source}
 
 
 def network_settings(path: Path, name: str | None) -> dict:
