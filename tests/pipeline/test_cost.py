@@ -97,3 +97,13 @@ def with_executor(plan: Plan) -> Plan:
 
 def changed_settings(plan: Plan, **sections) -> Plan:
     return Plan(plan.data, plan.methods, plan.sources, {**plan.settings, **sections})
+
+
+def test_no_time_of_a_pair_is_told_where_not_all_networks_that_draw_it_were_measured(tmp_path, tiny_dataset, capsys):
+    work = tmp_path / "work"
+    shutil.copytree(tiny_dataset, work / "dataset")
+    profile = write_profile(tmp_path / "m.yaml", methods={"gem3d_autoencoder": {"autoencoder_image": SMALL}})
+    plan = plan_of(tmp_path, profile, methods=["gem3d_autoencoder"])
+    print_cost(work, plan, [job for job in all_jobs(plan) if job.stage in ("train", "pairs")])
+    said = capsys.readouterr().out
+    assert "autoencoder_image: 21 steps" in said and "pairs of" not in said

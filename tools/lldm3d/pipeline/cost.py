@@ -104,7 +104,8 @@ def print_method_cost(work: Path, plan: Plan, method: Method, schema: Schema, jo
         )
         minutes[limit_key(job)] = cost.minutes
     known = {name: cost for name, cost in costs.items() if cost}
-    if drawing and known:
+    learning = [name for name in used if method.trainings[name].run == "training"]
+    if drawing and learning and all(name in known for name in learning):
         seconds = pair_seconds(plan, method, known, schema)
         print(f"pairs of {method.name}: {seconds:.3g} s for each pair")
         number = plan.settings["methods"].get("n") or len(labelled_training(load_cases(work / "dataset", "training")))
