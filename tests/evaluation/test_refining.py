@@ -12,7 +12,7 @@ from lldm3d.data.regimes import regime_cases
 from lldm3d.data.scans import read_pair
 from lldm3d.errors import UserError
 from lldm3d.evaluation.features import load_segmenter
-from lldm3d.evaluation.refining import by_majority, refine
+from lldm3d.evaluation.refining import by_majority, pseudo_label, refine
 from lldm3d.files import load_nifti, read_json, save_nifti, write_json
 
 
@@ -77,3 +77,23 @@ def test_too_few_networks_and_a_folder_of_others_are_refused(work, tmp_path):
     with pytest.raises(UserError, match="mine"):
         refine(str(work), str(work / "pairs"), str(tmp_path / "mine"), overwrite=True)
     assert (tmp_path / "mine/notes.txt").read_text() == "mine"
+
+
+def test_scans_without_labels_get_those_that_most_networks_see(work, tmp_path, capsys):
+    few = tmp_path / "few"
+    shutil.copytree(work, few)
+    content = read_json(few / "dataset/dataset.json")
+    del content["training"][1]["label"]
+    write_json(few / "dataset/dataset.json", content)
+    pseudo_label(str(few), str(tmp_path / "voted"))
+    (case,) = load_cases(tmp_path / "voted", "training")
+    assert Path(case.image).resolve() == Path(load_cases(few / "dataset", "training")[1].image).resolve()
+    label, affine = load_nifti(case.label)
+    assert label.dtype == np.uint8 and (label == predicted(work, case)).all()
+    assert np.allclose(affine, load_nifti(case.image)[1])
+    assert "3 networks gave labels to 1 scans" in capsys.readouterr().out
+    saw = read_json(tmp_path / "voted/manifest.json")["saw"]
+    assert (saw["labelled_patients"], saw["unlabelled_patients"]) == (1, 1)
+    with pytest.raises(UserError, match="all training scans have labels"):
+        pseudo_label(str(work), str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()

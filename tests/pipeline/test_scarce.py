@@ -13,15 +13,16 @@ from lldm3d.codec.latents import LatentDataset
 from lldm3d.data.dataset import load_cases
 from lldm3d.data.regimes import generator_saw, regime_cases, write_seen
 from lldm3d.errors import UserError
-from lldm3d.files import read_json
+from lldm3d.files import read_json, write_json
 from lldm3d.methods.registry import load_method
 from lldm3d.pairs.generate import source_labels
 from lldm3d.pairs.sources import LabelSource
 from lldm3d.pipeline.actions import number_of_pairs
-from lldm3d.pipeline.plan import Plan, pairs_of
+from lldm3d.pipeline.plan import Plan, check_plan, pairs_of
 from lldm3d.pipeline.run import planned, run
 from lldm3d.pipeline.stage import read_plan
 from lldm3d.pipeline.stages import all_jobs
+from lldm3d.study.tables import saw_text
 
 from .conftest import DRAWN, plan_of
 
@@ -125,6 +126,7 @@ def test_what_a_generator_may_see_is_remembered_and_can_be_a_setting_of_the_prof
     [
         ({"label_fraction": 10}, "methods#label_fraction: Input should be less than or equal to 1, got 10"),
         ({"unlabelled": "scans"}, "--unlabelled scans: needs labelled scans beside it; give --data"),
+        ({"pseudo_labels": "tests"}, "tests: is no folder of `lldm3d pseudo_label`"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(tmp_path, options, message):
@@ -139,6 +141,48 @@ def test_pairs_of_another_work_directory_are_those_of_the_same_seed(tmp_path):
         (folder / f"seed_{seed}").mkdir(parents=True)
     assert pairs_of(plan, str(folder), 1) == str(folder / "seed_1")
     assert pairs_of(plan, str(folder / "seed_0"), 1) == str(folder / "seed_0")
+
+
+def write_pseudo_labels(tiny_dataset: Path, folder: Path, saw: dict) -> Path:
+    """A folder as `lldm3d pseudo_label` makes it, of all training scans; the labels are the real ones."""
+    shutil.copytree(tiny_dataset, folder)
+    write_json(folder / "manifest.json", {"lldm3d": "0", "method": "pseudo_label", "saw": saw, "cases": []})
+    return folder
+
+
+def test_methods_see_pseudo_labels_of_the_scans_whose_labels_they_may_not_see(tiny_dataset, tmp_path):
+    voted = write_pseudo_labels(tiny_dataset, tmp_path / "voted", HALF)
+    write_seen(tiny_dataset, tmp_path / "seen", 0.5, False, 0, pseudo_labels=str(voted))
+    few = [case.name for case in regime_cases(tiny_dataset, None, "0.5R", 0)[0]]
+    cases = load_cases(tmp_path / "seen", "training")
+    assert {case.name for case in cases if Path(case.label).is_relative_to(voted)} == {
+        case.name for case in cases if case.name not in few
+    }
+    assert all(Path(case.label).is_file() for case in cases) and len(few) == 2
+    saw = generator_saw(tmp_path / "seen")
+    assert saw == HALF | {"labelled_patients": 2, "unlabelled_patients": 0, "pseudo_labelled_patients": 2}
+    assert "the images of 2 others with labels by networks that saw no more" in saw_text(saw)
+
+
+@pytest.mark.parametrize("saw", [{"label_fraction": 1.0, "labelled_only": False}, HALF | {"seed": 1}])
+def test_pseudo_labels_by_networks_that_saw_more_are_refused(tiny_dataset, tmp_path, saw):
+    voted = write_pseudo_labels(tiny_dataset, tmp_path / "voted", saw)
+    with pytest.raises(UserError, match="let networks vote that saw no others"):
+        write_seen(tiny_dataset, tmp_path / "seen", 0.5, False, 0, pseudo_labels=str(voted))
+    assert not (tmp_path / "seen").exists()
+
+
+def test_each_seed_of_a_run_takes_its_own_pseudo_labels(tiny_dataset, tmp_path):
+    for seed in (0, 1):
+        write_pseudo_labels(tiny_dataset, tmp_path / f"voted/seed_{seed}", HALF | {"seed": seed})
+    profile = write_profile(tmp_path / "two.yaml", segment={"seeds": [0, 1]})
+    seen = {"label_fraction": 0.5, "pseudo_labels": str(tmp_path / "voted")}
+    plan = plan_of(tmp_path, profile, seen=seen)
+    check_plan(plan)
+    reads = {job.values["seed"]: job.reads[1] for job in all_jobs(plan) if job.stage == "seen"}
+    assert reads == {seed: str(tmp_path / f"voted/seed_{seed}/dataset.json") for seed in (0, 1)}
+    with pytest.raises(UserError, match="--labelled_only leaves out the scans"):
+        check_plan(plan_of(tmp_path, profile, seen=seen | {"labelled_only": True}))
 
 
 def test_a_run_brings_further_scans_without_labels_into_its_data_set(tmp_path):

@@ -195,7 +195,12 @@ def synthetic_pairs(real_dir: str | Path, pairs_dir: str | Path | None, regime: 
 
 
 def write_seen(
-    dataset_dir: str | Path, folder: str | Path, label_fraction: float, labelled_only: bool, seed: int
+    dataset_dir: str | Path,
+    folder: str | Path,
+    label_fraction: float,
+    labelled_only: bool,
+    seed: int,
+    pseudo_labels: str | None = None,
 ) -> None:
     """Write to `folder`/dataset.json what of a data set a generator sees that may see few labels.
 
@@ -207,6 +212,10 @@ def write_seen(
         label_fraction: of the patients with a label, as in 0.1R.
         labelled_only: the others' images are not listed either.
         seed: of the choice.
+        pseudo_labels: folder of `lldm3d pseudo_label`, whose labels the others have.
+
+    Raises:
+        UserError: for pseudo-labels by networks that saw more labels than these, or of other scans.
     """
     from lldm3d.data.dataset import SPLITS, load_cases, moved
 
@@ -214,13 +223,40 @@ def write_seen(
     content, cases = read_json(source / "dataset.json"), load_cases(source, "training")
     chosen = {case.name for case in some_patients(labelled_training(cases), label_fraction, seed)}
     lists = {split: [moved(entry, source, target) for entry in content.get(split, [])] for split in SPLITS}
+    seen = {"label_fraction": label_fraction, "labelled_only": labelled_only, "seed": seed}
+    voted = voted_labels(source, Path(pseudo_labels).resolve(), target, seen) if pseudo_labels else {}
     for entry, case in zip(lists["training"], cases, strict=True):
         if case.name not in chosen:
             entry.pop("label", None)
+            entry |= voted.get(case.name, {})
+    if voted:
+        patients = {case.patient for case in cases if case.name in voted and case.name not in chosen}
+        seen |= {"pseudo_labelled_patients": len(patients)}
     if labelled_only:
         lists["training"] = [entry for entry in lists["training"] if "label" in entry]
-    seen = {"label_fraction": label_fraction, "labelled_only": labelled_only, "seed": seed}
     write_json(target / "dataset.json", content | lists | {"numTraining": len(lists["training"]), "seen": seen})
+
+
+def voted_labels(source: Path, folder: Path, target: Path, seen: dict) -> dict[str, dict[str, str]]:
+    """The label, relative to `target`, of each case of a folder of pseudo-labels.
+
+    Raises UserError where their networks saw other labels than those of `seen`, or they are of other data.
+    """
+    from lldm3d.data.dataset import load_cases, moved
+
+    require_alike(source, folder)
+    limits = (read_json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}).get("saw") or {}
+    share, seed, most = limits.get("label_fraction", 1), limits.get("seed"), seen["label_fraction"]
+    if most < 1 and (share > most or seed != seen["seed"]):  # smaller shares of a seed lie within larger ones
+        raise UserError(
+            f"{folder}: its networks saw the labels of {share:g}R{'' if seed is None else f' of seed {seed}'}, but the "
+            f"methods may see those of {most:g}R of seed {seen['seed']}; let networks vote that saw no others"
+        )
+    entries = read_json(folder / "dataset.json")["training"]
+    cases = load_cases(folder, "training")
+    return {
+        case.name: {"label": moved(entry, folder, target)["label"]} for case, entry in zip(cases, entries, strict=True)
+    }
 
 
 def generator_saw(dataset_dir: str | Path) -> dict:
@@ -231,4 +267,5 @@ def generator_saw(dataset_dir: str | Path) -> dict:
     labelled = {case.patient for case in labelled_training(cases)}
     limits = read_json(Path(dataset_dir) / "dataset.json").get("seen", {"label_fraction": 1.0, "labelled_only": False})
     others = {case.patient for case in cases} - labelled
-    return limits | {"labelled_patients": len(labelled), "unlabelled_patients": len(others)}
+    real = len(labelled) - limits.get("pseudo_labelled_patients", 0)
+    return limits | {"labelled_patients": real, "unlabelled_patients": len(others)}

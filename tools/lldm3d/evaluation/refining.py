@@ -1,4 +1,4 @@
-"""`lldm3d refine`: labels of pairs, mended where most networks that learnt from real data see another class."""
+"""Labels by the vote of networks that learnt from real data: mended ones of pairs, and new ones of unlabelled scans."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lldm3d.data.dataset import load_schema, moved
-from lldm3d.data.regimes import require_alike
+from lldm3d import __version__
+from lldm3d.data.dataset import load_cases, load_schema, moved
+from lldm3d.data.regimes import generator_saw, require_alike
 from lldm3d.data.scans import read_pair
+from lldm3d.errors import UserError
 from lldm3d.evaluation.features import load_segmenter
 from lldm3d.evaluation.filtering import ensemble, labelled
-from lldm3d.files import output_folder, read_json, require_replaceable, save_nifti, write_json
+from lldm3d.files import output_folder, read_json, require_replaceable, save_nifti, sha256, write_json
 from lldm3d.pairs.folder import manifest_of, manifest_rows
 from lldm3d.pairs.sources import VOTERS
 
@@ -20,8 +22,8 @@ def refine(workdir: str, pairs: str, output_dir: str, regime: str = "R", overwri
     """Give each voxel of some pairs, whose label most networks contradict with one class, that class.
 
     Images drawn for a label show it a little elsewhere; a segmentation that learns from such pairs learns to be as far
-    off. The networks are those of one regime of real data in the work directory, of all seeds; pseudo-labels of
-    unlabelled scans come about the same way (Lee 2013). What all of them get wrong stays wrong. Images stay where they
+    off. The networks are those of one regime of real data in the work directory, of all seeds. What all of them get
+    wrong stays wrong. Images stay where they
     are. Alignment of such pairs, which networks of the same data measure, says nothing more.
 
     Args:
@@ -61,6 +63,51 @@ def refine_pairs(voting: Sequence[Path], source: Path, target: Path, overwrite: 
         write_json(folder / "dataset.json", entries | {"training": content})
     share = f"{np.mean(contradicted):.2%} of the voxels of {len(cases)} pairs"
     print(f"lldm3d: {len(voting)} networks gave {share} another class")
+
+
+def pseudo_label(workdir: str, output_dir: str, regime: str = "R", overwrite: bool = False) -> None:
+    """Label the training scans that have no label by the vote of networks that learnt from the labelled ones.
+
+    The result is a folder of pairs, whose images stay where they are: real scans with pseudo-labels (Lee 2013). A study
+    takes it as S, beside which a generator shows what it adds to the scans themselves; `lldm3d run --pseudo_labels`
+    lets methods learn from it. What all networks get wrong stays wrong.
+
+    Args:
+        workdir: work directory of `lldm3d run` or `study` with unlabelled training scans, whose networks vote.
+        output_dir: folder of the labels.
+        regime: which networks.
+        overwrite: replace an earlier such folder.
+
+    Raises:
+        UserError: for data without unlabelled training scans, or a work directory without two such networks.
+    """
+    source, target = (Path(workdir) / "dataset").resolve(), Path(output_dir).resolve()
+    require_replaceable(target, overwrite, [source])
+    schema, cases = load_schema(source), load_cases(source, "training")
+    unlabelled = [place for place, case in enumerate(cases) if case.label is None]
+    if not unlabelled:
+        raise UserError(f"{source}: all training scans have labels; add others with `--unlabelled` of `lldm3d run`")
+    voting = [path.parent for path in ensemble(workdir, regime, VOTERS)]
+    networks = [load_segmenter(path, schema.class_names) for path in voting]
+    entries, content = read_json(source / "dataset.json"), []
+    with output_folder(target, overwrite, [source]) as folder:
+        for place in tqdm(unlabelled, desc="voting", mininterval=1):
+            case = cases[place]
+            scan = read_pair(case, schema)
+            votes = np.stack([network(scan.image)[1] for network in networks])
+            save_nifti(folder / f"labelsTr/{case.name}.nii.gz", by_majority(votes, votes[0]), scan.affine)
+            entry = moved(entries["training"][place], source, target)
+            content.append(entry | {"label": f"./labelsTr/{case.name}.nii.gz"})
+        made = {"numTraining": len(content), "numTest": 0, "training": content, "validation": [], "test": []}
+        write_json(folder / "dataset.json", entries | made)
+        write_json(folder / "manifest.json", {
+            "lldm3d": __version__,
+            "method": "pseudo_label",
+            "saw": generator_saw(source),
+            "checkpoints": {str(path): sha256(path / "model.pt") for path in voting},
+            "cases": [{"name": cases[place].name, "patient": cases[place].patient} for place in unlabelled],
+        })  # fmt: skip
+    print(f"lldm3d: {len(voting)} networks gave labels to {len(unlabelled)} scans in {target}")
 
 
 def by_majority(votes: np.ndarray, label: np.ndarray) -> np.ndarray:

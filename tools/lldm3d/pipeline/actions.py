@@ -18,7 +18,7 @@ from lldm3d.pairs.sources import (
     parse_source,
     shapes_path,
 )
-from lldm3d.pipeline.plan import Plan, method_folder, method_sources, seen_by
+from lldm3d.pipeline.plan import Plan, method_folder, method_sources, pseudo_labels_of, seen_by
 from lldm3d.pipeline.stages import Job, all_jobs
 
 DRAWN_AGAIN, AGAIN_SEED = 10, 1_000_000  # test labels drawn a second time, and what is added to their seed
@@ -47,7 +47,9 @@ def prepare_data(work: Path, job: Job, plan: Plan) -> None:
 def choose_seen(work: Path, job: Job, plan: Plan) -> None:
     from lldm3d.data.regimes import write_seen
 
-    write_seen(work / "dataset", work / job.name, seed=job.values["seed"], **plan.limits)
+    seed = job.values["seed"]
+    limits = plan.limits | {"pseudo_labels": pseudo_labels_of(plan, seed)}
+    write_seen(work / "dataset", work / job.name, seed=seed, **limits)
 
 
 def number_of_pairs(work: Path, plan: Plan) -> int:

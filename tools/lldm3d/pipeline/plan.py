@@ -60,14 +60,16 @@ class Plan:
 
     @property
     def limits(self) -> dict:
-        """What the methods see of the training cases: the share of labels, and whether nothing else."""
+        """What the methods see of the training cases: the share of labels, whether nothing else, and pseudo-labels."""
         everything = {"label_fraction": 1.0, "labelled_only": False}  # a run.yaml before 0.9 does not say so
-        return {key: self.settings["methods"].get(key, value) for key, value in everything.items()}
+        section = self.settings["methods"]
+        voted = {"pseudo_labels": section["pseudo_labels"]} if section.get("pseudo_labels") else {}
+        return {key: section.get(key, value) for key, value in everything.items()} | voted
 
     @property
     def restricted(self) -> bool:
-        """Whether the methods see less than all training cases."""
-        return self.limits["label_fraction"] < 1 or self.limits["labelled_only"]
+        """Whether the methods see less than all training cases, or other labels."""
+        return self.limits["label_fraction"] < 1 or self.limits["labelled_only"] or "pseudo_labels" in self.limits
 
     @property
     def minutes(self) -> float | None:
@@ -108,6 +110,12 @@ def method_folder(method: str, seed: int) -> str:
 def seen_by(plan: Plan, seed: int) -> str:
     """The dataset.json of what the methods see that are trained with a seed: all of it, unless they are restricted."""
     return f"seen/seed_{seed}/dataset.json" if plan.restricted else DATASET
+
+
+def pseudo_labels_of(plan: Plan, seed: int) -> str | None:
+    """The folder of pseudo-labels for methods of a seed: its own folder seed_<k> where there is one."""
+    folder = plan.limits.get("pseudo_labels")
+    return folder and str(own if (own := Path(folder) / f"seed_{seed}").is_dir() else folder)
 
 
 def pairs_folder(method: str, source: str, seed: int) -> str:
@@ -180,6 +188,7 @@ def check_plan(plan: Plan) -> None:
         raise UserError(f"--sources {SHAPES}: masks that the method {SHAPES} draws; add it to --methods")
     if REFINED in plan.sources:
         check_voters(plan)
+    check_pseudo_labels(plan)
     if plan.given:
         return
     drawn = product(plan.methods, plan.seeds)
@@ -203,6 +212,15 @@ def check_voters(plan: Plan) -> None:
             f"--sources {REFINED}: its networks see all labels, the methods of this run do not; take --sources "
             "training, then `lldm3d refine --regime 0.1R`"
         )
+
+
+def check_pseudo_labels(plan: Plan) -> None:
+    """Raises UserError where a folder holds no pseudo-labels, or what they belong to is not seen."""
+    for folder in filter(None, (pseudo_labels_of(plan, seed) for seed in plan.seeds)):
+        if not all((Path(folder) / name).is_file() for name in ("dataset.json", "manifest.json")):
+            raise UserError(f"--pseudo_labels {folder}: is no folder of `lldm3d pseudo_label`")
+        if plan.limits["labelled_only"]:
+            raise UserError("--labelled_only leaves out the scans that --pseudo_labels are of; give one of them")
 
 
 def check_pairs(plan: Plan) -> None:

@@ -78,6 +78,7 @@ class MethodsSettings(BaseModel):
     long_axis: Literal["own", "uniform"] = "own"  # of new lesions: the shape's, or uniform over the range of real ones
     label_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the training patients, whose labels they see
     labelled_only: bool = False  # they see nothing of the other patients; else their images
+    pseudo_labels: str | None = None  # folder of `lldm3d pseudo_label`: labels of those images that they see
 
 
 class SegmentSettings(Section):

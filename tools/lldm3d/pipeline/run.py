@@ -32,6 +32,7 @@ def run(
     ladder: bool = False,
     label_fraction: float | None = None,
     labelled_only: bool | None = None,
+    pseudo_labels: str | None = None,
     dry_run: bool = False,
     until: str | None = None,
     cores: int | None = None,
@@ -56,6 +57,7 @@ def run(
         ladder: with a study of where Dice is lost, as `lldm3d study --ladder`, and all sources that it needs.
         label_fraction: of the training patients, whose labels the methods see, as in the regime 0.1R; default: 1.
         labelled_only: the methods see no image of the other patients either; default: the images of all.
+        pseudo_labels: folder of `lldm3d pseudo_label`, whose labels the methods see of scans that have none for them.
         dry_run: only list the stages that would run and, of a prepared data set, what they take on this machine.
         until: the last stage to run: a stage, a training, or one job as a dry run lists it.
         cores: CPU cores to use at once; default: all.
@@ -74,7 +76,8 @@ def run(
         )
     files |= {"unlabelled": unlabelled}
     source = {key: absolute(name) for key, name in files.items() if name} or None
-    limits = {"label_fraction": label_fraction, "labelled_only": labelled_only}
+    voted = absolute(pseudo_labels) if pseudo_labels else None
+    limits = {"label_fraction": label_fraction, "labelled_only": labelled_only, "pseudo_labels": voted}
     seen = {key: value for key, value in limits.items() if value is not None}
     content = planned(work, profile, source, None, as_list(methods), as_list(sources), ladder, seen)
     require_own_data(work, content)

@@ -34,6 +34,7 @@ from lldm3d.pipeline.plan import (
     method_sources,
     pairs_folder,
     pairs_of,
+    pseudo_labels_of,
     regimes_with_pairs,
     seen_by,
     segment_stages,
@@ -73,8 +74,9 @@ def seen_jobs(plan: Plan) -> list[Job]:
     """What restricted methods see of the data, for each seed."""
     settings, found = digest(plan.limits), []
     for seed in plan.seeds if plan.restricted else []:
-        writes = (seen_by(plan, seed),)
-        found.append(Job("seen", f"seen/seed_{seed}", (DATASET,), writes, settings, values={"seed": seed}))
+        voted, writes = pseudo_labels_of(plan, seed), (seen_by(plan, seed),)
+        reads = (DATASET, *([f"{voted}/dataset.json"] if voted else []))
+        found.append(Job("seen", f"seen/seed_{seed}", reads, writes, settings, values={"seed": seed}))
     return found
 
 
