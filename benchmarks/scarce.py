@@ -1,12 +1,11 @@
-"""What scans without labels are worth to a site with the labels of a tenth of the patients, with and without a generator.
+"""What unlabelled scans are worth to a site with the labels of a tenth of the patients, with and without a generator.
 
-    python -m benchmarks.scarce --workdir W --data Task04_Hippocampus --output_dir OUT --profile benchmarks/scarce.yaml \
-      [--method gem3d] [--seeds 0,1,2] [--cores 2]
+    python -m benchmarks.scarce --workdir W --data Task04_Hippocampus --output_dir OUT --profile benchmarks/scarce.yaml
 
-W is of `lldm3d run --data Task04_Hippocampus --profile small`, of which only W/dataset is needed. For each seed, in folders of OUT:
+W is of `lldm3d run --data Task04_Hippocampus --profile small`, of which only W/dataset is needed. For each seed, in OUT:
 networks that learn from the tenth alone (voters), their vote on the other scans (voted), a generator that learns from
-the tenth's labels and the vote's, and its pairs for warped ones of these labels (generator). Then W's study of 0.1R, with
-the voted scans as S, and with the pairs as S. What is there is not done again.
+the tenth's labels and from the vote's, and its pairs for warped ones of these labels (generator). Then W's study of
+0.1R, with the voted scans as S and with the pairs as S. What is there is not done again.
 """
 
 from pathlib import Path
