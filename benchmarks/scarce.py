@@ -2,10 +2,10 @@
 
     python -m benchmarks.scarce --workdir W --data Task04_Hippocampus --output_dir OUT --profile benchmarks/scarce.yaml
 
-W is of `lldm3d run --data Task04_Hippocampus --profile small`, of which only W/dataset is needed. For each seed, in OUT:
-networks that learn from the tenth alone (voters), their vote on the other scans (voted), a generator that learns from
-the tenth's labels and from the vote's, and its pairs for warped ones of these labels (generator). Then W's study of
-0.1R, with the voted scans as S and with the pairs as S. What is there is not done again.
+W is of `lldm3d run --data Task04_Hippocampus --profile small`, of which only W/dataset is needed. For each seed there
+are in OUT: networks that learn from the tenth alone (voters), their vote on the other scans (voted), a generator that
+learns from the tenth's labels and from the vote's, and its pairs for warped ones of these labels (generator). Then W's
+study of 0.1R, with the voted scans as S and with the pairs as S. What is there is not done again.
 """
 
 from pathlib import Path
