@@ -100,31 +100,22 @@ def generate(
         ChildError: when the drawing fails.
     """
     settings |= {"reference": reference} if reference is not None else {}
-    whole = (("n", 1 if n is None else n, 1), ("first", first, 0), ("processes", processes, 1), ("seed", seed, 0))
-    for name, value, least in whole:
-        if type(value) is not int or not least <= value < 2**31:
-            raise UserError(f"--{name} must be a whole number of at least {least}, got {value!r} (at most 2**31 - 1)")
+    check_numbers({"n": 1 if n is None else n, "processes": processes}, {"first": first, "seed": seed}, strength)
     work, target = Path(workdir).resolve(), Path(output_dir).resolve()
     found = load_method(method or first_method(work))
     models, source = trained_folder(work, found, model_seed), source or found.sources[0]
-    if not (isinstance(strength, int | float) and 0 <= strength < math.inf):
-        raise UserError(f"--strength must be a number of at least 0, got {strength!r}")
-    nothing_sampled = source == RECONSTRUCTED
-    unused = {
+    refuse_unused(found, source, label, {
         "source": label and source != found.sources[0],
         "label": label and found.edits,
-        "n": n is not None and nothing_sampled,
+        "n": n is not None and source == RECONSTRUCTED,
         "first": first and (label or source != DRAWN or found.needs_drawn_labels),
         "strength": strength != 1 and (label or source != TRAINING),
         "label_values": label_values and not label and source in KINDS,
-        "overlays": overlays and nothing_sampled,
+        "overlays": overlays and source == RECONSTRUCTED,
         "processes": processes > 1 and found.edits,
-        **dict.fromkeys(settings, nothing_sampled),
-    }
-    if wrong := [f"--{name}" for name, given in unused.items() if given]:
-        of = "labels of your own" if label else f"the source {source} and the method {found.name}"
-        raise UserError(f"{', '.join(wrong)} changes nothing for {of}; leave it out")
-    if nothing_sampled:
+        **dict.fromkeys(settings, source == RECONSTRUCTED),
+    })  # fmt: skip
+    if source == RECONSTRUCTED:
         return reconstruct_pairs(found, models, seen_data(work, models), target, seed, overwrite)
     require_ours(target)
     with ExitStack() as held:
@@ -132,17 +123,10 @@ def generate(
         held.enter_context(locked(lock, "the folder of the pairs"))
         held.callback(lock.unlink, missing_ok=True)
         if label:
-            paths = [label] if Path(label).is_file() else label.split(",")
-            labels = [item for path in paths for item in labels_of_file(path)]
-            if n not in (None, len(labels)):
-                raise UserError(f"--n {n}, but --label names {len(labels)}; leave out --n")
-            labels = own_labels(labels, load_schema(work / "dataset"), label_values)
+            labels = labels_of_files(label, n, load_schema(work / "dataset"), label_values)
         else:  # warped labels lie beside the pairs until these are drawn: a folder that is refused stays as it is
             folder = held.enter_context(passing_folder(target.parent)) if source in WRITTEN else None
-            parsed = parse_source(source)
-            if found.edits and parsed.kind not in found.sources:
-                allowed = ", ".join(found.sources)
-                raise UserError(f"{found.name} edits real scans; give --source {allowed}, got {source!r}")
+            parsed = parsed_source(found, source)
             labels = source_labels(work, found, models, parsed, n, folder, seed, strength, label_values)
         if found.edits and not found.trainings:
             return paste_pairs(found, seen_data(work, models), target, labels, seed, overwrite)
@@ -151,6 +135,33 @@ def generate(
             raise UserError(f"{found.name} draws images without labels; leave out --label and --source {source!r}")
         draw_pairs(found, models, work / "dataset", target, labels, n or 1, first, seed, settings, overlays, processes,
                    overwrite=overwrite)  # fmt: skip
+
+
+def check_numbers(positive: dict[str, object], others: dict[str, object], strength: object) -> None:
+    """Raises UserError for options that are no whole numbers of at least 1, or 0, or a strength below 0."""
+    for least, options in ((1, positive), (0, others)):
+        for name, value in options.items():
+            if type(value) is not int or not least <= value < 2**31:
+                raise UserError(
+                    f"--{name} must be a whole number of at least {least}, got {value!r} (at most 2**31 - 1)"
+                )
+    if not (isinstance(strength, int | float) and 0 <= strength < math.inf):
+        raise UserError(f"--strength must be a number of at least 0, got {strength!r}")
+
+
+def refuse_unused(method: Method, source: str, label: str | None, unused: dict[str, object]) -> None:
+    """Raises UserError for options that change nothing, by whether each is one."""
+    if wrong := [f"--{name}" for name, given in unused.items() if given]:
+        of = "labels of your own" if label else f"the source {source} and the method {method.name}"
+        raise UserError(f"{', '.join(wrong)} changes nothing for {of}; leave it out")
+
+
+def parsed_source(method: Method, text: str) -> LabelSource:
+    """A source of labels. Raises UserError where a method that edits scans does not take it."""
+    parsed = parse_source(text)
+    if method.edits and parsed.kind not in method.sources:
+        raise UserError(f"{method.name} edits real scans; give --source {', '.join(method.sources)}, got {text!r}")
+    return parsed
 
 
 def first_method(work: Path) -> str:
@@ -196,13 +207,17 @@ def seen_data(work: Path, models: Path) -> Path:
     return data_of_models(models) or (limited if limited.is_dir() else work / "dataset")
 
 
-def labels_of_file(path: str) -> list[LabelFile]:
-    """A label map of the user's own."""
-    if not Path(path).is_file():
-        raise UserError(f"--label {path}: no such file; give a NIfTI label map")
-    resolved = Path(path).resolve()
-    name = resolved.name.removesuffix(".gz").removesuffix(".nii")
-    return [LabelFile(str(resolved), name, name)]
+def labels_of_files(text: str, n: int | None, schema: Schema, label_values: str | None) -> list[LabelFile]:
+    """Label maps of the user's own: a file, or several, separated by commas; arguments as of `generate`."""
+    paths = [Path(name) for name in ([text] if Path(text).is_file() else text.split(","))]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"--label {path}: no such file; give a NIfTI label map")
+    if n not in (None, len(paths)):
+        raise UserError(f"--n {n}, but --label names {len(paths)}; leave out --n")
+    names = [path.resolve().name.removesuffix(".gz").removesuffix(".nii") for path in paths]
+    labels = [LabelFile(str(path.resolve()), name, name) for path, name in zip(paths, names, strict=True)]
+    return own_labels(labels, schema, label_values)
 
 
 def source_labels(
