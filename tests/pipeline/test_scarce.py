@@ -13,7 +13,7 @@ from lldm3d.codec.latents import LatentDataset
 from lldm3d.data.dataset import load_cases
 from lldm3d.data.regimes import generator_saw, regime_cases, write_seen
 from lldm3d.errors import UserError
-from lldm3d.files import read_json, write_json
+from lldm3d.files import read_json, read_yaml, write_json
 from lldm3d.methods.registry import load_method
 from lldm3d.pairs.generate import source_labels
 from lldm3d.pairs.sources import LabelSource
@@ -71,6 +71,8 @@ def test_the_pairs_say_what_their_generator_saw_and_the_command_warps_no_other_l
         manifest = read_json(poisoned / f"pairs/{name}/training/seed_0/manifest.json")
         assert manifest["saw"] == HALF | {"labelled_patients": 2, "unlabelled_patients": 2}
         assert {case["patient"] for case in manifest["cases"]} == set(labelled_names(poisoned / "seen/seed_0"))
+        drawing = read_yaml(poisoned / f"pairs/{name}/training/seed_0/overrides.yaml", "")
+        assert drawing["dataset_dir"] == str(poisoned / "seen/seed_0"), "scans that it may look at"
     models, source = poisoned / "methods/cond_ldm/seed_0", LabelSource("training")
     labels = source_labels(poisoned, load_method("cond_ldm"), models, source, None, tmp_path)
     assert [label.patient for label in labels] == labelled_names(poisoned / "seen/seed_0")

@@ -318,7 +318,8 @@ def draw_pairs(
     new = not target.exists()
     claim(target, pair_manifest(method, models, labels, names, seed, named, overlays), overwrite)
     schema = load_schema(dataset_dir)
-    data = {"output_dir": str(target), "method_dir": str(models), "dataset_dir": str(dataset_dir)}
+    seen = data_of_models(models) or dataset_dir  # no other patients' scans begin volumes
+    data = {"output_dir": str(target), "method_dir": str(models), "dataset_dir": str(seen)}
     data |= {"class_names": list(schema.class_names), "roi_size": list(schema.roi_size)}
     data |= {"label_paths": [in_classes(label, schema, target / "labels") for label in labels or ()]}
     data |= {"orientation": schema.orientation, "edits": [list(label.edits) for label in labels or ()]}
