@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from tests.bundles.small import DENOISER
+from tests.evaluation.toys import write_segmenter
 from tests.in_process import bundles_run_here
 
 from lldm3d.codec.codec import Codec
@@ -220,5 +221,9 @@ def test_a_data_set_is_drawn_anew_from_one_slice(done, tmp_path):
     for case in redrawn:
         np.testing.assert_array_equal(nib.load(case.label).get_fdata(), nib.load(cases[case.name].label).get_fdata())
     assert (tmp_path / "out/harmonise.png").stat().st_size > 1000
+    write_segmenter(done / "segment/steps/seg_resunet/multi/R/real/seed_0", load_schema(done / "dataset").class_names)
+    with bundles_run_here():
+        harmonise(str(done), next(iter(cases)), str(tmp_path / "out"), n=2, num_inference_steps=2)
+    assert set(read_json(tmp_path / "out/harmonise.json")["dice"]) == {"before", "after"}
     with pytest.raises(UserError, match="--start: is given by --reference"):
         harmonise(str(done), "x", str(tmp_path / "none"), start="own")

@@ -11,7 +11,7 @@ from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema
 from lldm3d.data.scans import Scan, read_pair
 from lldm3d.errors import UserError
 from lldm3d.evaluation.features import load_segmenter
-from lldm3d.evaluation.filtering import ENSEMBLE, agreement_of
+from lldm3d.evaluation.filtering import agreement_of, ensemble
 from lldm3d.files import write_json
 from lldm3d.methods.registry import load_method
 from lldm3d.pairs.generate import draw_pairs, trained_folder
@@ -80,7 +80,7 @@ def write_comparison_with(work: Path, target: Path, before: list[Case], schema: 
     """Write figures of the redrawn cases in `target` beside those that they were."""
     after = load_cases(target, "training")
     means = {name: means_by_class(cases, schema) for name, cases in (("before", before), ("after", after))}
-    networks = [load_segmenter(path, schema.class_names) for path in sorted(work.glob(ENSEMBLE))]
+    networks = [load_segmenter(path, schema.class_names) for path in ensemble(str(work), least=0)]
     content = {"reference": reference, "cases": len(before), "spread": {}, "dice": None}
     for number, name in enumerate(schema.class_names[1:]):
         content["spread"][name] = {when: spread(values[:, number]) for when, values in means.items()}
