@@ -2,7 +2,7 @@
 
     python -m benchmarks.slice_volumes --workdir W --output_dir OUT [--n 20] [--rotation 2.5] [--radimagenet PATH]
 
-W is of `lldm3d run --methods gem3d,make_a_volume --sources test`; `--others` judges further methods of it, such as
+W is of `lldm3d run --methods gem3d,make_a_volume,gem3d_autoencoder --sources test`; `--others` judges further methods of it, such as
 cond_ldm and pix2pix3d. `--segmenter DIR` is a stage of regime R; by default that of W. The row with a true slice stands
 last, as it alone gets one. The paper judges training labels; these are test labels.
 """
@@ -21,6 +21,7 @@ ROWS = {  # name: method, start, labels moved
     "Make-A-Volume + MA": ("make_a_volume", None, True),
     "GEM-3D IG": ("gem3d", "generated", False),
     "GEM-3D IG + MA": ("gem3d", "generated", True),
+    "GEM-3D IG, autoencoder": ("gem3d_autoencoder", "generated", False),
     "GEM-3D IC": ("gem3d", "other_patient", False),
     "GEM-3D IC + MA": ("gem3d", "other_patient", True),
     "GEM-3D, + 1 true slice": ("gem3d", "own", False),
