@@ -2,9 +2,9 @@
 
     python -m benchmarks.slice_volumes --workdir W --output_dir OUT [--n 20] [--rotation 2.5] [--radimagenet PATH]
 
-W is of `lldm3d run --methods gem3d,make_a_volume,gem3d_autoencoder --sources test`; `--others` judges further methods of it, such as
-cond_ldm and pix2pix3d. `--segmenter DIR` is a stage of regime R; by default that of W. The row with a true slice stands
-last, as it alone gets one. The paper judges training labels; these are test labels.
+W is of `lldm3d run --methods gem3d,make_a_volume,gem3d_autoencoder --sources test`; `--others` judges further methods
+of it, such as cond_ldm and pix2pix3d. `--segmenter DIR` is a stage of regime R; by default that of W. The row with a
+true slice stands last, as it alone gets one. The paper judges training labels; these are test labels.
 """
 
 from pathlib import Path
