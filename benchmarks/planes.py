@@ -13,11 +13,11 @@ from pathlib import Path
 import fire
 import numpy as np
 import torch
-from monai.data import DataLoader, TensorDataset
 from monai.losses import DiceCELoss
 from monai.networks.nets import BasicUNet
 from monai.utils import set_determinism
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.machine import describe
 from lldm3d.data.dataset import Case, Schema, load_cases, load_schema
