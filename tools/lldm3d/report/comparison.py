@@ -39,6 +39,7 @@ SOURCES = {
     "lngen": "Real training scans with new lesions, drawn shapes: all of them copies of patients",
     "both": "Labels of the training cases, warped, and labels that a model drew",
     "refined": "Labels of the training cases, warped, and mended by networks that learnt from real data",
+    "left_out": "Labels of the training cases, warped, without what networks that learnt from real data contradict",
     TEST: "Labels of the test cases",
 }
 
