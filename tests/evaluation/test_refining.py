@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 from tests.evaluation.toys import CLASSES, write_dataset, write_segmenter
 
-from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.data.dataset import LEFT_OUT_VALUE, load_cases, load_schema
 from lldm3d.data.regimes import regime_cases
 from lldm3d.data.scans import read_pair
 from lldm3d.errors import UserError
+from lldm3d.evaluation.evaluate import evaluate
 from lldm3d.evaluation.features import load_segmenter
-from lldm3d.evaluation.refining import by_majority, pseudo_label, refine
+from lldm3d.evaluation.filtering import keep_agreeing
+from lldm3d.evaluation.refining import by_majority, pseudo_label, refine, without_contradicted
 from lldm3d.files import load_nifti, read_json, save_nifti, write_json
+from lldm3d.study.scores import data_list
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,44 @@ def test_a_class_needs_more_than_half_of_the_votes():
     votes = np.array([[1, 1, 0], [1, 2, 2], [0, 0, 2]], np.uint8)[:, None, None]
     assert by_majority(votes, label).tolist() == [[[1, 0, 2]]]
     assert by_majority(votes[:2], label + 3).tolist() == [[[1, 3, 3]]]
+    assert without_contradicted(votes, label).tolist() == [[[255, 255, 255]]], "for other classes, not for one"
+    assert without_contradicted(votes[:2], label + 1).tolist() == [[[1, 1, 255]]]
+
+
+def test_contradicted_voxels_are_left_out_and_declared_and_segmentations_alone_take_such_pairs(work, tmp_path, capsys):
+    left = tmp_path / "left"
+    refine(str(work), str(work / "pairs"), str(left), contradicted="left_out")
+    before, after = (load_cases(folder, "training") for folder in (work / "pairs", left))
+    for old, new in zip(before, after, strict=True):
+        label, seen = load_nifti(old.label)[0], predicted(work, old)
+        found = load_nifti(new.label)[0]
+        assert found.dtype == np.uint8 and (found == np.where(label == seen, label, LEFT_OUT_VALUE)).all()
+    assert read_json(left / "dataset.json")["left_out"] == LEFT_OUT_VALUE
+    assert "3 networks left" in capsys.readouterr().out
+    (phase,) = regime_cases(work / "dataset", left, "S", 0)
+    assert {case.label for case in phase} == {case.label for case in after}
+    assert data_list(work / "dataset", left, "S", 0)["left_out"] == LEFT_OUT_VALUE
+    assert "left_out" not in data_list(work / "dataset", left, "R", 0)
+    for reader in (
+        lambda: evaluate(work / "dataset", left, tmp_path / "out"),
+        lambda: keep_agreeing(str(work), str(left), str(tmp_path / "out")),
+        lambda: refine(str(work), str(left), str(tmp_path / "out")),
+    ):
+        with pytest.raises(UserError, match="labels leave voxels out .value 255.*give the pairs it was made from"):
+            reader()
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_way_and_labels_that_leave_voxels_out_unsaid_are_refused(work, tmp_path):
+    with pytest.raises(UserError, match="--contradicted 'dropped': give refined or left_out"):
+        refine(str(work), str(work / "pairs"), str(tmp_path / "out"), contradicted="dropped")
+    refine(str(work), str(work / "pairs"), str(tmp_path / "left"), contradicted="left_out")
+    content = read_json(tmp_path / "left/dataset.json")
+    content.pop("left_out")
+    write_json(tmp_path / "left/dataset.json", content)
+    with pytest.raises(UserError, match=r"training_00.nii.gz: holds the values .*255\], allowed are 0..3"):
+        refine(str(work), str(tmp_path / "left"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_pairs_of_another_data_set_are_refused(work, tmp_path):

@@ -16,7 +16,7 @@ from tests.conftest import CLASS_NAMES, write_dataset
 from lldm3d.bundle import bundle_path
 from lldm3d.errors import UserError
 from lldm3d.export.write import export
-from lldm3d.files import read_json, write_json
+from lldm3d.files import load_nifti, read_json, save_nifti, write_json
 
 NO_NNUNET = "nnU-Net is not installed; pip install -c constraints.txt -e '.[nnunet]'"
 REGIMES = {"R": (4, 0), "S": (0, 4), "R+S": (4, 4), "0.5R+0.75S": (2, 3)}  # real and synthetic training cases
@@ -119,6 +119,47 @@ def test_the_raw_data_keep_patients_apart_and_voxels_as_they_are(tiny_dataset, s
     for name, key in (("imagesTr/case_00_0000", "imagesTr/case_00"), ("labelsTs/case_06", "labelsTr/case_06")):
         mine, theirs = (nib.load(f"{folder}.nii.gz") for folder in (raw / name, tiny_dataset / key))
         assert np.array_equal(mine.dataobj, theirs.dataobj) and np.array_equal(mine.affine, theirs.affine)
+
+
+@pytest.fixture
+def incomplete(synthetic, tmp_path) -> Path:
+    """The pairs, whose labels leave out the voxels of the first slices."""
+    shutil.copytree(synthetic, folder := tmp_path / "incomplete")
+    write_json(folder / "dataset.json", read_json(folder / "dataset.json") | {"left_out": 255})
+    for path in (folder / "labelsTr").iterdir():
+        label, affine = load_nifti(path)
+        label[:2] = 255
+        save_nifti(path, label.astype(np.uint8), affine)
+    return folder
+
+
+def test_voxels_that_are_left_out_get_nnunet_s_label_for_them(tiny_dataset, incomplete, tmp_path):
+    raw = tmp_path / "Dataset501_Tiny"
+    export(str(tiny_dataset), str(raw), str(incomplete), "R+S", format="nnunet")
+    labels = {**{name: value for value, name in enumerate(CLASS_NAMES)}, "ignore": len(CLASS_NAMES)}
+    assert read_json(raw / "dataset.json")["labels"] == labels, "its rule: the highest value"
+    mine, theirs = (load_nifti(f"{folder}/labelsTr/synthetic_00.nii.gz")[0] for folder in (raw, incomplete))
+    assert np.array_equal(mine, np.where(theirs == 255, len(CLASS_NAMES), theirs)) and (theirs[:2] == 255).all()
+    export(str(tiny_dataset), str(tmp_path / "mix"), str(incomplete), "R+S")
+    assert read_json(tmp_path / "mix/dataset.json")["left_out"] == 255
+
+
+@pytest.mark.parametrize("format", ["bids", "dicom", "auto3dseg"])
+def test_other_formats_refuse_labels_that_leave_voxels_out(format, tiny_dataset, incomplete, tmp_path):
+    with pytest.raises(
+        UserError, match=f"leave voxels out, and --format {format} knows no such labels; take decathlon"
+    ):
+        export(str(tiny_dataset), str(tmp_path / "out"), str(incomplete), "S", format=format)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_class_of_the_name_of_nnunet_s_label_is_refused(tiny_dataset, tmp_path):
+    shutil.copytree(tiny_dataset, tmp_path / "data")
+    about = read_json(tmp_path / "data/dataset.json")
+    about |= {"labels": {"0": "background", "1": "liver", "2": "ignore"}, "tubular": [], "lesions": [], "inside": {}}
+    write_json(tmp_path / "data/dataset.json", about)
+    with pytest.raises(UserError, match="the class 'ignore': of this name nnU-Net has voxels that it leaves out"):
+        export(str(tmp_path / "data"), str(tmp_path / "Dataset501_A"), format="nnunet")
 
 
 def test_a_task_s_classes_are_the_labels(tiny_dataset, tmp_path):

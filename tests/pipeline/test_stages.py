@@ -208,14 +208,15 @@ def test_methods_without_labels_are_compared_by_themselves(tmp_path):
     assert {name.split("/")[4] for name in names(plan) if name.startswith("segment/")} == {"R"}
 
 
-def test_refined_pairs_wait_for_the_networks_that_vote_and_are_what_segmentations_learn_from(tmp_path):
+@pytest.mark.parametrize("source", ["refined", "left_out"])
+def test_pairs_that_networks_vote_on_wait_for_them_and_are_what_segmentations_learn_from(source, tmp_path):
     profile = write_profile(tmp_path / "two.yaml", segment={"seeds": [0, 1]})
-    plan = plan_of(tmp_path, profile, sources=["refined"])
-    assert plan.sources == ("refined", "training") and list(plan.pairs) == ["lldm/refined"]
-    folder = "pairs/lldm/refined/seed_0"
+    plan = plan_of(tmp_path, profile, sources=[source])
+    assert plan.sources == (source, "training") and list(plan.pairs) == [f"lldm/{source}"]
+    folder = f"pairs/lldm/{source}/seed_0"
     votes = [f"segment/steps/seg_resunet/multi/R/real/seed_{seed}/metrics.csv" for seed in (0, 1)]
     assert find_job(plan, folder).reads == ("pairs/lldm/training/seed_0/dataset.json", *votes)
-    second = find_job(plan, "segment/steps/seg_resunet/multi/R+S/lldm-refined/seed_1")
+    second = find_job(plan, f"segment/steps/seg_resunet/multi/R+S/lldm-{source}/seed_1")
     assert f"{folder}/dataset.json" in second.reads
     assert [name for name in names(plan) if name.startswith("evaluation/")] == ["evaluation/lldm/training/seed_0"]
     check_plan(plan)
@@ -227,3 +228,5 @@ def test_labels_are_mended_by_two_networks_or_more_and_by_none_that_sees_more_th
     profile = write_profile(tmp_path / "two.yaml", segment={"seeds": [0, 1]})
     with pytest.raises(UserError, match="--sources refined: its networks see all labels"):
         check_plan(plan_of(tmp_path, profile, sources=["refined"], seen={"label_fraction": 0.1}))
+    with pytest.raises(UserError, match="--sources left_out: .* `lldm3d refine --regime 0.1R --contradicted left_out`"):
+        check_plan(plan_of(tmp_path, profile, sources=["left_out"], seen={"label_fraction": 0.1}))

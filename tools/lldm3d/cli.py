@@ -46,8 +46,8 @@ COMMANDS = {  # name: function, what it does
     "encode": ("lldm3d.codec.latents:encode", "encode a data set with both autoencoders"),
     "join": ("lldm3d.pairs.folder:join", "make one data set of pairs that several calls drew"),
     "filter": ("lldm3d.evaluation.filtering:keep_agreeing", "keep the pairs with whose labels real networks agree"),
-    "refine": ("lldm3d.evaluation.refining:refine", "mend labels of pairs where most real networks see another class"),
     "pseudo_label": ("lldm3d.evaluation.refining:pseudo_label", "label unlabelled scans by the vote of real networks"),
+    "refine": ("lldm3d.evaluation.refining:refine", "mend or leave out what most real networks contradict in labels"),
     "stage": ("lldm3d.pipeline.stage:stage", "run one stage of a work directory by hand"),
 }
 RARER = ("convert", "tasks", "encode", "join", "filter", "refine", "pseudo_label", "stage")

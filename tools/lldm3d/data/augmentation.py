@@ -8,6 +8,7 @@ import torch
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.transforms.utils import create_rotate
 
+from lldm3d.data.dataset import LEFT_OUT_VALUE
 from lldm3d.data.volumes import window
 
 
@@ -99,7 +100,9 @@ FOREGROUND = "foreground"
 
 
 class ForegroundIndicesd(MapTransform):
-    """Adds `foreground`: where the label is above 0, int32 [n], indices of the flattened volume.
+    """Adds `foreground`: where the label has a class, int32 [n], indices of the flattened volume.
+
+    Voxels that the loss leaves out have none.
 
     Args:
         keys: the label, [1, X, Y, Z].
@@ -107,7 +110,8 @@ class ForegroundIndicesd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict:
         label = np.asarray(data[self.first_key(data)])
-        indices = np.flatnonzero(label > 0).astype(np.int32)  # torch's nonzero takes four times as long
+        of_class = (label > 0) & (label != LEFT_OUT_VALUE)
+        indices = np.flatnonzero(of_class).astype(np.int32)  # torch's nonzero takes four times as long
         return {**data, FOREGROUND: torch.from_numpy(indices)}
 
 
@@ -135,7 +139,7 @@ class PosNegCropd(RandomizableTransform, MapTransform):
             index = int(foreground[self.R.randint(len(foreground))])
         else:
             flat = label.flatten()
-            while flat[index := self.R.randint(len(flat))] > 0:
+            while 0 < flat[index := self.R.randint(len(flat))] < LEFT_OUT_VALUE:
                 pass
         center = np.array(np.unravel_index(index, label.shape[1:]))
         self.start = window(center, label.shape[1:], self.spatial_size)

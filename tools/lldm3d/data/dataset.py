@@ -14,6 +14,7 @@ from lldm3d.files import read_json, read_yaml, write_json
 
 ALL = "multi"  # the task of all classes, which needs no entry
 NAME = re.compile(r"\w[\w-]*")  # a task is a folder
+LEFT_OUT_VALUE = 255  # of voxels that the loss of a segmentation leaves out; no class has it
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Schema:
     tasks: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)  # task -> target -> classes it merges
     orientation: str = "ras"  # or stored: the acquisition's own axes, the thick one last
     source_values: dict[str, tuple[int, ...]] = field(default_factory=dict)  # class -> its values before `prepare`
+    left_out: bool = False  # whether labels have voxels of `LEFT_OUT_VALUE`
 
     @property
     def axes(self) -> np.ndarray | None:
@@ -129,10 +131,10 @@ class Schema:
         return build_task(name, self.tasks[name], self)
 
 
-def one_of(allowed: Sequence[str], key: str, value: object) -> str:
+def one_of(allowed: Sequence, key: str, value: object) -> object:
     """The value. Raises ValueError where it is none of the allowed ones."""
     if value not in allowed:
-        raise ValueError(f"{key} is {value!r}, allowed are {', '.join(allowed)}")
+        raise ValueError(f"{key} is {value!r}, allowed are {', '.join(map(str, allowed))}")
     return value
 
 
@@ -147,8 +149,15 @@ def axes_of(orientation: str | None) -> np.ndarray | None:
     return None if orientation == "stored" else np.eye(4)
 
 
-def load_schema(dataset_dir: str | Path) -> Schema:
-    """Read what all cases of the prepared data set share. Raises UserError where any of it is missing or broken."""
+def load_schema(dataset_dir: str | Path, left_out: bool = False) -> Schema:
+    """Read what all cases of the prepared data set share.
+
+    Args:
+        left_out: whether labels may leave voxels out, as whoever reads them knows what these mean.
+
+    Raises:
+        UserError: where any of it is missing or broken, or labels leave voxels out that may not.
+    """
     file, content = _read(dataset_dir)
     try:
         schema = Schema(
@@ -162,6 +171,7 @@ def load_schema(dataset_dir: str | Path) -> Schema:
             tasks=checked_tasks(content.get("tasks", {}), _class_names(content["labels"]), file),
             orientation=one_of(ORIENTATIONS, "orientation", content.get("orientation", "ras")),
             source_values={name: tuple(map(int, of)) for name, of in content.get("source_values", {}).items()},
+            left_out=one_of((None, LEFT_OUT_VALUE), "left_out", content.get("left_out")) is not None,
         )
     except KeyError as error:
         raise UserError(f"{file}: has no {error}; make a prepared data set with `lldm3d prepare`") from None
@@ -169,6 +179,11 @@ def load_schema(dataset_dir: str | Path) -> Schema:
         raise UserError(f"{file}: is broken ({error}); make it again with `lldm3d prepare`") from None
     if len(schema.roi_size) != 3 or len(schema.spacing) != 3:
         raise UserError(f"{file}: roi_size {schema.roi_size} and spacing {schema.spacing} must have three entries each")
+    if schema.left_out and not left_out:
+        raise UserError(
+            f"{file}: labels leave voxels out (value {LEFT_OUT_VALUE}, of `lldm3d refine --contradicted left_out`); "
+            "segmentations and `lldm3d export` to nnunet or decathlon take them; give the pairs it was made from"
+        )
     for name in [*schema.tubular, *schema.lesions, *schema.inside, *schema.inside.values()]:
         if name not in schema.class_names:
             raise UserError(f"{file}: names the class {name!r}, but its labels are {list(schema.class_names)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lldm3d.data.dataset import checked_tasks
+from lldm3d.data.dataset import LEFT_OUT_VALUE, checked_tasks
 from lldm3d.errors import UserError
 from lldm3d.files import read_yaml
 
@@ -128,8 +128,9 @@ def _checked(classes: dict, content: dict, where: str, background: frozenset[int
     values = [value for group in classes.values() for value in group]
     if twice := sorted({value for value in values if values.count(value) > 1}):
         raise UserError(f"{where}: the values {twice} belong to more than one class; give each value to one class")
-    if not 1 <= len(classes) <= 255:
-        raise UserError(f"{where}: {len(classes)} classes besides the background; from 1 to 255 are allowed")
+    if not 1 <= len(classes) < LEFT_OUT_VALUE:
+        allowed = f"from 1 to {LEFT_OUT_VALUE - 1} are allowed"
+        raise UserError(f"{where}: {len(classes)} classes besides the background; {allowed}")
     lists = {key: _names(key, content.get(key), list, where) for key in ("priority", "tubular", "lesions")}
     inside = _names("inside", content.get("inside"), dict, where)
     for key, names in {**lists, "inside": (*inside, *inside.values())}.items():

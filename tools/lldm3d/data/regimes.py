@@ -154,7 +154,7 @@ def require_alike(real_dir: str | Path, pairs_dir: str | Path) -> None:
     """Raise UserError where pairs have other classes or another spacing than a real data set."""
     from lldm3d.data.dataset import load_schema
 
-    real, made = load_schema(real_dir), load_schema(pairs_dir)
+    real, made = load_schema(real_dir), load_schema(pairs_dir, left_out=True)
     for what in ("class_names", "spacing"):
         if getattr(real, what) != getattr(made, what):
             raise UserError(

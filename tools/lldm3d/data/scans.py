@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lldm3d.data.dataset import Case, Schema
+from lldm3d.data.dataset import LEFT_OUT_VALUE, Case, Schema
 from lldm3d.data.volumes import corners_apart, load_volume, spacing_of, turned_grid
 from lldm3d.errors import UserError
 
@@ -97,8 +97,8 @@ def check_place(path: str, shape: tuple[int, ...], affine: np.ndarray, image_aff
 
 def check_label(path: str, label: np.ndarray, schema: Schema) -> None:
     """Raises UserError where a label map holds values that are no class."""
-    values = np.unique(label)
-    if values.min() < 0 or values.max() >= len(schema.class_names) or (values != np.round(values)).any():
+    values = np.setdiff1d(label, [LEFT_OUT_VALUE] if schema.left_out else [])
+    if not np.isin(values, range(len(schema.class_names))).all():
         allowed = f"0..{len(schema.class_names) - 1} ({', '.join(schema.class_names)})"
         raise UserError(f"{path}: holds the values {values[:10].tolist()}, allowed are {allowed}")
 

@@ -19,6 +19,7 @@ from lldm3d.evaluation.extraction import RecordCache, RecordExtractor, extract_s
 from lldm3d.evaluation.features import load_segmenter
 from lldm3d.evaluation.labels import label_rows, statistic_rows
 from lldm3d.evaluation.metrics import FORMAT, Compared, Metric, Row, write_csv
+from lldm3d.evaluation.perceptual import Lpips, load_lpips
 from lldm3d.evaluation.pretrained import Radiomics, load_medicalnet, load_radimagenet, plane_means
 from lldm3d.evaluation.records import CaseRecords, Record, content_hash
 from lldm3d.evaluation.similarity import diversity_rows, draw_rows, paired_rows
@@ -39,6 +40,7 @@ def evaluate(
     medicalnet: str | Path | None = None,
     radimagenet: str | Path | None = None,
     radiomics: bool = False,
+    lpips: tuple[str, str] | None = None,
     segmenter_command: str | None = None,
     max_copies: float | None = None,
     truth: str | Path | None = None,
@@ -59,6 +61,7 @@ def evaluate(
         medicalnet: weights of a MedicalNet ResNet, for fidelity and diversity by its features.
         radimagenet: weights of RadImageNet's ResNet-50, for fidelity in slices of each plane.
         radiomics: also compare radiomic features.
+        lpips: weights of torchvision's AlexNet or VGG16, and of LPIPS's linear heads for it, for the figures of pairs.
         segmenter_command: a further segmenter for the alignment: a command with `{images}` and `{labels}` in it.
         max_copies: largest share of near copies that the data may hold.
         truth: folder of warped real training pairs with the labels of synthetic ones, for the figures of pairs and the
@@ -79,14 +82,15 @@ def evaluate(
         cases["warped"] = open_data(Path(truth))[1]["training"]
     redrawn = open_again(Path(again), cases["synthetic"]) if again is not None else None
     extractor = open_extractor(schema, real, segmenter, medicalnet, radimagenet, radiomics)
+    perceptual = load_lpips(*lpips) if lpips is not None else None
     records = extract_shared(cases, RecordCache(extractor, Path(cache_dir or output_dir / "cache")))
     if records is None:
         return
     if empty := sum(not np.ptp(record.coarse) for record in records["synthetic"].records):
         print(f"{synthetic}: {empty} of {len(records['synthetic'])} images show nothing, all their voxels are equal")
-    rows, nearest = compute_metrics(records, extractor)
+    rows, nearest = compute_metrics(records, extractor, perceptual)
     if redrawn is not None:
-        rows += draw_rows(records["synthetic"].cases, redrawn, schema, device())
+        rows += draw_rows(records["synthetic"].cases, redrawn, schema, device(), perceptual)
     if segmenter_command is not None:
         rows += command_rows(segmenter_command, records["synthetic"].cases, records["test"].cases, schema)
     warped = records["warped"].cases if truth else []
@@ -253,7 +257,7 @@ def extract_all(cases: dict[str, list[Case]], extract: Callable[..., Record]) ->
 
 
 def compute_metrics(
-    records: dict[str, CaseRecords], extractor: RecordExtractor
+    records: dict[str, CaseRecords], extractor: RecordExtractor, perceptual: Lpips | None = None
 ) -> tuple[list[Row], list[NearestCases]]:
     """All rows, and the nearest training cases.
 
@@ -265,6 +269,7 @@ def compute_metrics(
     near = [space for space in spaces if space.neighbours]
     first = near[0] if near else None
     warped = records.get("warped")
+    shown = warped.cases if warped else ()
     nearest = nearest_cases(ours, training, [validation, test], schema.roi_size, first, warped)
     training = training.in_domain()  # copies are looked for among all cases that a generator may have seen
     if ours.scores:
@@ -280,6 +285,6 @@ def compute_metrics(
         *alignment,
         *copy_rows(nearest, first),
         *through_plane_rows(ours.cases, training.cases, test.cases, schema),
-        *paired_rows(ours, [training, validation, test], schema, device(), further=warped.cases if warped else ()),
+        *paired_rows(ours, [training, validation, test], schema, device(), further=shown, perceptual=perceptual),
     ]
     return rows, nearest

@@ -34,6 +34,7 @@ class Metric(StrEnum):
     PAIRWISE_SSIM = "pairwise_ssim", DIVERSITY, "SSIM of pairs", NEAR_FLOOR
     PAIRWISE_MS_SSIM = "pairwise_ms_ssim", DIVERSITY, "MS-SSIM of pairs", NEAR_FLOOR
     DRAW_DIVERSITY = "draw_diversity", DIVERSITY, "1 − MS-SSIM of two draws", HIGHER
+    DRAW_LPIPS = "draw_lpips", DIVERSITY, "LPIPS of two draws", HIGHER
     VOLUME_DISTANCE = "volume_distance", LABELS, "volume: Wasserstein distance", LOWER, "ml"
     COMPONENTS_DISTANCE = "components_distance", LABELS, "components: Wasserstein distance", LOWER
     EULER_NUMBER_DISTANCE = "euler_number_distance", LABELS, "Euler number: Wasserstein distance", LOWER
@@ -55,6 +56,7 @@ class Metric(StrEnum):
     PAIRED_PSNR = "paired_psnr", PAIRED, "PSNR", HIGHER, "dB"
     PAIRED_SSIM = "paired_ssim", PAIRED, "SSIM", HIGHER
     PAIRED_MS_SSIM = "paired_ms_ssim", PAIRED, "MS-SSIM", HIGHER
+    PAIRED_LPIPS = "paired_lpips", PAIRED, "LPIPS", LOWER
     THROUGH_PLANE_STEP = "through_plane_step", SLICES, "step between slices", NEAR_FLOOR
     THROUGH_PLANE_FLICKER = "through_plane_flicker", SLICES, "flicker of slices", NEAR_FLOOR
     THROUGH_PLANE_CLASS_MEANS = "through_plane_class_means", SLICES, "spread of slice means", NEAR_FLOOR

@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lldm3d import __version__
-from lldm3d.data.dataset import load_cases, load_schema, moved
+from lldm3d.data.dataset import LEFT_OUT_VALUE, load_cases, load_schema, moved
 from lldm3d.data.regimes import generator_saw, require_alike
 from lldm3d.data.scans import read_pair
 from lldm3d.errors import UserError
@@ -15,10 +15,17 @@ from lldm3d.evaluation.features import load_segmenter
 from lldm3d.evaluation.filtering import ensemble, labelled
 from lldm3d.files import output_folder, read_json, require_replaceable, save_nifti, sha256, write_json
 from lldm3d.pairs.folder import manifest_of, manifest_rows
-from lldm3d.pairs.sources import VOTERS
+from lldm3d.pairs.sources import LEFT_OUT, REFINED, VOTED, VOTERS
 
 
-def refine(workdir: str, pairs: str, output_dir: str, regime: str = "R", overwrite: bool = False) -> None:
+def refine(
+    workdir: str,
+    pairs: str,
+    output_dir: str,
+    regime: str = "R",
+    contradicted: str = REFINED,
+    overwrite: bool = False,
+) -> None:
     """Give each voxel of some pairs, whose label most networks contradict with one class, that class.
 
     Images drawn for a label show it a little elsewhere; a segmentation that learns from such pairs learns to be as far
@@ -31,38 +38,46 @@ def refine(workdir: str, pairs: str, output_dir: str, regime: str = "R", overwri
         pairs: folder of pairs, such as W/pairs/haar_ldm/training/seed_0.
         output_dir: folder of the mended labels; everything that reads a generated data set reads it too.
         regime: which networks, such as 0.1R where no more labels may be seen.
+        contradicted: refined, or left_out: such voxels, and those in whose class most networks differ, are left out of
+            the loss of segmentations, which alone read these labels (so does nnU-Net, by `lldm3d export`).
         overwrite: replace an earlier such folder.
 
     Raises:
         UserError: for pairs without labels, or a work directory without two such networks.
     """
     source, target = Path(pairs).resolve(), Path(output_dir).resolve()
+    if contradicted not in VOTED:
+        raise UserError(f"--contradicted {contradicted!r}: give {' or '.join(VOTED)}")
     require_replaceable(target, overwrite, [source])
     voting = [path.parent for path in ensemble(workdir, regime, VOTERS)]
     require_alike(Path(workdir) / "dataset", source)
-    refine_pairs(voting, source, target, overwrite)
+    refine_pairs(voting, source, target, contradicted, overwrite)
 
 
-def refine_pairs(voting: Sequence[Path], source: Path, target: Path, overwrite: bool = False) -> None:
+def refine_pairs(
+    voting: Sequence[Path], source: Path, target: Path, contradicted: str = REFINED, overwrite: bool = False
+) -> None:
     """The same, by the folders of the segmentations that vote. Raises UserError for pairs without labels."""
     schema, cases = load_schema(source), labelled(source)
-    networks, content, contradicted = [load_segmenter(path, schema.class_names) for path in voting], [], []
+    networks, content, shares = [load_segmenter(path, schema.class_names) for path in voting], [], []
+    change = by_majority if contradicted == REFINED else without_contradicted
     with output_folder(target, overwrite, [source]) as folder:
         entries = read_json(source / "dataset.json")
         for case, entry in zip(tqdm(cases, desc="voting", mininterval=1), entries["training"], strict=True):
             scan = read_pair(case, schema)
-            label = by_majority(np.stack([network(scan.image)[1] for network in networks]), scan.label)
-            contradicted.append(float((label != scan.label).mean()))
+            label = change(np.stack([network(scan.image)[1] for network in networks]), scan.label)
+            shares.append(round(float((label != scan.label).mean()), 5))
             save_nifti(folder / f"labelsTr/{case.name}.nii.gz", label, scan.affine)
             content.append(moved(entry, source, target) | {"label": f"./labelsTr/{case.name}.nii.gz"})
         manifest = manifest_of(source)
-        shares = [round(share, 5) for share in contradicted]
-        rows = manifest_rows(manifest, [case.name for case in cases], "refined", shares)
-        how = {"refined": {"pairs": str(source), "networks": [str(path) for path in voting]}}
+        rows = manifest_rows(manifest, [case.name for case in cases], contradicted, shares)
+        how = {contradicted: {"pairs": str(source), "networks": [str(path) for path in voting]}}
         write_json(folder / "manifest.json", manifest | {"cases": rows} | how)
-        write_json(folder / "dataset.json", entries | {"training": content})
-    share = f"{np.mean(contradicted):.2%} of the voxels of {len(cases)} pairs"
-    print(f"lldm3d: {len(voting)} networks gave {share} another class")
+        declared = {"left_out": LEFT_OUT_VALUE} if contradicted == LEFT_OUT else {}
+        write_json(folder / "dataset.json", entries | {"training": content} | declared)
+    share = f"{np.mean(shares):.2%} of the voxels of {len(cases)} pairs"
+    done = f"gave {share} another class" if contradicted == REFINED else f"left {share} out"
+    print(f"lldm3d: {len(voting)} networks {done}")
 
 
 def pseudo_label(workdir: str, output_dir: str, regime: str = "R", overwrite: bool = False) -> None:
@@ -116,3 +131,8 @@ def by_majority(votes: np.ndarray, label: np.ndarray) -> np.ndarray:
     for value in np.unique(votes):
         refined[(votes == value).sum(0) * 2 > len(votes)] = value
     return refined
+
+
+def without_contradicted(votes: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """The label [X, Y, Z], with `LEFT_OUT_VALUE` where more than half of the votes [N, X, Y, Z] are for others."""
+    return np.where((votes != label).sum(0) * 2 > len(votes), np.uint8(LEFT_OUT_VALUE), label)

@@ -1,6 +1,6 @@
 """Similar images: variety among synthetic ones, and each beside the real image of the same label."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from tqdm import tqdm
 from lldm3d.data.dataset import Case, Schema
 from lldm3d.data.scans import read_pair
 from lldm3d.evaluation.metrics import Compared, Metric, Row, mean_row
+from lldm3d.evaluation.perceptual import Lpips
 from lldm3d.evaluation.records import CaseRecords, label_hash
 
 CLASS_MEANS = "class means"  # variant of a row
@@ -32,6 +33,15 @@ def too_small(measures: dict[Metric, tuple], compared: Compared, schema: Schema)
     missing = {metric: least for metric, (_, least) in measures.items() if min(schema.roi_size) < least}
     note = "needs {} voxels along each axis, the scans have {}"
     return [Row(metric, compared, note=note.format(least, [*schema.roi_size])) for metric, least in missing.items()]
+
+
+def lpips_missing(perceptual: Lpips | None, schema: Schema) -> str:
+    """Why there is no LPIPS; nothing where there is."""
+    if perceptual is None:
+        return "needs weights: give --lpips"
+    if min(schema.roi_size[:2]) < perceptual.least:
+        return f"{perceptual.name} needs slices of {perceptual.least} voxels, the scans have {[*schema.roi_size[:2]]}"
+    return ""
 
 
 def volume_of(case: Case, schema: Schema, device: torch.device) -> torch.Tensor:
@@ -74,8 +84,9 @@ def paired_rows(
     device: torch.device,
     seed: int = 0,
     further: Sequence[Case] = (),
+    perceptual: Lpips | None = None,
 ) -> list[Row]:
-    """PSNR, SSIM and MS-SSIM of synthetic images to the real image with the same label map, voxel by voxel.
+    """PSNR, SSIM, MS-SSIM and LPIPS of synthetic images to the real image with the same label map.
 
     The floor is what another real image, chosen at random, gets beside that image. As a second one, rows of their own,
     an image in which each class has its mean over training images: these figures reward what is right on average. No
@@ -91,7 +102,8 @@ def paired_rows(
         return []
     all_real = [case for split in real for case in split.cases]
     rng = np.random.default_rng(seed)
-    usable = large_enough(PAIRED, schema)
+    missing = lpips_missing(perceptual, schema)
+    usable = large_enough(PAIRED, schema) | ({} if missing else {Metric.PAIRED_LPIPS: perceptual})
     values: dict[Metric, list[tuple[float, float, float]]] = {metric: [] for metric in usable}
     means = class_means([case for case, _ in real[0].labelled()][:PAIRS] or all_real, schema)
     for ours, truth in pairs:
@@ -104,10 +116,12 @@ def paired_rows(
     rows = []
     for metric, found in values.items():
         drawn, random, flat = np.array(found).T
-        rows.append(mean_row(metric, Compared.SAME_LABEL, drawn, random, "floor: a random real image"))
+        by = perceptual.identity if metric == Metric.PAIRED_LPIPS else {}
+        rows.append(mean_row(metric, Compared.SAME_LABEL, drawn, random, "floor: a random real image", **by))
         note = "an image of class means, not the synthetic one; floor: a random real image"
-        rows.append(mean_row(metric, Compared.SAME_LABEL, flat, random, note, variant=CLASS_MEANS))
-    return rows + too_small(PAIRED, Compared.SAME_LABEL, schema)
+        rows.append(mean_row(metric, Compared.SAME_LABEL, flat, random, note, variant=CLASS_MEANS, **by))
+    absent = [Row(Metric.PAIRED_LPIPS, Compared.SAME_LABEL, note=missing)] if missing else []
+    return rows + absent + too_small(PAIRED, Compared.SAME_LABEL, schema)
 
 
 def class_means(cases: Sequence[Case], schema: Schema) -> np.ndarray:
@@ -120,7 +134,13 @@ def class_means(cases: Sequence[Case], schema: Schema) -> np.ndarray:
     return (sums / np.maximum(voxels, 1)).astype(np.float32)
 
 
-def draw_rows(synthetic: Sequence[Case], again: Sequence[Case], schema: Schema, device: torch.device) -> list[Row]:
+def draw_rows(
+    synthetic: Sequence[Case],
+    again: Sequence[Case],
+    schema: Schema,
+    device: torch.device,
+    perceptual: Lpips | None = None,
+) -> list[Row]:
     """How much two images of the same label differ: 0 of a method that always draws the same.
 
     Args:
@@ -128,9 +148,21 @@ def draw_rows(synthetic: Sequence[Case], again: Sequence[Case], schema: Schema, 
         again: some of them by name, drawn once more with other noise.
     """
     measures, first = {Metric.DRAW_DIVERSITY: MS_SSIM}, {case.name: case for case in synthetic}
-    rows = []
+    compared, note, rows = Compared.SAME_LABEL_TWICE, "n: labels drawn twice", []
     for metric, measure in large_enough(measures, schema).items():
-        pairs = [(volume_of(first[case.name], schema, device), volume_of(case, schema, device)) for case in again]
-        values = np.array([1 - float(measure(*pair)) for pair in pairs])
-        rows.append(mean_row(metric, Compared.SAME_LABEL_TWICE, values, np.array([]), "n: labels drawn twice"))
-    return rows + too_small(measures, Compared.SAME_LABEL_TWICE, schema)
+        values = [1 - float(measure(*pair)) for pair in drawn_twice(first, again, schema, device)]
+        rows.append(mean_row(metric, compared, np.array(values), np.array([]), note))
+    if missing := lpips_missing(perceptual, schema):
+        rows.append(Row(Metric.DRAW_LPIPS, compared, note=missing))
+    else:
+        values = [perceptual(*pair) for pair in drawn_twice(first, again, schema, device)]
+        rows.append(mean_row(Metric.DRAW_LPIPS, compared, np.array(values), np.array([]), note, **perceptual.identity))
+    return rows + too_small(measures, compared, schema)
+
+
+def drawn_twice(
+    first: dict[str, Case], again: Sequence[Case], schema: Schema, device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Both images [1, 1, X, Y, Z] of each case that was drawn once more."""
+    for case in again:
+        yield volume_of(first[case.name], schema, device), volume_of(case, schema, device)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lldm3d.data.dataset import Case, Schema, Task, stem
+from lldm3d.data.dataset import LEFT_OUT_VALUE, Case, Schema, Task, stem
 from lldm3d.data.scans import Scan, read_pair_of_any_size
 from lldm3d.data.volumes import lies_along
 from lldm3d.errors import UserError
 from lldm3d.files import save_nifti, write_json
 
 NAME = re.compile(r"Dataset\d{3}_[\w-]+")
-ENDING = ".nii.gz"
+ENDING, IGNORE = ".nii.gz", "ignore"
 PLACES = {"training": "Tr", "validation": "Tr", "test": "Ts"}
 
 
@@ -31,11 +31,14 @@ def write_nnunet(content: dict, schema: Schema, task: Task, folder: Path) -> Non
 
     Training and validation cases are in imagesTr; `splits_final.json` tells them apart, so that fold 0 validates on
     real patients who are not trained on. The channel is called "image": nnU-Net then normalises each case by itself, as
-    prepared images are scaled one by one (its scheme for "CT" is for Hounsfield units).
+    prepared images are scaled one by one (its scheme for "CT" is for Hounsfield units). Voxels that are left out of a
+    loss get its label `ignore`, which comes after all classes.
 
     Raises:
-        UserError: where a real and a synthetic case have the same name.
+        UserError: where a real and a synthetic case have the same name, or a class has the name of that label.
     """
+    if IGNORE in task.class_names:
+        raise UserError(f"the class {IGNORE!r}: of this name nnU-Net has voxels that it leaves out; rename it")
     names = {split: [stem(Path(case["image"])) for case in content[split]] for split in PLACES}
     every = [name for split in names.values() for name in split]
     if twice := sorted({name for name in every if every.count(name) > 1}):
@@ -46,7 +49,7 @@ def write_nnunet(content: dict, schema: Schema, task: Task, folder: Path) -> Non
         for name, case in zip(names[split], content[split], strict=True):
             paths = folder / f"images{place}" / f"{name}_0000{ENDING}", folder / f"labels{place}" / f"{name}{ENDING}"
             copy_case(case, schema, task, *paths)
-    labels = {name: value for value, name in enumerate(task.class_names)}
+    labels = {name: value for value, name in enumerate((*task.class_names, *([IGNORE] if schema.left_out else [])))}
     number = len(names["training"]) + len(names["validation"])
     dataset = {"channel_names": {"0": "image"}, "labels": labels, "numTraining": number, "file_ending": ENDING}
     write_json(folder / "dataset.json", {"name": content["name"], **dataset})
@@ -64,7 +67,9 @@ def copy_case(case: dict, schema: Schema, task: Task, image: Path, label: Path) 
         shutil.copyfile(case["image"], image)
     else:  # not packed, or a pair of another program that is stored along other axes
         save_nifti(image, scan.image, scan.affine)
-    save_nifti(label, np.array(task.targets, np.uint8)[scan.label], scan.affine)
+    targets = np.full(LEFT_OUT_VALUE + 1, len(task.class_names), np.uint8)  # of those that are left out: `IGNORE`
+    targets[: len(task.targets)] = task.targets
+    save_nifti(label, targets[scan.label], scan.affine)
 
 
 def read_listed(case: dict, schema: Schema) -> Scan:

@@ -1,5 +1,6 @@
 """`lldm3d export`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from lldm3d.bundle import literal
@@ -16,6 +17,7 @@ from lldm3d.files import output_folder, require_replaceable, write_json
 from lldm3d.study.scores import data_list
 
 FORMATS = ("decathlon", "nnunet", "auto3dseg", "bids", "dicom")
+INCOMPLETE = ("decathlon", "nnunet")  # which take labels that leave voxels out
 COPIED = ("nnunet", "bids", "dicom")  # files are copied, along one set of axes; others are listed where they lie
 
 
@@ -61,7 +63,12 @@ def export(
     if synthetic and not parse_regime(regime).synthetic:
         print(f"the regime {regime} has no synthetic pairs: those of {synthetic} are left out")
     schema, content = load_schema(real), data_list(real, synthetic, regime, seed)
-    chosen = schema.task(task)
+    schema, chosen = replace(schema, left_out="left_out" in content), schema.task(task)
+    if schema.left_out and format not in INCOMPLETE:
+        raise UserError(
+            f"{synthetic}: its labels leave voxels out, and --format {format} knows no such labels; take "
+            f"{' or '.join(INCOMPLETE)}, or the pairs that it was made from"
+        )
     if not content["validation"]:
         raise UserError(f"{real}: has no validation cases, which other programs choose by; prepare it with some")
     if format not in COPIED:

@@ -117,7 +117,8 @@ class Method(BaseModel):
         edited = ("ellipsoids", "real_shapes", "lngen")  # labels of real scans with new lesions
         if self.edits:
             return tuple(sorted(edited, key=lambda source: source != self.name))  # what it draws itself first
-        taken = ("training", "unwarped", "test", "folder", "both", "refined", *edited) if self.takes_labels else ()
+        made = ("both", "refined", "left_out")  # of pairs of other sources
+        taken = ("training", "unwarped", "test", "folder", *made, *edited) if self.takes_labels else ()
         return ("drawn", *taken, *(["reconstructed"] if IMAGE_CODEC in self.trainings else []))
 
 

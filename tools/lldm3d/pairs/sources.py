@@ -1,8 +1,8 @@
 """For which labels a method draws images: those a generator drew, real ones as they are or warped, or a folder's.
 
 The kinds `reconstructed` (real training pairs, their images encoded and decoded), `both` (the pairs of `training` and
-of `drawn` together) and `refined` (those of `training`, their labels mended by networks that learnt from real data)
-draw nothing.
+of `drawn` together), `refined` and `left_out` (those of `training`, whose labels networks that learnt from real data
+have mended, or in part left out) draw nothing.
 """
 
 import re
@@ -16,14 +16,18 @@ from lldm3d.errors import UserError
 from lldm3d.files import read_json
 
 DRAWN, TRAINING, UNWARPED, TEST = "drawn", "training", "unwarped", "test"
-RECONSTRUCTED, BOTH, REFINED = "reconstructed", "both", "refined"
-VOTERS = 2  # segmentations of real data, at least, that mend labels; of two both have to agree
-JOINED = {BOTH: (TRAINING, DRAWN), REFINED: (TRAINING,)}  # what is made of pairs of other sources, and of which
+RECONSTRUCTED, BOTH, REFINED, LEFT_OUT = "reconstructed", "both", "refined", "left_out"
+VOTED = (REFINED, LEFT_OUT)  # by networks that learnt from real data, which their alignment so says nothing about
+VOTERS = 2  # segmentations of real data, at least, that vote on labels; of two both have to agree
+JOINED = {
+    BOTH: (TRAINING, DRAWN),
+    **dict.fromkeys(VOTED, (TRAINING,)),
+}  # what is made of pairs of other sources, and of which
 SHAPES = "lngen"  # masks that this method draws
 EDITED = ("ellipsoids", "real_shapes", SHAPES)  # labels of training cases with new lesions, by who makes the masks
 EDIT_SETTINGS = ("lesion", "organ", "long_axis")  # of a profile's section `methods`: what these lesions are
 WRITTEN = (TRAINING, *EDITED)  # whose labels are written before any image is made for them
-KINDS = (DRAWN, TRAINING, UNWARPED, TEST, RECONSTRUCTED, BOTH, REFINED, *EDITED)  # each of this name; and folders
+KINDS = (DRAWN, TRAINING, UNWARPED, TEST, RECONSTRUCTED, BOTH, *VOTED, *EDITED)  # each of this name; and folders
 
 
 @dataclass(frozen=True)

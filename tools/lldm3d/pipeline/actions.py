@@ -9,10 +9,10 @@ from lldm3d.pairs.sources import (
     BOTH,
     DRAWN,
     RECONSTRUCTED,
-    REFINED,
     SHAPES,
     TEST,
     TRAINING,
+    VOTED,
     WRITTEN,
     edit_settings,
     parse_source,
@@ -86,7 +86,7 @@ def write_labels(work: Path, job: Job, plan: Plan) -> None:
 
 
 def make_pairs(work: Path, job: Job, plan: Plan) -> None:
-    """Make the pairs of a method for a source of labels: draw, reconstruct, or join them, or mend their labels."""
+    """Make the pairs of a method for a source of labels: draw, reconstruct or join them, or change labels by a vote."""
     from lldm3d.evaluation.refining import refine_pairs
     from lldm3d.pairs.edits import paste_pairs
     from lldm3d.pairs.folder import join_folders
@@ -96,10 +96,10 @@ def make_pairs(work: Path, job: Job, plan: Plan) -> None:
     name, source, seed = (job.values[key] for key in ("method", "source", "seed"))
     if source == BOTH:
         join_folders([(work / path).parent for path in job.reads], work / job.name, job.name)
-    elif source == REFINED:
+    elif source in VOTED:
         pairs, *voting = ((work / path).parent for path in job.reads)
         with free_gpus(work):
-            refine_pairs(voting, pairs, work / job.name, overwrite=True)
+            refine_pairs(voting, pairs, work / job.name, source, overwrite=True)
     elif source == RECONSTRUCTED:
         with free_gpus(work):
             models, seen = work / method_folder(name, seed), (work / seen_by(plan, seed)).parent

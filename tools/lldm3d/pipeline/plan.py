@@ -13,7 +13,7 @@ from pathlib import Path
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError
 from lldm3d.methods.registry import OURS, Method, load_method, method_names
-from lldm3d.pairs.sources import BOTH, DRAWN, RECONSTRUCTED, REFINED, SHAPES, TEST, UNWARPED, VOTERS, parse_source
+from lldm3d.pairs.sources import BOTH, DRAWN, RECONSTRUCTED, SHAPES, TEST, UNWARPED, VOTED, VOTERS, parse_source
 from lldm3d.study.stages import REAL, SegmentStage, pairs_slugs, segment_grid
 
 DATASET, FINISHED = "dataset/dataset.json", "finished.json"
@@ -157,7 +157,7 @@ def default_pairs(plan: Plan) -> list[str]:
 
 
 def voters(plan: Plan) -> list[str]:
-    """The segmentations of all classes, of real data alone, that mend labels."""
+    """The segmentations of all classes, of real data alone, that vote on labels."""
     stages = (stage for stage in segment_stages(plan) if (stage.task, stage.regime) == ("multi", "R"))
     return [stage.path for stage in stages if stage.until == plan.segmenter.until]
 
@@ -186,8 +186,9 @@ def check_plan(plan: Plan) -> None:
         )
     if SHAPES not in plan.methods and any(SHAPES in method_sources(plan, name) for name in plan.methods):
         raise UserError(f"--sources {SHAPES}: masks that the method {SHAPES} draws; add it to --methods")
-    if REFINED in plan.sources:
-        check_voters(plan)
+    for source in VOTED:
+        if source in plan.sources:
+            check_voters(plan, source)
     check_pseudo_labels(plan)
     if plan.given:
         return
@@ -200,17 +201,17 @@ def check_plan(plan: Plan) -> None:
     check_pairs(plan)
 
 
-def check_voters(plan: Plan) -> None:
+def check_voters(plan: Plan, source: str) -> None:
     """Raises UserError where there is no vote on labels, or one by networks that see more labels than the methods."""
     if len(voters(plan)) < VOTERS:
         raise UserError(
-            f"--sources {REFINED}: {VOTERS} segmentations in regime R or more have to vote on labels; add R to "
+            f"--sources {source}: {VOTERS} segmentations in regime R or more have to vote on labels; add R to "
             "segment#regimes, and a second seed to segment#seeds"
         )
     if plan.restricted:
         raise UserError(
-            f"--sources {REFINED}: its networks see all labels, the methods of this run do not; take --sources "
-            "training, then `lldm3d refine --regime 0.1R`"
+            f"--sources {source}: its networks see all labels, the methods of this run do not; take --sources "
+            f"training, then `lldm3d refine --regime 0.1R --contradicted {source}`"
         )
 
 

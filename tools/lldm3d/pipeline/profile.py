@@ -100,6 +100,7 @@ class EvaluateSettings(Section):
     medicalnet: str | None = None
     radimagenet: str | None = None
     radiomics: bool | None = None
+    lpips: Annotated[list[str], Field(min_length=2, max_length=2)] | None = None  # trunk and heads
 
 
 class ClusterJob(Section):

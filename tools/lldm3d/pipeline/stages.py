@@ -19,9 +19,9 @@ from lldm3d.pairs.sources import (
     EDITED,
     JOINED,
     RECONSTRUCTED,
-    REFINED,
     SHAPES,
     TRAINING,
+    VOTED,
     WRITTEN,
 )
 from lldm3d.pipeline.plan import (
@@ -130,7 +130,7 @@ def pairs_jobs(plan: Plan) -> list[Job]:
 def pairs_reads(plan: Plan, name: str, source: str, seed: int) -> tuple[str, ...]:
     """What the pairs of a method for a source of labels are made from."""
     if source in JOINED:
-        voting = (f"{path}/metrics.csv" for path in (voters(plan) if source == REFINED else ()))
+        voting = (f"{path}/metrics.csv" for path in (voters(plan) if source in VOTED else ()))
         return (*(f"{pairs_folder(name, part, seed)}/dataset.json" for part in JOINED[source]), *voting)
     trainings = [IMAGE_CODEC] if source == RECONSTRUCTED else plan.loaded[name].used(given=source != DRAWN)
     labels = {written: [f"labels/{written}/seed_{seed}/labels.json"] for written in WRITTEN}
@@ -141,7 +141,7 @@ def pairs_reads(plan: Plan, name: str, source: str, seed: int) -> tuple[str, ...
 
 
 def real_segment_jobs(plan: Plan) -> list[Job]:
-    """Segmentations of real data alone, on which refined pairs wait."""
+    """Segmentations of real data alone, on which pairs wait whose labels they vote on."""
     return [job for job in segment_jobs(plan) if not job.values["pairs"]]
 
 
@@ -167,8 +167,8 @@ def evaluate_jobs(plan: Plan) -> list[Job]:
     """Each folder of pairs beside the real data."""
     settings, segmenter = digest(plan.settings["evaluate"]), f"{plan.segmenter.path}/metrics.csv"
     found = []
-    # alignment of refined pairs would be judged by the networks that mended them
-    for job in (job for job in pairs_jobs(plan) if job.values["source"] != REFINED):
+    # alignment of refined pairs would be judged by the networks that mended them; where voxels are left out none is
+    for job in (job for job in pairs_jobs(plan) if job.values["source"] not in VOTED):
         folder = job.name.replace("pairs/", "evaluation/", 1)
         writes = (f"{folder}/metrics.json", f"{folder}/metrics.csv")
         found.append(

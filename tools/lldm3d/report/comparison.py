@@ -11,7 +11,7 @@ from lldm3d.files import read_json
 from lldm3d.methods.registry import OURS, Method
 from lldm3d.study.tables import DASH, markdown_table, tex
 
-PAIRED_METRICS = (Metric.PAIRED_PSNR, Metric.PAIRED_SSIM, Metric.PAIRED_MS_SSIM)
+PAIRED_METRICS = (Metric.PAIRED_PSNR, Metric.PAIRED_SSIM, Metric.PAIRED_MS_SSIM, Metric.PAIRED_LPIPS)
 THROUGH_PLANE_METRICS = (
     Metric.THROUGH_PLANE_STEP,
     Metric.THROUGH_PLANE_FLICKER,
@@ -21,7 +21,7 @@ SHOWN = {  # what the table has of an evaluation, and against which cases
     **dict.fromkeys((Metric.FID, Metric.KID, Metric.PRECISION, Metric.RECALL), Compared.SYNTHETIC_TRAINING),
     **dict.fromkeys((Metric.PAIRWISE_SSIM, Metric.PAIRWISE_MS_SSIM), Compared.AMONG_SYNTHETIC),
     **dict.fromkeys((Metric.SHAPE_PRECISION, Metric.SHAPE_RECALL), Compared.SYNTHETIC_TRAINING),
-    Metric.DRAW_DIVERSITY: Compared.SAME_LABEL_TWICE,
+    **dict.fromkeys((Metric.DRAW_DIVERSITY, Metric.DRAW_LPIPS), Compared.SAME_LABEL_TWICE),
     Metric.ALIGNMENT_DICE_RATIO: Compared.PAIRS_TEST,
     Metric.ALIGNMENT_MISSED: Compared.LABEL_SEGMENTATION,
     **dict.fromkeys(THROUGH_PLANE_METRICS, Compared.PAIRS_TEST),
@@ -39,6 +39,7 @@ SOURCES = {
     "lngen": "Real training scans with new lesions, drawn shapes: all of them copies of patients",
     "both": "Labels of the training cases, warped, and labels that a model drew",
     "refined": "Labels of the training cases, warped, and mended by networks that learnt from real data",
+    "left_out": "Labels of the training cases, warped, without what networks that learnt from real data contradict",
     TEST: "Labels of the test cases",
 }
 

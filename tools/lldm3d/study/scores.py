@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from lldm3d.agreement import METRICS, agreement
-from lldm3d.data.dataset import SPLITS, Task, load_cases, load_schema
-from lldm3d.data.regimes import regime_cases
+from lldm3d.data.dataset import LEFT_OUT_VALUE, SPLITS, Task, load_cases, load_schema
+from lldm3d.data.regimes import parse_regime, regime_cases
 from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import read_csv, write_csv
 from lldm3d.files import load_checkpoint, load_nifti, read_json, write_json
@@ -41,6 +41,8 @@ def data_lists(real_dir: str | Path, pairs_dir: str | Path | None, regime: str, 
     Training is as the regime says; validation and test are the real ones. Raises UserError as `regime_cases` does.
     """
     about = read_json(Path(real_dir) / "dataset.json")
+    if parse_regime(regime).synthetic and pairs_dir and load_schema(pairs_dir, left_out=True).left_out:
+        about["left_out"] = LEFT_OUT_VALUE
     held_out = {split: [case.as_dict() for case in load_cases(real_dir, split)] for split in SPLITS[1:]}
     counts = {"numTest": len(held_out["test"])}
     return [
