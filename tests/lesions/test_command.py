@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from tests.in_process import bundles_run_here, do_stages, write_run
 
-from lldm3d.data.dataset import load_cases
+from lldm3d.data.dataset import SPLITS, load_cases, load_schema
 from lldm3d.data.regimes import regime_cases
 from lldm3d.errors import UserError
 from lldm3d.files import read_json
 from lldm3d.lesions.editor import Edit, open_editor
+from lldm3d.lesions.pool import Scans
 from lldm3d.lesions.textures import with_rim
 from lldm3d.methods.registry import load_method
-from lldm3d.pairs.editing import edit
+from lldm3d.pairs.editing import edit, editor_of
 from lldm3d.pairs.generate import generate
+from lldm3d.pairs.painters import open_texture
 from lldm3d.pipeline.run import run
 
 TUMOUR = 3
@@ -172,6 +174,61 @@ def test_a_trained_method_takes_the_same_masks_and_changes_nothing_else(work, tm
         np.testing.assert_array_equal(voxels(tmp_path / f"again/imagesTr/{pair.name}.nii.gz"), voxels(pair.image))
 
 
+def test_a_trained_method_paints_one_lesion_where_it_is_wanted_and_nothing_else(work, tmp_path):
+    case, given = load_cases(work / "dataset", "test")[0], {"add": "tumour", "long_axis": 9, "n": 2, "seed": 3}
+    for texture in ("copy_paste", "lefusion"):
+        edit(case.name, str(tmp_path / texture), workdir=str(work), texture=texture, **given)
+    pasted, drawn = (read_json(tmp_path / f"{texture}/manifest.json") for texture in ("copy_paste", "lefusion"))
+    rows = [[case["edits"] for case in manifest["cases"]] for manifest in (pasted, drawn)]
+    assert rows[0] == rows[1], "the same lesions by any method"
+    assert drawn["method"] == "lefusion" and list(drawn["checkpoints"]) == ["texture/model.pt"]
+    assert drawn["settings"]["num_inference_steps"] == 2, "as the run draws"
+    before, texture = voxels(case.image), open_texture("lefusion", str(work), "tumour", load_schema(work / "dataset"))
+    editor = editor_of(Scans(work / "dataset", SPLITS), work / "dataset", "tumour", None)
+    for number, pair in enumerate(load_cases(tmp_path / "lefusion", "training")):
+        image, new = voxels(pair.image), voxels(pair.label) != voxels(case.label)
+        np.testing.assert_array_equal(image.view(np.int32)[~new], before.view(np.int32)[~new])
+        assert (image[new] != voxels(tmp_path / f"copy_paste/imagesTr/{pair.name}.nii.gz")[new]).any()
+        again = texture.scan(editor, [Edit.of(row) for row in rows[1][number]], drawn["seed"], number)
+        np.testing.assert_array_equal(again.image, image)
+    assert (tmp_path / "lefusion/edits.png").stat().st_size
+
+
+def test_edit_and_generate_paint_the_same_for_the_same_row(work):
+    folder = work / "pairs/lefusion/ellipsoids/seed_0"
+    manifest, schema = read_json(folder / "manifest.json"), load_schema(work / "dataset")
+    texture = open_texture("lefusion", str(work), "tumour", schema)
+    for number, case in enumerate(manifest["cases"][:2]):
+        scan = texture.scan(open_editor(work / "dataset"), [Edit.of(row) for row in case["edits"]], 0, number)
+        np.testing.assert_array_equal(scan.image, voxels(folder / f"imagesTr/{case['name']}.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"texture": "lefusoin"}, "--texture 'lefusoin' is no method; did you mean lefusion"),
+        ({"texture": "ddpm"}, "--texture 'ddpm' draws no lesions into scans; .*are .*copy_paste, difftumor, lefusion"),
+        (
+            {"texture": "haar_inpaint"},
+            "holds no trained haar_inpaint; train it with `lldm3d run --workdir .* --methods",
+        ),
+        ({"texture": "lefusion", "add": None, "grow": 1.2}, "--texture changes nothing with --grow"),
+        ({"texture": "lefusion", "add": "vein", "organ": ["liver"]}, "texture learnt tumour, not vein; paint it by"),
+        ({"texture": "lefusion", "data": "it", "workdir": None}, "--texture lefusion: give --workdir"),
+        ({"texture": "difftumor"}, "late/model.pt: is not a readable checkpoint|early/model.pt: no such checkpoint"),
+    ],
+)
+def test_a_texture_that_cannot_be_painted_is_refused_and_nothing_is_written(work, tmp_path, asked, message):
+    broken = work / "methods/difftumor/seed_0/late/model.pt"  # of a copy that was cut short
+    broken.parent.mkdir(parents=True, exist_ok=True)
+    broken.write_bytes(b"PK")
+    asked = {"case": "case_00", "add": "tumour", "workdir": str(work)} | asked
+    asked |= {"data": str(work / "dataset")} if asked.get("data") else {}
+    with pytest.raises(UserError, match=message):
+        edit(output_dir=str(tmp_path / "out"), **asked)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_drawn_shapes_are_painted_by_each_method_that_learns_textures(lesion_dataset, tmp_path):
     shutil.copytree(lesion_dataset, tmp_path / "dataset")
@@ -190,7 +247,12 @@ def test_drawn_shapes_are_painted_by_each_method_that_learns_textures(lesion_dat
             new = voxels(pair.label) != real.label
             np.testing.assert_array_equal(voxels(pair.image)[~with_rim(new)], real.image[~with_rim(new)])
             assert (voxels(pair.image)[new] != real.image[new]).any()
-    edit("case_00", str(tmp_path / "one"), workdir=str(tmp_path), add="tumour", source="lngen", long_axis=12)
+        one = {"add": "tumour", "source": "lngen", "long_axis": 12, "texture": name}
+        edit("case_00", str(tmp_path / f"one_{name}"), workdir=str(tmp_path), **one)
+        image, label = (voxels(tmp_path / f"one_{name}/{kind}sTr/case_00_edit00.nii.gz") for kind in ("image", "label"))
+        real = open_editor(lesion_dataset).own.scans.read("case_00")
+        rim = with_rim(label != real.label)
+        np.testing.assert_array_equal(image[~rim], real.image[~rim])
 
 
 def test_data_without_lesions_are_refused_by_name(tiny_dataset, tmp_path):

@@ -46,9 +46,17 @@ def aspect(spacing: tuple[float, float, float], plane: str) -> float:
     return height / width
 
 
-def show(axes: Axes, image: np.ndarray, spacing: tuple[float, float, float], plane: str, index: int) -> None:
-    """Draw a slice of an image [X, Y, Z] in grey; white is its 99.5th percentile, as in a viewer."""
-    top = float(np.percentile(image, 99.5)) or float(image.max())
+def show(
+    axes: Axes,
+    image: np.ndarray,
+    spacing: tuple[float, float, float],
+    plane: str,
+    index: int,
+    like: np.ndarray | None = None,
+) -> None:
+    """Draw a slice of an image [X, Y, Z] in grey; white is its 99.5th percentile, as in a viewer, or that of `like`."""
+    like = image if like is None else like
+    top = float(np.percentile(like, 99.5)) or float(like.max())
     picture = picture_of(image, plane, index)
     axes.imshow(picture, "gray", vmin=min(0, top), vmax=top, aspect=aspect(spacing, plane), interpolation="bilinear")
     axes.set_axis_off()

@@ -18,6 +18,7 @@ from lldm3d.evaluation.distances import fidelity_rows, manifold_rows
 from lldm3d.evaluation.extraction import RecordCache, RecordExtractor, extract_split, with_progress
 from lldm3d.evaluation.features import load_segmenter
 from lldm3d.evaluation.labels import label_rows, statistic_rows
+from lldm3d.evaluation.lesion_realism import realism_rows
 from lldm3d.evaluation.metrics import FORMAT, Compared, Metric, Row, write_csv
 from lldm3d.evaluation.perceptual import Lpips, load_lpips
 from lldm3d.evaluation.pretrained import Radiomics, load_medicalnet, load_radimagenet, plane_means
@@ -91,6 +92,7 @@ def evaluate(
     rows, nearest = compute_metrics(records, extractor, perceptual)
     if redrawn is not None:
         rows += draw_rows(records["synthetic"].cases, redrawn, schema, device(), perceptual)
+    rows += realism_rows(synthetic, cases, schema)
     if segmenter_command is not None:
         rows += command_rows(segmenter_command, records["synthetic"].cases, records["test"].cases, schema)
     warped = records["warped"].cases if truth else []

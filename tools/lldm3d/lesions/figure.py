@@ -54,7 +54,7 @@ def show_edit(row: np.ndarray, before: Scan, after: Scan, outlined: int, spacing
     for columns, (plane, axis) in zip(row.reshape(3, 3), plots.PLANES.items(), strict=True):
         index = plots.best_slice(changed, axis)
         for axes, scan in zip(columns, (before, after), strict=False):
-            plots.show(axes, scan.image, spacing, plane, index)
+            plots.show(axes, scan.image, spacing, plane, index, like=before.image)
         plots.outline(columns[1], np.where(after.label == outlined, outlined, 0), plane, index)
         picture = plots.picture_of(difference, plane, index)
         columns[2].imshow(picture, "coolwarm", vmin=-top, vmax=top, aspect=plots.aspect(spacing, plane))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
+from tqdm import tqdm
 
 from lldm3d import plots
 from lldm3d.data.dataset import SPLITS, Schema
@@ -20,11 +21,10 @@ from lldm3d.lesions.masks import lesion_parts
 from lldm3d.lesions.masks import long_axis as length_of
 from lldm3d.lesions.placement import allowed_voxels, draw_centre, misfit
 from lldm3d.lesions.pool import LesionPool, Scans, lesion_classes
-from lldm3d.methods.registry import load_method
 from lldm3d.pairs.folder import pair_manifest, write_dataset_json
+from lldm3d.pairs.painters import COPY_PASTE, Texture, open_texture, require_painting
 from lldm3d.pairs.sources import SHAPES, LabelFile, shapes_path
 
-PAINTER = "copy_paste"  # the method that paints
 AUTO, REAL_SHAPES = "auto", "real_shapes"
 # what a further option has a part in; those that are not here, in a new lesion
 USED = {"of": ("grow", "calibre"), "which": ("remove", "grow"), "organ": ("add", "remove", "grow")}
@@ -44,6 +44,7 @@ def edit(
     long_axis: float | None = None,
     place: str = AUTO,
     source: str = REAL_SHAPES,
+    texture: str = COPY_PASTE,
     organ: Sequence[str] | None = None,
     lesions_from: str | None = None,
     n: int = 1,
@@ -52,9 +53,9 @@ def edit(
 ) -> None:
     """Edit a scan: write it with its new label map, a manifest and a picture of before, after and difference.
 
-    New lesions are copies of real ones of the training cases, turned, scaled and blended at the rim. A removed one is
-    filled with the organ's brightness around it and a piece of its texture. All other voxels stay as they are. What
-    cannot be done is refused, and nothing is written.
+    New lesions are copies of real ones of the training cases, turned, scaled and blended at the rim, or painted by a
+    trained method. A removed one is filled with the organ's brightness around it and a piece of its texture. All other
+    voxels stay as they are. What cannot be done is refused, and nothing is written.
 
     Args:
         case: name of the scan in the data set.
@@ -71,6 +72,8 @@ def edit(
         long_axis: of a new lesion, mm; default: that of the drawn shape.
         place: of its centre: auto, as real lesions lie in the organ, or x,y,z in mm as viewers show them.
         source: of its shape: real_shapes (of training cases), ellipsoids (deformed), lngen (drawn in the workdir).
+        texture: method that paints it: copy_paste, or of those that the workdir has trained lefusion, difftumor,
+            haar_inpaint or lngen.
         organ: classes that a lesion may cover; default: the one around it, and what else lies within that.
         lesions_from: another prepared data set, whose training cases give lesions; default: the scan's own.
         n: number of edited scans, each with another new lesion.
@@ -83,7 +86,9 @@ def edit(
     asked = {"add": add, "remove": remove, "grow": grow, "calibre": calibre}
     more = {"long_axis": long_axis, "lesions_from": lesions_from, "of": of, "which": which, "organ": organ}
     more |= {"place": place != AUTO or None, "source": source != REAL_SHAPES or None, "n": n != 1 or None}
+    more |= {"texture": texture != COPY_PASTE or None}
     check_request(asked, more | {"seed": seed or None}, source, n, seed)
+    require_painting(texture)
     folder, target = data_folder(workdir, data), Path(output_dir)
     require_replaceable(target, overwrite, [folder])
     own = Scans(folder, SPLITS)
@@ -91,18 +96,21 @@ def edit(
     if calibre is not None:
         of = tubular_class(own.schema, of)
         edits, after = [[{"scan": case, "calibre": calibre, "of": of}]], [narrowed(own.schema, before, calibre, of)]
-        return write_edited(own, case, before, after, edits, of, seed, target, overwrite, folder)
+        painter = open_texture(COPY_PASTE, None, None, own.schema)
+        return write_edited(own, case, after, edits, painter, seed, target, overwrite, folder)
     if source == SHAPES and not workdir:
         raise UserError(f"--source {SHAPES}: give --workdir, of a run that trained {SHAPES}")
     shapes = read_shapes(shapes_path(workdir)) if source == SHAPES else ()
     editor = editor_of(own, lesions_from or folder, add or remove or of, organ, shapes)
+    painter = open_texture(texture, workdir, add, own.schema)
     if add:
         rows = [[drawn_lesion(editor, case, source, long_axis, place, [seed, number])] for number in range(n)]
     else:
         rows = [removed_or_grown(editor, case, grow, which)]
-    after = [editor.scan(edits) for edits in rows]
+    bar = tqdm(rows, desc=f"lesions by {painter.method.title}", mininterval=1, disable=painter.paint is None)
+    after = [painter.scan(editor, edits, seed, number) for number, edits in enumerate(bar)]
     edits = [[edit.as_row() for edit in row] for row in rows]
-    write_edited(own, case, before, after, edits, rows[0][0].lesion, seed, target, overwrite, lesions_from or folder)
+    write_edited(own, case, after, edits, painter, seed, target, overwrite, lesions_from or folder)
 
 
 def check_request(asked: dict, more: dict, source: str, n: int, seed: int) -> None:
@@ -260,10 +268,9 @@ def narrowed(schema: Schema, scan: Scan, factor: float, of: str) -> Scan:
 def write_edited(
     own: Scans,
     case: str,
-    before: Scan,
     after: Sequence[Scan],
     edits: list[list[dict]],
-    changed: str,
+    texture: Texture,
     seed: int,
     target: Path,
     overwrite: bool,
@@ -273,10 +280,10 @@ def write_edited(
 
     Args:
         edits: of each, rows of the manifest.
-        changed: the class that they change.
     """
     patient, names = own.cases[case].patient, [f"{case}_edit{number:02d}" for number in range(len(after))]
-    images, settings = "calibre" not in edits[0][0], {"data": str(own.folder), "lesions_from": str(lesions_from)}
+    images, changed = "calibre" not in edits[0][0], edits[0][0].get("of") or edits[0][0]["lesion"]
+    settings = {"data": str(own.folder), "lesions_from": str(lesions_from), **(texture.settings or {})}
     with output_folder(target, overwrite, [own.folder, lesions_from]) as folder:
         labels = []
         for name, scan, rows in zip(names, after, edits, strict=True):
@@ -285,13 +292,13 @@ def write_edited(
             labels.append(LabelFile(str(path), name, patient, edits=rows))
             if images:
                 save_nifti(folder / f"imagesTr/{name}.nii.gz", scan.image, scan.affine)
-        manifest = pair_manifest(load_method(PAINTER), None, labels, names, seed, settings, ())
+        manifest = pair_manifest(texture.method, texture.models, labels, names, seed, settings, ())
         write_json(folder / "manifest.json", manifest)
         if images:
             about = "A real scan, edited: a patient, with lesions that are not his."
             write_dataset_json(folder, own.folder, about, names, [patient] * len(names), "edited")
         names = own.schema.class_names
-        figure = edits_figure(before, after, names.index(changed), own.schema.spacing, names)
+        figure = edits_figure(own.read(case), after, names.index(changed), own.schema.spacing, names)
         plots.save(figure, folder / "edits.png")
     lengths = [f"{row['long_axis']:.1f} mm" for rows in edits for row in rows if row.get("long_axis")]
     print(f"{target}: {len(after)} edited scans" + (f", lesions of {', '.join(lengths)}" if lengths else ""))

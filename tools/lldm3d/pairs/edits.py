@@ -14,7 +14,7 @@ from lldm3d.data.dataset import stem
 from lldm3d.data.scans import Scan
 from lldm3d.errors import UserError
 from lldm3d.files import save_nifti, write_json
-from lldm3d.lesions.editor import Edit, LongAxis, MaskSource, open_editor
+from lldm3d.lesions.editor import Edit, Editor, LongAxis, MaskSource, open_editor
 from lldm3d.methods.registry import Method
 from lldm3d.pairs.folder import claim, pair_manifest, write_dataset_json
 from lldm3d.pairs.sampling import seeded_generator
@@ -155,12 +155,23 @@ class EditGeneration:
     def __call__(self, engine: Engine, item: dict) -> dict:
         edits = [Edit.of(row) for row in item["edits"]]
         editor = open_editor(self.dataset_dir, edits[0].lesion, edits[0].organ)
+        return as_output(item["name"], painted(editor, edits, self.paint, self.seed, item["index"], self.device))
 
-        def paint(image: np.ndarray, label: np.ndarray, edit: Edit) -> np.ndarray:
-            generator = seeded_generator(self.seed, item["index"], edits.index(edit), device=self.device)
-            return self.paint(editor, image, label, edit, generator)
 
-        return as_output(item["name"], editor.scan(edits, paint))
+def painted(
+    editor: Editor, edits: Sequence[Edit], paint: Callable, seed: int, index: int, device: torch.device | str
+) -> Scan:
+    """A scan after its edits by a painter, as `EditGeneration` takes it and its other arguments.
+
+    Args:
+        index: of the case.
+    """
+
+    def paint_one(image: np.ndarray, label: np.ndarray, edit: Edit) -> np.ndarray:
+        generator = seeded_generator(seed, index, edits.index(edit), device=device)
+        return paint(editor, image, label, edit, generator)
+
+    return editor.scan(edits, paint_one)
 
 
 def edited_pair(dataset_dir: Path, engine: Engine, label: LabelFile) -> dict:
