@@ -46,8 +46,8 @@ COMMANDS = {  # name: function, what it does
     "encode": ("lldm3d.codec.latents:encode", "encode a data set with both autoencoders"),
     "join": ("lldm3d.pairs.folder:join", "make one data set of pairs that several calls drew"),
     "filter": ("lldm3d.evaluation.filtering:keep_agreeing", "keep the pairs with whose labels real networks agree"),
-    "pseudo_label": ("lldm3d.evaluation.refining:pseudo_label", "label unlabelled scans by the vote of real networks"),
     "refine": ("lldm3d.evaluation.refining:refine", "mend or leave out what most real networks contradict in labels"),
+    "pseudo_label": ("lldm3d.evaluation.refining:pseudo_label", "label unlabelled scans by the vote of real networks"),
     "stage": ("lldm3d.pipeline.stage:stage", "run one stage of a work directory by hand"),
 }
 RARER = ("convert", "tasks", "encode", "join", "filter", "refine", "pseudo_label", "stage")
@@ -98,7 +98,7 @@ def call_command(arguments: list[str]) -> None:
     """
     name, *rest = arguments or ["--help"]
     if name in ("--help", "-h", "help"):
-        lines = {name: f"  {name:<9} {purpose}" for name, (_, purpose) in COMMANDS.items()}
+        lines = {name: f"  {name:<12} {purpose}" for name, (_, purpose) in COMMANDS.items()}
         way = [line for name, line in lines.items() if name not in RARER]  # in the order in which one needs them
         print(WAY.format(way="\n".join(way), rarer="\n".join(lines[name] for name in RARER)))
     elif name == "--version":
