@@ -187,6 +187,7 @@ def test_further_real_pairs_are_truth_for_the_labels_that_they_show(work, no_fig
         "each repeats a patient whose scan was warped as the label was"
     )
     assert {entry["case"] for entry in found["nearest"]} == {entry["nearest"] for entry in found["nearest"]}
+    assert {entry["warped"] for entry in found["nearest"] if entry["by"] == "image"} == {True}
     assert found["cases"]["warped"] == len(FURTHER)
 
 

@@ -1,11 +1,12 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from lldm3d.data.dataset import Case
+from lldm3d.data.dataset import Case, load_cases, load_schema
 from lldm3d.evaluation.copies import (
     COARSE,
     MOST_NOISE,
@@ -18,10 +19,11 @@ from lldm3d.evaluation.copies import (
     nearest_images,
     noise_shares,
 )
+from lldm3d.evaluation.figures import nearest_pairs_figure
 from lldm3d.evaluation.records import CaseRecords, Record
 from lldm3d.files import load_nifti
 
-from .toys import scan
+from .toys import scan, write_dataset
 
 SIZE, CPU = (24, 20, 18), torch.device("cpu")
 COPIES = {
@@ -146,3 +148,13 @@ def middle(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     start = np.subtract(image.shape, size) // 2
     image = image[tuple(slice(low, low + want) for low, want in zip(start, size, strict=True))].astype(np.float32)
     return (image - image.min()) / np.ptp(image)
+
+
+def test_the_pictures_tell_a_warped_case_from_a_real_one(tmp_path):
+    cases = load_cases(write_dataset(tmp_path, {"training": [0, 1]}), "training")
+    entry = {"case": "ours", "nearest": "theirs", "by": "image", "distance": 0.1, "threshold": None}
+    entry |= {"image": cases[0].image, "nearest_image": cases[1].image}
+    entries = [entry | {"warped": warped} for warped in (True, False)]
+    figure = nearest_pairs_figure(entries, {"training": SimpleNamespace(cases=cases)}, load_schema(tmp_path))
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[2:] == ["nearest warped real:\ntheirs", "nearest real:\ntheirs"]

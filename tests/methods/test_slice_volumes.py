@@ -25,7 +25,7 @@ NET = {"latent_channels": 4, "num_classes": 3, "stride": 2, **DENOISER}
 
 
 def process(steps: int = 5) -> GaussianDiffusion:
-    return GaussianDiffusion(steps, prediction_type="v_prediction", variance="small", clip=None)
+    return GaussianDiffusion(steps, prediction_type="v_prediction", variance="small", clip=torch.nn.Identity())
 
 
 def codec() -> Codec:

@@ -39,7 +39,7 @@ class GaussianDiffusion:
         prediction_type: what the network answers: "epsilon", "sample" (the image) or "v_prediction".
         variance: of a step: "small" (of the posterior), "large" (beta), or "learned" between both, by C more channels.
         sampler: "ancestral", or "ddim" (Song et al. 2021), in which nothing is random.
-        clip: what is made of each estimate of the image; None: nothing, as of latents.
+        clip: what is made of each estimate of the image; of latents nothing, by `torch.nn.Identity()`.
 
     Raises:
         UserError: for more steps than there are.
@@ -55,7 +55,7 @@ class GaussianDiffusion:
         prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon",
         variance: Literal["small", "large", "learned"] = "learned",
         sampler: Literal["ancestral", "ddim"] = "ancestral",
-        clip: Callable[[Tensor], Tensor] | None = clip_to_image,
+        clip: Callable[[Tensor], Tensor] = clip_to_image,
     ) -> None:
         allowed = {"prediction_type": ("epsilon", "sample", "v_prediction"), "variance": ("small", "large", "learned")}
         for name, values in {**allowed, "sampler": ("ancestral", "ddim")}.items():
@@ -129,9 +129,7 @@ class GaussianDiffusion:
         timesteps = torch.full((len(latent),), int(self.steps[number]), device=latent.device)
         at = self.at(number, latent)
         answer, raw = self.split(network(latent, timesteps).float(), latent.shape[1])
-        image = self.denoised(answer, latent, at)
-        if self.clip is not None:
-            image = self.clip(image)
+        image = self.clip(self.denoised(answer, latent, at))
         if self.sampler == "ddim":
             direction = (latent - at["signal"] * image) / at["noise"]
             return at["signal_before"] * image + at["noise_before"] * direction

@@ -310,7 +310,8 @@ def nearest_pairs(
         scale = float(np.median(item.held_out)) if len(item.held_out) else float(np.median(item.synthetic))
         for index in np.argsort(item.nearest)[:WORST]:
             case, near, distance = synthetic[index], item.neighbour(index, training, warped), float(item.nearest[index])
-            entry = {"case": case.name, "nearest": near.name, "by": item.by, "distance": distance}
+            entry = {"case": case.name, "nearest": near.name, "warped": near in warped, "by": item.by}
+            entry["distance"] = distance
             entry["threshold"] = item.threshold if item.comparable else None
             entry["relative"] = distance / scale if scale > 0 else None
             entries.append(entry | {"image": case.image, "nearest_image": near.image})

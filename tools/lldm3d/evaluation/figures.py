@@ -211,5 +211,6 @@ def nearest_pairs_figure(pairs: list[dict], records: dict[str, CaseRecords], sch
         near = entry["threshold"] is not None and entry["distance"] < entry["threshold"]
         words = f"{entry['case']}\n{entry['by']}: {entry['distance']:.3g}"
         column[0].set_title(words, color=plots.COLOURS[0] if near else "white", fontsize=6.5)
-        column[1].set_title(f"nearest real:\n{entry['nearest']}", color="white", fontsize=6.5)
+        kind = "warped real" if entry["warped"] else "real"
+        column[1].set_title(f"nearest {kind}:\n{entry['nearest']}", color="white", fontsize=6.5)
     return figure

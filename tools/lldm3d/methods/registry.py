@@ -16,6 +16,12 @@ from lldm3d.files import read_yaml
 FILES = ("configs/method.yaml", "configs/method_*.yaml")  # of a method, and of its variants
 OURS = "lldm"  # the one whose drawn labels others may take
 IMAGE_CODEC = "autoencoder_image"  # the training that leaves a codec of images, `codec.pt`
+# kinds of sources of labels, which `lldm3d.pairs.sources` tells apart
+DRAWN, TRAINING, UNWARPED, TEST = "drawn", "training", "unwarped", "test"
+RECONSTRUCTED, BOTH, REFINED, LEFT_OUT = "reconstructed", "both", "refined", "left_out"
+SHAPES = "lngen"  # masks that this method draws
+EDITED = ("ellipsoids", "real_shapes", SHAPES)  # labels of training cases with new lesions, by who makes the masks
+GIVEN = (TRAINING, UNWARPED, TEST, "folder", BOTH, REFINED, LEFT_OUT, *EDITED)  # to methods that take labels
 Need = Literal["image", "label", "scan"]
 Made = Literal["label", "image", "edit"]
 
@@ -114,12 +120,10 @@ class Method(BaseModel):
     @property
     def sources(self) -> tuple[str, ...]:
         """The kinds of label sources that it has pairs for, its default first."""
-        edited = ("ellipsoids", "real_shapes", "lngen")  # labels of real scans with new lesions
         if self.edits:
-            return tuple(sorted(edited, key=lambda source: source != self.name))  # what it draws itself first
-        made = ("both", "refined", "left_out")  # of pairs of other sources
-        taken = ("training", "unwarped", "test", "folder", *made, *edited) if self.takes_labels else ()
-        return ("drawn", *taken, *(["reconstructed"] if IMAGE_CODEC in self.trainings else []))
+            return tuple(sorted(EDITED, key=lambda source: source != self.name))  # what it draws itself first
+        taken = GIVEN if self.takes_labels else ()
+        return (DRAWN, *taken, *([RECONSTRUCTED] if IMAGE_CODEC in self.trainings else []))
 
 
 def method_files() -> dict[str, tuple[Path, dict]]:

@@ -14,17 +14,25 @@ from lldm3d.data.dataset import load_cases
 from lldm3d.data.sources import ENDINGS, stem
 from lldm3d.errors import UserError
 from lldm3d.files import read_json
+from lldm3d.methods.registry import (
+    BOTH,
+    DRAWN,
+    EDITED,
+    LEFT_OUT,
+    RECONSTRUCTED,
+    REFINED,
+    SHAPES,
+    TEST,
+    TRAINING,
+    UNWARPED,
+)
 
-DRAWN, TRAINING, UNWARPED, TEST = "drawn", "training", "unwarped", "test"
-RECONSTRUCTED, BOTH, REFINED, LEFT_OUT = "reconstructed", "both", "refined", "left_out"
 VOTED = (REFINED, LEFT_OUT)  # by networks that learnt from real data, which their alignment so says nothing about
 VOTERS = 2  # segmentations of real data, at least, that vote on labels; of two both have to agree
 JOINED = {
     BOTH: (TRAINING, DRAWN),
     **dict.fromkeys(VOTED, (TRAINING,)),
 }  # what is made of pairs of other sources, and of which
-SHAPES = "lngen"  # masks that this method draws
-EDITED = ("ellipsoids", "real_shapes", SHAPES)  # labels of training cases with new lesions, by who makes the masks
 EDIT_SETTINGS = ("lesion", "organ", "long_axis")  # of a profile's section `methods`: what these lesions are
 WRITTEN = (TRAINING, *EDITED)  # whose labels are written before any image is made for them
 KINDS = (DRAWN, TRAINING, UNWARPED, TEST, RECONSTRUCTED, BOTH, *VOTED, *EDITED)  # each of this name; and folders
