@@ -12,6 +12,7 @@ from lldm3d.pipeline.profile import (
     load_profile,
     translated,
 )
+from lldm3d.pipeline.run import run
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -156,3 +157,16 @@ def test_a_fault_in_a_profile_of_an_earlier_version_is_named_where_it_belongs_to
     message = str(error.value)
     assert "methods#n: Input should be greater than or equal to 1" in message
     assert "gates is unknown, allowed are" in message, "a misspelt gate is not forgotten"
+
+
+@pytest.mark.parametrize("named", [{"radimagenet": "/none/ResNet50.pt"}, {"lpips": ["{real}", "/none/alex.pth"]}])
+def test_weights_that_are_not_there_stop_a_run_before_it_begins(tmp_path, named):
+    (tmp_path / "trunk.pth").write_text("weights")
+    named = {
+        key: [path.format(real=tmp_path / "trunk.pth") for path in value] if key == "lpips" else value
+        for key, value in named.items()
+    }
+    profile = write_profile(tmp_path / "mine.yaml", evaluate=named)
+    with pytest.raises(UserError, match=f"evaluate#{next(iter(named))}: /none/.* is no file; give the absolute path"):
+        run(str(tmp_path / "work"), str(profile))
+    assert not (tmp_path / "work").exists()

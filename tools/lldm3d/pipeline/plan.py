@@ -192,6 +192,7 @@ def check_plan(plan: Plan) -> None:
     check_pseudo_labels(plan)
     if plan.given:
         return
+    check_weights(plan)
     drawn = product(plan.methods, plan.seeds)
     made = {pairs_folder(name, source, seed) for name, seed in drawn for source in method_sources(plan, name)}
     for name in plan.pairs:
@@ -213,6 +214,17 @@ def check_voters(plan: Plan, source: str) -> None:
             f"--sources {source}: its networks see all labels, the methods of this run do not; take --sources "
             f"training, then `lldm3d refine --regime 0.1R --contradicted {source}`"
         )
+
+
+def check_weights(plan: Plan) -> None:
+    """Raises UserError where weights of networks that judge images are not there."""
+    for name in ("medicalnet", "radimagenet", "lpips"):
+        named = plan.settings["evaluate"].get(name) or []
+        for path in [named] if isinstance(named, str) else named:
+            if not Path(path).is_file() or not Path(path).is_absolute():
+                raise UserError(
+                    f"evaluate#{name}: {path} is no file; give the absolute path of weights, or leave it out"
+                )
 
 
 def check_pseudo_labels(plan: Plan) -> None:
