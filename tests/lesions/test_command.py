@@ -213,7 +213,10 @@ def test_edit_and_generate_paint_the_same_for_the_same_row(work):
             "holds no trained haar_inpaint; train it with `lldm3d run --workdir .* --methods",
         ),
         ({"texture": "lefusion", "add": None, "grow": 1.2}, "--texture changes nothing with --grow"),
-        ({"texture": "lefusion", "add": "vein", "organ": ["liver"]}, "texture learnt tumour, not vein; paint it by"),
+        (
+            {"texture": "lefusion", "add": "vein", "organ": ["liver"]},
+            "--texture lefusion: .* learnt tumour, not vein; paint it by",
+        ),
         ({"texture": "lefusion", "data": "it", "workdir": None}, "--texture lefusion: give --workdir"),
         ({"texture": "difftumor"}, "late/model.pt: is not a readable checkpoint|early/model.pt: no such checkpoint"),
     ],

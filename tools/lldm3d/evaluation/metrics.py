@@ -61,11 +61,11 @@ class Metric(StrEnum):
     THROUGH_PLANE_FLICKER = "through_plane_flicker", SLICES, "flicker of slices", NEAR_FLOOR
     THROUGH_PLANE_CLASS_MEANS = "through_plane_class_means", SLICES, "spread of slice means", NEAR_FLOOR
     PLANE_GAP = "fid_plane_gap", SLICES, "FID across slices", NEAR_FLOOR
-    LESION_AUC = "lesion_auc", LESIONS, "classifier of new and real lesions: AUC", NEAR_FLOOR
-    MASKED_LESION_AUC = "masked_lesion_auc", LESIONS, "the same, lesions masked: AUC", NEAR_FLOOR
-    LESION_INTENSITY_DISTANCE = "lesion_intensity_distance", LESIONS, "intensity: Wasserstein distance", LOWER
-    SHELL_INTENSITY_DISTANCE = "shell_intensity_distance", LESIONS, "the same within 2 voxels around", LOWER
-    EDGE_GRADIENT_RATIO = "edge_gradient_ratio", LESIONS, "gradient at the edge over that of real lesions", NEAR_FLOOR
+    LESION_AUC = "lesion_auc", LESIONS, "AUC of new against real lesions", NEAR_FLOOR
+    MASKED_LESION_AUC = "masked_lesion_auc", LESIONS, "AUC with the lesions masked", NEAR_FLOOR
+    LESION_INTENSITY_DISTANCE = "lesion_intensity_distance", LESIONS, "lesion intensity: Wasserstein distance", LOWER
+    SHELL_INTENSITY_DISTANCE = "shell_intensity_distance", LESIONS, "shell intensity: Wasserstein distance", LOWER
+    EDGE_GRADIENT_RATIO = "edge_gradient_ratio", LESIONS, "gradient at the edge over real lesions", NEAR_FLOOR
     NEAR_COPIES_SHARE = "near_copies_share", COPIES, "share of near copies", LOWER
     NEAR_COPIES = "near_copies", COPIES, "near copies", LOWER, "cases"
     NEARER_SHARE = "nearer_share", COPIES, "share nearer than 5 % of held-out cases", LOWER
