@@ -192,7 +192,7 @@ def check_plan(plan: Plan) -> None:
     check_pseudo_labels(plan)
     if plan.given:
         return
-    check_weights(plan)
+    require_weights(plan)
     drawn = product(plan.methods, plan.seeds)
     made = {pairs_folder(name, source, seed) for name, seed in drawn for source in method_sources(plan, name)}
     for name in plan.pairs:
@@ -216,7 +216,7 @@ def check_voters(plan: Plan, source: str) -> None:
         )
 
 
-def check_weights(plan: Plan) -> None:
+def require_weights(plan: Plan) -> None:
     """Raises UserError where weights of networks that judge images are not there."""
     for name in ("medicalnet", "radimagenet", "lpips"):
         named = plan.settings["evaluate"].get(name) or []
