@@ -256,7 +256,7 @@ def test_options_of_the_sampler_are_checked_first(workdir, tmp_path):
 def test_the_number_of_steps_reaches_the_ddpm_as_well(workdir, tmp_path, monkeypatch):
     given = {}
     monkeypatch.setattr(
-        "lldm3d.pairs.generate.run_bundle", lambda *arguments, **_: given.update(arguments[4] | arguments[5])
+        "lldm3d.pairs.drawing.run_bundle", lambda *arguments, **_: given.update(arguments[4] | arguments[5])
     )
     with pytest.raises(UserError, match="lacks"):  # nothing is drawn
         generate(str(workdir), str(tmp_path / "out"), num_inference_steps=7, overlays=("ddpm.yaml",))
@@ -356,7 +356,7 @@ def test_what_the_drawing_refuses_leaves_no_folder(workdir, tmp_path, monkeypatc
         (folder / "log.txt").write_text("a log")
         raise UserError("the size must be a multiple of 2")
 
-    monkeypatch.setattr("lldm3d.pairs.generate.run_bundle", refuse)
+    monkeypatch.setattr("lldm3d.pairs.drawing.run_bundle", refuse)
     with pytest.raises(UserError, match="multiple of 2"):
         generate(str(workdir), str(tmp_path / "out"), n=1)
     assert not any(tmp_path.iterdir())

@@ -14,7 +14,8 @@ from lldm3d.evaluation.features import load_segmenter
 from lldm3d.evaluation.filtering import agreement_of, ensemble
 from lldm3d.files import write_json
 from lldm3d.methods.registry import load_method
-from lldm3d.pairs.generate import draw_pairs, trained_folder
+from lldm3d.pairs.drawing import draw_pairs
+from lldm3d.pairs.generate import trained_folder
 from lldm3d.pairs.own_labels import CLASSES, own_labels
 from lldm3d.pairs.sources import LabelFile
 from lldm3d.pairs.start_slices import OTHER

@@ -113,7 +113,8 @@ def make_pairs(work: Path, job: Job, plan: Plan) -> None:
 
 def draw(work: Path, job: Job, plan: Plan) -> None:
     """Draw the pairs of a method for a source of labels."""
-    from lldm3d.pairs.generate import draw_pairs, source_labels
+    from lldm3d.pairs.drawing import draw_pairs
+    from lldm3d.pairs.generate import source_labels
     from lldm3d.pairs.sources import read_labels
     from lldm3d.pipeline.profile import overrides_of
 
