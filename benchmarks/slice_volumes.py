@@ -10,7 +10,11 @@ true slice stands last, as it alone gets one. The paper judges training labels; 
 from pathlib import Path
 
 import fire
+from matplotlib.figure import Figure
 
+from lldm3d import plots
+from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.data.scans import read_pair
 from lldm3d.evaluation.evaluate import evaluate
 from lldm3d.evaluation.metrics import Compared, Metric
 from lldm3d.files import atomic_write, read_json
@@ -26,6 +30,7 @@ ROWS = {  # name: method, start, labels moved
     "GEM-3D IC + MA": ("gem3d", "other_patient", True),
     "GEM-3D, + 1 true slice": ("gem3d", "own", False),
 }
+SHOWN_CASES = 4  # in the figure
 SHOWN = {
     Metric.FID: "FID",
     Metric.PLANE_GAP: "FID",
@@ -60,7 +65,7 @@ def main(
     segmenter = segmenter or work / "segment/steps/seg_resunet/multi/R/real/seed_0"
     plan = {name: (name, None, False) for name in others} | {name: ROWS[name] for name in rows or ROWS}
     for name, (method, start, moved) in plan.items():
-        folder = out / "".join(letter if letter.isalnum() else "_" for letter in name)
+        folder = out / folder_of(name)
         own = {**({"start": start} if start else {}), **({"rotation": rotation} if moved else {})}
         if not (folder / "pairs/dataset.json").is_file():
             generate(str(work), str(folder / "pairs"), method, source="test", n=n, **own, **settings)
@@ -70,7 +75,29 @@ def main(
         found[name] = read_json(folder / "evaluation/metrics.json")["rows"]
     with atomic_write(out / "table.md") as path:
         path.write_text(table(found))
+    folders = {name: out / folder_of(name) / "pairs" for name in plan}
+    plots.save(planes_figure(work / "dataset", folders), out / "planes.png")
     print((out / "table.md").read_text())
+
+
+def folder_of(name: str) -> str:
+    """The folder of a row."""
+    return "".join(letter if letter.isalnum() else "_" for letter in name)
+
+
+def planes_figure(real: Path, drawn: dict[str, Path]) -> Figure:
+    """The first test cases in three planes: the real scans, then those of each row; at least two rows."""
+    schema, cases = load_schema(real), {case.name: case for case in load_cases(real, "test")}
+    sides = {"real": cases} | {name: {c.name: c for c in load_cases(path, "training")} for name, path in drawn.items()}
+    shown = [name for name in cases if all(name in side for side in sides.values())][:SHOWN_CASES]
+    figure, grid = plots.dark(len(sides), 3 * len(shown), 2.6 * len(shown), 1.05 * len(sides))
+    for row, (title, side) in zip(grid, sides.items(), strict=True):
+        for number, name in enumerate(shown):
+            scan, label = read_pair(side[name], schema), read_pair(cases[name], schema).label
+            for axes, (plane, axis) in zip(row[3 * number :], plots.PLANES.items(), strict=False):
+                plots.show(axes, scan.image, schema.spacing, plane, plots.best_slice(label, axis))
+        row[0].set_title(title, color="white", fontsize=7, loc="left")
+    return figure
 
 
 def table(found: dict[str, list[dict]]) -> str:
