@@ -96,8 +96,8 @@ def planes_figure(real: Path, drawn: dict[str, Path]) -> Figure:
             scan, label = read_pair(side[name], schema), read_pair(cases[name], schema).label
             for axes, (plane, axis) in zip(row[3 * number :], plots.PLANES.items(), strict=False):
                 plots.show(axes, scan.image, schema.spacing, plane, plots.best_slice(label, axis))
-        place = row[0].get_position()
-        figure.text(place.x0, place.y1, title, color="white", fontsize=7, va="bottom")  # above the next axes
+        row[0].set_title(title, color="white", fontsize=7, loc="left")
+        row[0].set_zorder(1)  # above its neighbours, whose slices would cover the title
     return figure
 
 
