@@ -8,6 +8,7 @@ shows in coronal and sagittal planes alone. Compared with real test scans, at eq
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import fire
@@ -25,8 +26,8 @@ from lldm3d.data.scans import read_pair
 from lldm3d.evaluation.distances import compare, fid
 from lldm3d.evaluation.metrics import Compared
 from lldm3d.files import write_json
+from lldm3d.plots import PLANES
 
-PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis that is fixed
 WIDTHS = (16, 16, 32, 64, 64, 16)  # of the network; it halves a slice four times
 LEVELS = ("down_1", "down_2", "down_3")  # whose means over a slice are its features
 BATCH = 32
@@ -62,19 +63,23 @@ def trained(images: Tensor, labels: Tensor, num_classes: int, steps: int) -> nn.
     return network.eval()
 
 
-@torch.no_grad()
-def features(network: nn.Module, slices: Tensor) -> np.ndarray:
-    """Features [N, S, D] of slices [N, S, 1, ., .]."""
+def features_by(network: nn.Module) -> Callable[[Tensor], np.ndarray]:
+    """What gives the features [N, S, D] of slices [N, S, 1, ., .]."""
     found: dict[str, Tensor] = {}
     for level in LEVELS:
         network.get_submodule(level).register_forward_hook(
             lambda _, __, output, level=level: found.__setitem__(level, output.mean((-2, -1)))
         )
-    rows = []
-    for volume in slices:
-        network(volume)
-        rows.append(torch.cat([found[level] for level in LEVELS], 1))
-    return torch.stack(rows).numpy()
+
+    @torch.no_grad()
+    def features(slices: Tensor) -> np.ndarray:
+        rows = []
+        for volume in slices:
+            network(volume)
+            rows.append(torch.cat([found[level] for level in LEVELS], 1))
+        return torch.stack(rows).numpy()
+
+    return features
 
 
 def main(dataset_dir: str, folder: str, steps: int = 600) -> None:
@@ -86,10 +91,10 @@ def main(dataset_dir: str, folder: str, steps: int = 600) -> None:
     found: dict[str, dict] = {name: {} for name in pairs}
     for plane, axis in PLANES.items():
         image, label = (in_plane(item, axis) for item in sides["training"])
-        network = trained(image, label, len(schema.class_names), steps)
-        real, test = features(network, image), features(network, in_plane(sides["test"][0], axis))
+        features = features_by(trained(image, label, len(schema.class_names), steps))
+        real, test = features(image), features(in_plane(sides["test"][0], axis))
         for name, (images, _) in pairs.items():
-            compared = compare(fid, features(network, in_plane(images, axis)), real, test)
+            compared = compare(fid, features(in_plane(images, axis)), real, test)
             held_out = next(item for item in compared if item.compared == Compared.SYNTHETIC_TEST)
             found[name][plane] = {"fid": held_out.value, "interval": held_out.interval, "floor": held_out.floor}
     result = {"machine": describe(), "cases": len(next(iter(pairs.values()))[0]), "steps": steps, "fid": found}

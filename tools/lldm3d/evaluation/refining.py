@@ -11,7 +11,7 @@ from lldm3d.data.dataset import LEFT_OUT_VALUE, load_cases, load_schema, moved
 from lldm3d.data.regimes import generator_saw, require_alike
 from lldm3d.data.scans import read_pair
 from lldm3d.errors import UserError
-from lldm3d.evaluation.features import load_segmenter
+from lldm3d.evaluation.features import Segmenter, load_segmenter
 from lldm3d.evaluation.filtering import ensemble, labelled
 from lldm3d.files import output_folder, read_json, require_replaceable, save_nifti, sha256, write_json
 from lldm3d.pairs.folder import manifest_of, manifest_rows
@@ -30,8 +30,8 @@ def refine(
 
     Images drawn for a label show it a little elsewhere; a segmentation that learns from such pairs learns to be as far
     off. The networks are those of one regime of real data in the work directory, of all seeds. What all of them get
-    wrong stays wrong. Images stay where they
-    are. Alignment of such pairs, which networks of the same data measure, says nothing more.
+    wrong stays wrong. Images stay where they are. Alignment of such pairs, which networks of the same data measure,
+    says nothing more.
 
     Args:
         workdir: work directory of `lldm3d run`, whose networks vote.
@@ -65,7 +65,7 @@ def refine_pairs(
         entries = read_json(source / "dataset.json")
         for case, entry in zip(tqdm(cases, desc="voting", mininterval=1), entries["training"], strict=True):
             scan = read_pair(case, schema)
-            label = change(np.stack([network(scan.image)[1] for network in networks]), scan.label)
+            label = change(votes_of(networks, scan.image), scan.label)
             shares.append(round(float((label != scan.label).mean()), 5))
             save_nifti(folder / f"labelsTr/{case.name}.nii.gz", label, scan.affine)
             content.append(moved(entry, source, target) | {"label": f"./labelsTr/{case.name}.nii.gz"})
@@ -109,7 +109,7 @@ def pseudo_label(workdir: str, output_dir: str, regime: str = "R", overwrite: bo
         for place in tqdm(unlabelled, desc="voting", mininterval=1):
             case = cases[place]
             scan = read_pair(case, schema)
-            votes = np.stack([network(scan.image)[1] for network in networks])
+            votes = votes_of(networks, scan.image)
             save_nifti(folder / f"labelsTr/{case.name}.nii.gz", by_majority(votes, votes[0]), scan.affine)
             entry = moved(entries["training"][place], source, target)
             content.append(entry | {"label": f"./labelsTr/{case.name}.nii.gz"})
@@ -123,6 +123,11 @@ def pseudo_label(workdir: str, output_dir: str, regime: str = "R", overwrite: bo
             "cases": [{"name": cases[place].name, "patient": cases[place].patient} for place in unlabelled],
         })  # fmt: skip
     print(f"lldm3d: {len(voting)} networks gave labels to {len(unlabelled)} scans in {target}")
+
+
+def votes_of(networks: Sequence[Segmenter], image: np.ndarray) -> np.ndarray:
+    """The label map that each of N networks sees in an image [X, Y, Z], [N, X, Y, Z]."""
+    return np.stack([network(image)[1] for network in networks])
 
 
 def by_majority(votes: np.ndarray, label: np.ndarray) -> np.ndarray:

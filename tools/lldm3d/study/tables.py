@@ -93,15 +93,14 @@ def saw_text(limits: dict | None) -> str:
     if limits is None:
         return "the pairs do not say which real patients their generator saw"
     labelled, others, share = (limits[key] for key in ("labelled_patients", "unlabelled_patients", "label_fraction"))
-    voted = limits.get("pseudo_labelled_patients", 0)
-    images = f"the images of {others} others without labels" if others else "nothing of any others"
-    if voted:
-        images = f"the images of {voted} others with labels by networks that saw no more"
+    further = f"the images of {others} others without labels" if others else ""
+    if voted := limits.get("pseudo_labelled_patients"):
+        further = f"the images of {voted} others with labels by networks that saw no more"
     if share < 1:
-        return f"the generator saw the labels of {labelled} training patients ({share:g}R) and {images}"
-    return f"the generator saw the labels of all {labelled} training patients" + (
-        f" and {images}" if others or voted else ""
-    )
+        seen = f"the labels of {labelled} training patients ({share:g}R) and {further or 'nothing of any others'}"
+    else:
+        seen = f"the labels of all {labelled} training patients" + (f" and {further}" if further else "")
+    return f"the generator saw {seen}"
 
 
 def saw_more(stage: SegmentStage, limits: dict | None) -> bool:
