@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from tests.in_process import bundles_run_here, do_stages, write_run
+from tests.lesions.conftest import write_lesions
 
 from lldm3d.data.dataset import SPLITS, load_cases, load_schema
 from lldm3d.data.regimes import regime_cases
@@ -14,9 +15,10 @@ from lldm3d.errors import UserError
 from lldm3d.files import read_json
 from lldm3d.lesions.editor import Edit, open_editor
 from lldm3d.lesions.pool import Scans
+from lldm3d.lesions.request import editor_of
 from lldm3d.lesions.textures import with_rim
 from lldm3d.methods.registry import load_method
-from lldm3d.pairs.editing import edit, editor_of
+from lldm3d.pairs.editing import edit
 from lldm3d.pairs.generate import generate
 from lldm3d.pairs.painters import open_texture
 from lldm3d.pipeline.run import run
@@ -201,6 +203,31 @@ def test_edit_and_generate_paint_the_same_for_the_same_row(work):
     for number, case in enumerate(manifest["cases"][:2]):
         scan = texture.scan(open_editor(work / "dataset"), [Edit.of(row) for row in case["edits"]], 0, number)
         np.testing.assert_array_equal(scan.image, voxels(folder / f"imagesTr/{case['name']}.nii.gz"))
+
+
+def test_models_of_another_work_directory_paint_its_lesions(work, tmp_path):
+    (tmp_path / "guests").mkdir()
+    write_lesions(tmp_path / "guests", "guest")
+    given = {"data": str(tmp_path / "guests"), "lesions_from": str(work), "add": "tumour", "texture": "lefusion"}
+    edit("guest_00", str(tmp_path / "out"), **given)
+    manifest, case = read_json(tmp_path / "out/manifest.json"), load_cases(tmp_path / "guests", "training")[0]
+    assert list(manifest["checkpoints"]) == ["texture/model.pt"]
+    assert manifest["settings"]["lesions_from"] == str(work / "dataset")
+    assert manifest["cases"][0]["edits"][0]["donor"]["scan"].startswith("case_")
+    (pair,) = load_cases(tmp_path / "out", "training")
+    new = voxels(pair.label) != voxels(case.label)
+    np.testing.assert_array_equal(voxels(pair.image)[~new], voxels(case.image)[~new])
+    assert (voxels(pair.image)[new] != voxels(case.image)[new]).any()
+
+
+def test_models_are_refused_for_scans_of_another_spacing(work, tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.lesions.conftest.SPACING", (1.0, 1.0, 1.5))
+    (tmp_path / "guests").mkdir()
+    write_lesions(tmp_path / "guests", "guest")
+    given = {"data": str(tmp_path / "guests"), "lesions_from": str(work), "add": "tumour", "texture": "lefusion"}
+    with pytest.raises(UserError, match="learnt voxels of 2,2,3 mm, and the scan's have 1,1,1.5; prepare it with"):
+        edit("guest_00", str(tmp_path / "out"), **given)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,26 @@
 """New lesions against real ones: what is wrong with them is found, and real ones against real ones are the floor."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from scipy import ndimage
+from tests.evaluation.toys import CLASSES as TOY_CLASSES
+from tests.evaluation.toys import write_segmenter
 
 from lldm3d.data.dataset import SPLITS, load_cases, load_schema
 from lldm3d.data.scans import Scan
 from lldm3d.evaluation.distances import compare
-from lldm3d.evaluation.lesion_realism import MEASURES, lesion_look, realism_rows, sources_of
+from lldm3d.evaluation.features import load_segmenter
+from lldm3d.evaluation.lesion_realism import (
+    CROP_DISTANCES,
+    MEASURES,
+    feature_distance,
+    lesion_look,
+    realism_rows,
+    sources_of,
+)
 from lldm3d.evaluation.metrics import Compared, Metric
 from lldm3d.pairs.editing import edit
 
@@ -17,7 +28,7 @@ SPACING, SIZE = (1.0, 1.0, 2.0), (24, 24, 14)
 AUC, MASKED, INSIDE, SHELL, EDGE = MEASURES
 
 
-def patients(first: int, change=lambda image, mask, rng: image) -> list:
+def patients(first: int, change=lambda image, mask, rng: image, segmenter=None) -> list:
     """One lesion of each of 16 patients in noise, changed as a bad texture would."""
     found = []
     for number in range(first, first + 16):
@@ -27,7 +38,7 @@ def patients(first: int, change=lambda image, mask, rng: image) -> list:
         sharp = np.where(mask, 0.3, 0.6) + rng.normal(0, 0.03)
         image = ndimage.gaussian_filter(sharp, 0.5) + rng.normal(0, 0.03, SIZE)
         scan = Scan(change(image, mask, rng), np.uint8(mask), np.eye(4))
-        found.append([lesion_look(scan, mask, np.zeros(SIZE, bool), SPACING, f"patient_{number}")])
+        found.append([lesion_look(scan, mask, np.zeros(SIZE, bool), SPACING, f"patient_{number}", segmenter)])
     return found
 
 
@@ -69,6 +80,17 @@ def test_wrong_brightness_and_blurred_edges_have_their_figures():
     assert figures(lambda image, mask, rng: ndimage.gaussian_filter(image, 1.5))[EDGE].value < 0.7
 
 
+def test_crops_of_a_wrong_texture_lie_further_from_real_ones_by_the_features_of_a_network(tmp_path):
+    write_segmenter(tmp_path / "stage")
+    segmenter = load_segmenter(tmp_path / "stage", TOY_CLASSES)
+    real = patients(100, segmenter=segmenter) + patients(200, segmenter=segmenter)
+    wrong = patients(0, lambda image, mask, rng: inside(image, mask, 0.9), segmenter)
+    for distance in CROP_DISTANCES.values():
+        measure = partial(feature_distance, distance)
+        alike, apart = (compare(measure, ours, real, [])[0] for ours in (patients(0, segmenter=segmenter), wrong))
+        assert apart.interval[0] > alike.interval[1] and apart.value > 3 * abs(alike.value)
+
+
 def test_of_edited_scans_the_new_lesions_alone_are_judged(lesion_dataset, tmp_path):
     edit("case_01", str(tmp_path / "new"), data=str(lesion_dataset), add="tumour", long_axis=9, n=3)
     schema, cases = load_schema(lesion_dataset), {split: load_cases(lesion_dataset, split) for split in SPLITS}
@@ -82,5 +104,10 @@ def test_of_edited_scans_the_new_lesions_alone_are_judged(lesion_dataset, tmp_pa
     assert 0 < found.value < 0.1 and found.floor > 0
     assert row[AUC, Compared.SYNTHETIC_TRAINING].note == "2 cases on one side, at least 5 are needed"
     assert Metric.LESION_AUC.group == "lesions"
+    write_segmenter(tmp_path / "stage", schema.class_names)
+    rows = realism_rows(tmp_path / "new", cases, schema, load_segmenter(tmp_path / "stage", schema.class_names))
+    crops = [row for row in rows if row.metric in CROP_DISTANCES]
+    assert len(crops) == 2 * len(CROP_DISTANCES) and {row.network.split(":")[0] for row in crops} == {"seg_resunet"}
+    assert all(row.value is not None and row.floor is not None for row in crops[:1])
     assert not realism_rows(tmp_path / "new", cases, replace(schema, lesions=()))
     assert not realism_rows(lesion_dataset, cases, schema), "these are no edits"

@@ -92,7 +92,7 @@ def evaluate(
     rows, nearest = compute_metrics(records, extractor, perceptual)
     if redrawn is not None:
         rows += draw_rows(records["synthetic"].cases, redrawn, schema, device(), perceptual)
-    rows += realism_rows(synthetic, cases, schema)
+    rows += realism_rows(synthetic, cases, schema, extractor.segmenter)
     if segmenter_command is not None:
         rows += command_rows(segmenter_command, records["synthetic"].cases, records["test"].cases, schema)
     warped = records["warped"].cases if truth else []

@@ -3,7 +3,7 @@
 Lesions count alike whatever their size. Real ones are drawn by patient, new ones by scan.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from lldm3d.data.dataset import SPLITS, Case, Schema
 from lldm3d.data.scans import Scan, read_pair
-from lldm3d.evaluation.distances import compare, wasserstein
+from lldm3d.evaluation.distances import compare, fid, kid, wasserstein
+from lldm3d.evaluation.features import CONTENT, Segmenter
 from lldm3d.evaluation.metrics import Metric, Row
 from lldm3d.lesions.masks import lesion_parts, long_axis
 from lldm3d.lesions.placement import CUBE
@@ -24,6 +25,7 @@ SHELL = 2  # voxels round a lesion
 QUANTILES = np.linspace(0, 1, 33)  # of a lesion's intensities, that stand for all of them
 FINE = 1.0  # voxels: what a Gaussian of this deviation takes away is texture
 FOLDS = 5  # of the cross-validation, and the fewest patients of a side
+CROP_SIDES = 32  # voxels of a crop for the segmentation network, whatever the lesion's length
 RIDGE = 1.0  # on a classifier's weights, in variances of its measures
 
 
@@ -37,13 +39,19 @@ class LesionLook:
     edge: float  # gradient, 1/mm
     within: np.ndarray  # measures of the lesion and its edge
     around: np.ndarray  # measures of what lies in the crop beside it
+    features: np.ndarray  # of the crop by a segmentation network; empty without one
 
 
 Looks = Sequence[Sequence[LesionLook]]  # of each patient, or scan
 
 
 def lesion_look(
-    scan: Scan, mask: np.ndarray, others: np.ndarray, spacing: tuple[float, float, float], patient: str
+    scan: Scan,
+    mask: np.ndarray,
+    others: np.ndarray,
+    spacing: tuple[float, float, float],
+    patient: str,
+    segmenter: Segmenter | None = None,
 ) -> LesionLook:
     """Measure a lesion, in a crop of twice its long axis along each axis or as far as the scan reaches.
 
@@ -75,7 +83,14 @@ def lesion_look(
         edge,
         np.array([*lesion, *tenths, middle, lesion[0] - near[0], edge]),
         np.array([*near, *outside, near[0] - outside[0]]),
+        crop_features(image, segmenter) if segmenter else np.empty(0),
     )
+
+
+def crop_features(image: np.ndarray, segmenter: Segmenter) -> np.ndarray:
+    """Features of content [D] of a crop, resampled to a cube of `CROP_SIDES` voxels."""
+    zoomed = ndimage.zoom(image, CROP_SIDES / np.array(image.shape), order=1, mode="nearest", grid_mode=True)
+    return segmenter(zoomed)[0][CONTENT]
 
 
 def region_measures(image: np.ndarray, region: np.ndarray) -> tuple[float, float, float]:
@@ -86,7 +101,14 @@ def region_measures(image: np.ndarray, region: np.ndarray) -> tuple[float, float
     return image[region].mean(), image[region].std(), fine[region].std()
 
 
-def looks_of(scan: Scan, case: Case, name: str, schema: Schema, new: np.ndarray | None = None) -> list[LesionLook]:
+def looks_of(
+    scan: Scan,
+    case: Case,
+    name: str,
+    schema: Schema,
+    segmenter: Segmenter | None = None,
+    new: np.ndarray | None = None,
+) -> list[LesionLook]:
     """The lesions of a class in a scan, 26-connected, but those that the edge of the scan cuts.
 
     Args:
@@ -100,19 +122,21 @@ def looks_of(scan: Scan, case: Case, name: str, schema: Schema, new: np.ndarray 
             continue
         mask = np.zeros(scan.label.shape, bool)
         mask[box] = part
-        found.append(lesion_look(scan, mask, lesions & ~mask, schema.spacing, case.patient))
+        found.append(lesion_look(scan, mask, lesions & ~mask, schema.spacing, case.patient, segmenter))
     return found
 
 
-def real_looks(cases: Sequence[Case], name: str, schema: Schema) -> Looks:
+def real_looks(cases: Sequence[Case], name: str, schema: Schema, segmenter: Segmenter | None = None) -> Looks:
     """Of each patient that has lesions of a class."""
     found: dict[str, list[LesionLook]] = {}
     for case in tqdm([case for case in cases if case.label], desc=f"evaluate {name}", mininterval=1):
-        found.setdefault(case.patient, []).extend(looks_of(read_pair(case, schema), case, name, schema))
+        found.setdefault(case.patient, []).extend(looks_of(read_pair(case, schema), case, name, schema, segmenter))
     return [looks for looks in found.values() if looks]
 
 
-def new_looks(cases: Sequence[Case], sources: dict[str, Case], name: str, schema: Schema) -> Looks:
+def new_looks(
+    cases: Sequence[Case], sources: dict[str, Case], name: str, schema: Schema, segmenter: Segmenter | None = None
+) -> Looks:
     """Of each edited scan the lesions that the real scan has not.
 
     Args:
@@ -121,7 +145,7 @@ def new_looks(cases: Sequence[Case], sources: dict[str, Case], name: str, schema
     found = []
     for case in tqdm([case for case in cases if case.name in sources], desc=f"evaluate new {name}", mininterval=1):
         scan, before = read_pair(case, schema), read_pair(sources[case.name], schema)
-        found.append(looks_of(scan, case, name, schema, scan.label != before.label))
+        found.append(looks_of(scan, case, name, schema, segmenter, scan.label != before.label))
     return [looks for looks in found if looks]
 
 
@@ -135,19 +159,26 @@ def sources_of(folder: str | Path, cases: dict[str, list[Case]]) -> dict[str, Ca
     return found
 
 
-def realism_rows(folder: str | Path, cases: dict[str, list[Case]], schema: Schema) -> list[Row]:
+def realism_rows(
+    folder: str | Path, cases: dict[str, list[Case]], schema: Schema, segmenter: Segmenter | None = None
+) -> list[Row]:
     """The figures of each class of lesions that edited scans have; none where no scan was edited.
 
     Args:
         folder: of the pairs, whose manifest says which are edited scans.
         cases: of each split of the real data set, and "synthetic".
+        segmenter: whose features the distances of crops take; without one those are left out.
     """
+    identity = segmenter.spaces[0].identity if segmenter else {}
     sources, rows = sources_of(folder, cases) if schema.lesions else {}, []
     for name in schema.lesions if sources else ():
-        ours = new_looks(cases["synthetic"], sources, name, schema)
-        sides = ours, *(real_looks(cases[split], name, schema) for split in ("training", "test"))
+        ours = new_looks(cases["synthetic"], sources, name, schema, segmenter)
+        sides = ours, *(real_looks(cases[split], name, schema, segmenter) for split in ("training", "test"))
         for metric, (measure, least) in MEASURES.items() if ours else ():
             rows += [Row(metric, class_name=name, **vars(item)) for item in compare(measure, *sides, least=least)]
+        for metric, distance in CROP_DISTANCES.items() if ours and segmenter else ():
+            compared = compare(partial(feature_distance, distance), *sides)
+            rows += [Row(metric, class_name=name, **identity, **vars(item)) for item in compared]
     return rows
 
 
@@ -158,6 +189,11 @@ def pooled(looks: Looks, key: str) -> list:
 def intensity_distance(key: str, ours: Looks, real: Looks) -> float:
     """Wasserstein distance of the intensities, of the prepared range of 0 to 1."""
     return wasserstein(pooled(ours, key), pooled(real, key))
+
+
+def feature_distance(distance: Callable, ours: Looks, real: Looks) -> float:
+    """FID or KID of the crops. Lengths of lesions count in it too: crops are resampled to one size."""
+    return distance(np.array(pooled(ours, "features")), np.array(pooled(real, "features")))
 
 
 def edge_ratio(ours: Looks, real: Looks) -> float:
@@ -214,3 +250,4 @@ MEASURES = {
     Metric.SHELL_INTENSITY_DISTANCE: (partial(intensity_distance, "shell"), 2),
     Metric.EDGE_GRADIENT_RATIO: (edge_ratio, 2),
 }
+CROP_DISTANCES = {Metric.LESION_FID: fid, Metric.LESION_KID: kid}

@@ -66,6 +66,8 @@ class Metric(StrEnum):
     LESION_INTENSITY_DISTANCE = "lesion_intensity_distance", LESIONS, "lesion intensity: Wasserstein distance", LOWER
     SHELL_INTENSITY_DISTANCE = "shell_intensity_distance", LESIONS, "shell intensity: Wasserstein distance", LOWER
     EDGE_GRADIENT_RATIO = "edge_gradient_ratio", LESIONS, "gradient at the edge over real lesions", NEAR_FLOOR
+    LESION_FID = "lesion_fid", LESIONS, "FID of crops round lesions", LOWER
+    LESION_KID = "lesion_kid", LESIONS, "KID of crops round lesions", LOWER
     NEAR_COPIES_SHARE = "near_copies_share", COPIES, "share of near copies", LOWER
     NEAR_COPIES = "near_copies", COPIES, "near copies", LOWER, "cases"
     NEARER_SHARE = "nearer_share", COPIES, "share nearer than 5 % of held-out cases", LOWER

@@ -11,6 +11,7 @@ from lldm3d.codec.codec import Codec
 from lldm3d.data.labels import one_hot
 from lldm3d.diffusion.noise import RectifiedFlow, noise_like
 from lldm3d.diffusion.repaint import repaint_flow
+from lldm3d.errors import UserError
 from lldm3d.lesions.editor import Edit, Editor
 from lldm3d.lesions.placement import in_volume
 from lldm3d.training.inferers import AutocastInferer
@@ -40,16 +41,20 @@ class LabelPainter:
         autocast: bool = True,
     ) -> None:
         self.network, self.noise_scheduler, self.codec, self.device = network, noise_scheduler, codec, device
-        self.num_classes, self.resample, self.inferer = len(class_names), resample, AutocastInferer(device, autocast)
+        self.class_names, self.resample, self.inferer = tuple(class_names), resample, AutocastInferer(device, autocast)
 
     def __call__(
         self, editor: Editor, image: np.ndarray, label: np.ndarray, edit: Edit, generator: torch.Generator
     ) -> np.ndarray:
-        """The image [X, Y, Z] in [0, 1] with a new lesion."""
+        """The image [X, Y, Z] in [0, 1] with a new lesion. Raises UserError for labels of other classes."""
+        names = editor.own.scans.schema.class_names
+        if names != self.class_names:
+            learnt, own = (", ".join(one[1:]) for one in (self.class_names, names))
+            raise UserError(f"the network draws for labels of {learnt}, and the scan has {own}; choose another texture")
         mask = in_volume(editor.mask(edit), edit.centre, label.shape)
         volumes = (np.ascontiguousarray(volume) for volume in (image, editor.label(label, [edit]), mask))
         known, wanted, inside = (torch.as_tensor(volume, device=self.device)[None, None] for volume in volumes)
-        condition, (latent, _) = one_hot(wanted, self.num_classes), self.codec.encode(known)
+        condition, (latent, _) = one_hot(wanted, len(names)), self.codec.encode(known)
         kept = max_pool3d(inside.float(), self.codec.stride) == 0
         drawn = repaint_flow(
             self.noise_scheduler,

@@ -2,11 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from scipy import ndimage
 from tqdm import tqdm
 
 from lldm3d import plots
@@ -15,17 +13,15 @@ from lldm3d.data.scans import Scan
 from lldm3d.errors import UserError, did_you_mean
 from lldm3d.files import output_folder, require_replaceable, save_nifti, write_json
 from lldm3d.lesions.calibre import with_calibre
-from lldm3d.lesions.editor import MASK_SOURCES, TRIES, Edit, Editor, read_shapes
+from lldm3d.lesions.editor import MASK_SOURCES, read_shapes
 from lldm3d.lesions.figure import edits_figure
-from lldm3d.lesions.masks import lesion_parts
-from lldm3d.lesions.masks import long_axis as length_of
-from lldm3d.lesions.placement import allowed_voxels, draw_centre, misfit
-from lldm3d.lesions.pool import LesionPool, Scans, lesion_classes
+from lldm3d.lesions.pool import Scans
+from lldm3d.lesions.request import AUTO, drawn_lesion, editor_of, removed_or_grown
 from lldm3d.pairs.folder import pair_manifest, write_dataset_json
 from lldm3d.pairs.painters import COPY_PASTE, Texture, open_texture, require_painting
 from lldm3d.pairs.sources import SHAPES, LabelFile, shapes_path
 
-AUTO, REAL_SHAPES = "auto", "real_shapes"
+REAL_SHAPES = "real_shapes"
 # what a further option has a part in; those that are not here, in a new lesion
 USED = {"of": ("grow", "calibre"), "which": ("remove", "grow"), "organ": ("add", "remove", "grow")}
 
@@ -75,7 +71,8 @@ def edit(
         texture: method that paints it: copy_paste, or of those that the workdir has trained lefusion, difftumor,
             haar_inpaint or lngen.
         organ: classes that a lesion may cover; default: the one around it, and what else lies within that.
-        lesions_from: another prepared data set, whose training cases give lesions; default: the scan's own.
+        lesions_from: another prepared data set, whose training cases give lesions; or another work directory, whose
+            models paint them too. Default: the scan's own.
         n: number of edited scans, each with another new lesion.
         seed: of all that is drawn.
         overwrite: replace earlier edits.
@@ -90,27 +87,31 @@ def edit(
     check_request(asked, more | {"seed": seed or None}, source, n, seed)
     require_painting(texture)
     folder, target = data_folder(workdir, data), Path(output_dir)
+    donors, models = lesions_of(lesions_from, folder, workdir)
     require_replaceable(target, overwrite, [folder])
     own = Scans(folder, SPLITS)
     before = own.read(case)
+    painter = open_texture(texture, models, add, own.schema)
     if calibre is not None:
         of = tubular_class(own.schema, of)
-        edits, after = [[{"scan": case, "calibre": calibre, "of": of}]], [narrowed(own.schema, before, calibre, of)]
-        painter = open_texture(COPY_PASTE, None, None, own.schema)
-        return write_edited(own, case, after, edits, painter, seed, target, overwrite, folder)
-    if source == SHAPES and not workdir:
-        raise UserError(f"--source {SHAPES}: give --workdir, of a run that trained {SHAPES}")
-    shapes = read_shapes(shapes_path(workdir)) if source == SHAPES else ()
-    editor = editor_of(own, lesions_from or folder, add or remove or of, organ, shapes)
-    painter = open_texture(texture, workdir, add, own.schema)
-    if add:
-        rows = [[drawn_lesion(editor, case, source, long_axis, place, [seed, number])] for number in range(n)]
+        after = [narrowed(own.schema, before, calibre, of)]
+        edited = Edited(case, of, after, [[{"scan": case, "calibre": calibre, "of": of}]])
     else:
-        rows = [removed_or_grown(editor, case, grow, which)]
-    bar = tqdm(rows, desc=f"lesions by {painter.method.title}", mininterval=1, disable=painter.paint is None)
-    after = [painter.scan(editor, edits, seed, number) for number, edits in enumerate(bar)]
-    edits = [[edit.as_row() for edit in row] for row in rows]
-    write_edited(own, case, after, edits, painter, seed, target, overwrite, lesions_from or folder)
+        if source == SHAPES and not models:
+            raise UserError(f"--source {SHAPES}: give --workdir, of a run that trained {SHAPES}")
+        shapes = read_shapes(shapes_path(models)) if source == SHAPES else ()
+        editor = editor_of(own, donors, add or remove or of, organ, shapes)
+        if add:
+            rows = [[drawn_lesion(editor, case, source, long_axis, place, [seed, number])] for number in range(n)]
+        else:
+            rows = [removed_or_grown(editor, case, grow, which)]
+        bar = tqdm(rows, desc=f"lesions by {painter.method.title}", mininterval=1, disable=painter.paint is None)
+        after = [painter.scan(editor, edits, seed, number) for number, edits in enumerate(bar)]
+        edited = Edited(case, rows[0][0].lesion, after, [[one.as_row() for one in edits] for edits in rows])
+    with output_folder(target, overwrite, [folder, donors]) as written:
+        write_edited(own, edited, painter, seed, written, donors)
+    lengths = [f"{row['long_axis']:.1f} mm" for edits in edited.rows for row in edits if row.get("long_axis")]
+    print(f"{target}: {len(after)} edited scans" + (f", lesions of {', '.join(lengths)}" if lengths else ""))
 
 
 def check_request(asked: dict, more: dict, source: str, n: int, seed: int) -> None:
@@ -147,100 +148,17 @@ def data_folder(workdir: str | None, data: str | None) -> Path:
     return Path(data) if data else Path(workdir) / "dataset"
 
 
-def editor_of(
-    own: Scans,
-    lesions_from: str | Path,
-    lesion: str | None,
-    organ: Sequence[str] | None,
-    shapes: Sequence[dict] = (),
-) -> Editor:
-    """The editor of some scans, with the lesions of the training cases of a data set, which has the same classes."""
-    classes = lesion_classes(own.schema, own.folder, lesion, organ)
-    pool = Scans(lesions_from)
-    names = [own.schema.class_names[value] for value in (classes.lesion, *classes.organ)]
-    theirs = [name for name in names[1:] if name in pool.schema.class_names] or None
-    return Editor(
-        LesionPool(own, classes), LesionPool(pool, lesion_classes(pool.schema, pool.folder, names[0], theirs)), shapes
-    )
+def lesions_of(given: str | None, folder: Path, workdir: str | None) -> tuple[Path, str | None]:
+    """The data set that gives lesions, and the work directory whose models paint them, if any.
 
-
-def drawn_lesion(editor: Editor, case: str, source: str, wanted: float | None, place: str, seed: Sequence[int]) -> Edit:
-    """Draw a new lesion, and its place where none is given. Raises UserError where there is no room for it."""
-    scan, rng, reason = editor.own.scans.read(case), np.random.default_rng(seed), None
-    organ = np.isin(scan.label, (*editor.classes.organ, *editor.classes.lesions))
-    names = ", ".join(editor.begun(case).organ)
-    if not organ.any():
-        raise UserError(f"{case}: has no {names}, in which a lesion could lie")
-    if wanted is not None and not min(editor.spacing) <= wanted <= (length := length_of(organ, editor.spacing)):
-        what = "shorter than a voxel" if wanted < min(editor.spacing) else f"longer than the organ ({length:.0f} mm)"
-        raise UserError(f"--long_axis {wanted:g}: is {what}; choose another length")
-    centre = voxel_at(place, scan, organ) if place != AUTO else None
-    for _ in range(TRIES):
-        edit = editor.new_lesion(rng, case, source, wanted)
-        mask = editor.mask(edit)
-        if centre is None:
-            found = draw_centre(rng, scan.label, mask, editor.classes, editor.pool.places)
-        else:
-            reason = misfit(scan.label, centre, mask, editor.classes)
-            found = centre if reason is None else None
-        if found is not None:
-            return replace(edit, centre=found)
-    allowed = allowed_voxels(scan.label, editor.classes)
-    depth = ndimage.distance_transform_edt(allowed, editor.spacing)
-    most = 2 * (depth[centre] if centre else depth.max())
-    raise UserError(
-        f"{case}: no room for a lesion of {edit.long_axis:.0f} mm in {names}"
-        + (f" at {place}: {reason}" if centre else "")
-        + f" ({TRIES} shapes tried; the widest ball {'there' if centre else 'that fits'} has {most:.0f} mm); choose a "
-        "smaller --long_axis, another --place, or more classes as --organ"
-    )
-
-
-def voxel_at(place: str, scan: Scan, organ: np.ndarray) -> tuple[int, int, int]:
-    """The voxel at x,y,z in mm. Raises UserError for what is no place in the scan, with the box of the organ."""
-    corners = scan.affine @ np.c_[[np.argwhere(organ).min(0), np.argwhere(organ).max(0)], [1, 1]].T
-    box = " to ".join(",".join(f"{length:.0f}" for length in corner) for corner in np.sort(corners[:3]).T)
-    try:
-        point = [float(text) for text in place.strip("()[] ").split(",")]
-        voxel = np.rint(np.linalg.inv(scan.affine) @ [*point, 1])[:3].astype(int)
-    except (ValueError, OverflowError):
-        raise UserError(f"--place {place!r}: give {AUTO}, or x,y,z in mm; the organ lies within {box}") from None
-    if not ((voxel >= 0) & (voxel < organ.shape)).all():
-        raise UserError(f"--place {place}: lies outside the scan; the organ lies within {box}")
-    return tuple(map(int, voxel))
-
-
-def removed_or_grown(editor: Editor, case: str, factor: float | None, which: int | None = None) -> list[Edit]:
-    """An edit for each lesion of a scan, or one of them, taken out or grown by a factor.
-
-    Raises UserError where there is none, or it would leave the organ or come near another.
+    Args:
+        given: another data set or work directory; None: those of the scan.
+        folder: the scan's data set.
     """
-    label, begun = editor.own.scans.read(case).label, editor.begun(case)
-    parts, edits = lesion_parts(label, editor.classes.lesion), []
-    if not parts:
-        raise UserError(f"{case}: has no {begun.lesion}")
-    if which is not None and not 1 <= which <= len(parts):
-        raise UserError(f"--which {which}: {case} has {len(parts)} of {begun.lesion}, from 1 on")
-    for number, (mask, box) in enumerate(parts):
-        if which not in (None, number + 1):
-            continue
-        edit = replace(begun, removes=number)
-        if factor is not None:
-            middle = np.array([axis.start for axis in box]) + ndimage.center_of_mass(mask)
-            own = {"lesion": number}
-            edit = replace(edit, shape=own, scale=factor, centre=tuple(map(int, np.rint(middle))), donor=own)
-            edit = replace(edit, long_axis=length_of(editor.mask(edit), editor.spacing))
-            without = editor.label(label, [replace(begun, removes=number)])
-            if reason := misfit(without, edit.centre, editor.mask(edit), editor.classes):
-                length = length_of(mask, editor.spacing)
-                raise UserError(
-                    f"{case}: the lesion {number + 1} of {len(parts)} ({length:.0f} mm) cannot grow to "
-                    f"{edit.long_axis:.0f} mm: {reason}; choose a smaller factor, --which alone shall grow, or more "
-                    "classes as --organ"
-                )
-        edits.append(edit)
-        label = editor.label(label, edits[-1:])
-    return edits
+    if given is None:
+        return folder, workdir
+    inner = Path(given) / "dataset"
+    return (inner, given) if inner.is_dir() else (Path(given), workdir)
 
 
 def tubular_class(schema: Schema, of: str | None) -> str:
@@ -265,40 +183,43 @@ def narrowed(schema: Schema, scan: Scan, factor: float, of: str) -> Scan:
     return replace(scan, label=label)
 
 
-def write_edited(
-    own: Scans,
-    case: str,
-    after: Sequence[Scan],
-    edits: list[list[dict]],
-    texture: Texture,
-    seed: int,
-    target: Path,
-    overwrite: bool,
-    lesions_from: str | Path,
-) -> None:
-    """Write the edited scans as a folder of pairs, those whose label alone changed without images; and the picture.
+@dataclass(frozen=True)
+class Edited:
+    """A scan after its edits, in some variants."""
+
+    case: str
+    changed: str  # class
+    scans: Sequence[Scan]
+    rows: Sequence[Sequence[dict]]  # of the manifest, of each
+
+    @property
+    def has_images(self) -> bool:
+        """Whether there are images; a calibre changes the label alone."""
+        return "calibre" not in self.rows[0][0]
+
+
+def write_edited(own: Scans, edited: Edited, texture: Texture, seed: int, folder: Path, donors: Path) -> None:
+    """Write the edited scans into a folder of pairs, and the picture.
 
     Args:
-        edits: of each, rows of the manifest.
+        donors: data set whose lesions were used.
     """
-    patient, names = own.cases[case].patient, [f"{case}_edit{number:02d}" for number in range(len(after))]
-    images, changed = "calibre" not in edits[0][0], edits[0][0].get("of") or edits[0][0]["lesion"]
-    settings = {"data": str(own.folder), "lesions_from": str(lesions_from), **(texture.settings or {})}
-    with output_folder(target, overwrite, [own.folder, lesions_from]) as folder:
-        labels = []
-        for name, scan, rows in zip(names, after, edits, strict=True):
-            path = folder / f"labelsTr/{name}.nii.gz"
-            save_nifti(path, scan.label, scan.affine)
-            labels.append(LabelFile(str(path), name, patient, edits=rows))
-            if images:
-                save_nifti(folder / f"imagesTr/{name}.nii.gz", scan.image, scan.affine)
-        manifest = pair_manifest(texture.method, texture.models, labels, names, seed, settings, ())
-        write_json(folder / "manifest.json", manifest)
-        if images:
-            about = "A real scan, edited: a patient, with lesions that are not his."
-            write_dataset_json(folder, own.folder, about, names, [patient] * len(names), "edited")
-        names = own.schema.class_names
-        figure = edits_figure(own.read(case), after, names.index(changed), own.schema.spacing, names)
-        plots.save(figure, folder / "edits.png")
-    lengths = [f"{row['long_axis']:.1f} mm" for rows in edits for row in rows if row.get("long_axis")]
-    print(f"{target}: {len(after)} edited scans" + (f", lesions of {', '.join(lengths)}" if lengths else ""))
+    patient = own.cases[edited.case].patient
+    names = [f"{edited.case}_edit{number:02d}" for number in range(len(edited.scans))]
+    labels = []
+    for name, scan, rows in zip(names, edited.scans, edited.rows, strict=True):
+        path = folder / f"labelsTr/{name}.nii.gz"
+        save_nifti(path, scan.label, scan.affine)
+        labels.append(LabelFile(str(path), name, patient, edits=list(rows)))
+        if edited.has_images:
+            save_nifti(folder / f"imagesTr/{name}.nii.gz", scan.image, scan.affine)
+    settings = {"data": str(own.folder), "lesions_from": str(donors), **(texture.settings or {})}
+    write_json(
+        folder / "manifest.json", pair_manifest(texture.method, texture.models, labels, names, seed, settings, ())
+    )
+    if edited.has_images:
+        about = "A real scan, edited: a patient, with lesions that are not his."
+        write_dataset_json(folder, own.folder, about, names, [patient] * len(names), "edited")
+    classes = own.schema.class_names
+    value, before = classes.index(edited.changed), own.read(edited.case)
+    plots.save(edits_figure(before, edited.scans, value, own.schema.spacing, classes), folder / "edits.png")

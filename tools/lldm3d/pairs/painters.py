@@ -4,17 +4,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from monai.bundle import ConfigParser
 
 from lldm3d.bundle import bundle_path, defined, literal, load_configs, read_literal
-from lldm3d.data.dataset import Schema
+from lldm3d.data.dataset import Schema, load_schema
 from lldm3d.data.scans import Scan
 from lldm3d.errors import UserError, did_you_mean
 from lldm3d.files import read_yaml
 from lldm3d.lesions.editor import Edit, Editor
 from lldm3d.methods.registry import Method, load_method, method_names
 from lldm3d.pairs.edits import painted
-from lldm3d.pairs.generate import read_run_yaml, trained_folder
+from lldm3d.pairs.generate import read_run_yaml, seen_data, trained_folder
 
 COPY_PASTE = "copy_paste"
 
@@ -43,19 +44,26 @@ def open_texture(name: str, workdir: str | None, lesion: str | None, schema: Sch
         schema: of the scans.
 
     Raises:
-        UserError: where it paints no lesions, is not trained there, or learnt another class.
+        UserError: where it paints no lesions, is not trained there, or learnt another class or spacing.
     """
     require_painting(name)
     method = load_method(name)
     if not method.trainings:
         return Texture(method)
     if not workdir:
-        raise UserError(f"--texture {name}: give --workdir, of a run that trained {name}")
+        raise UserError(f"--texture {name}: give --workdir, or as --lesions_from one, of a run that trained {name}")
     work = Path(workdir).resolve()
     models = trained_folder(work, method, None)
     learnt = learnt_class(models / list(method.trainings)[-1], schema)
     if learnt not in (None, lesion):
         raise UserError(f"--texture {name}: {models} learnt {learnt}, not {lesion}; paint it by --texture {COPY_PASTE}")
+    spacing = load_schema(seen_data(work, models)).spacing
+    if not np.allclose(spacing, schema.spacing, rtol=0.01):
+        theirs, ours = (",".join(f"{length:g}" for length in one) for one in (spacing, schema.spacing))
+        raise UserError(
+            f"--texture {name}: {models} learnt voxels of {theirs} mm, and the scan's have {ours}; prepare it with "
+            f"--spacing {theirs}"
+        )
     section = read_run_yaml(work).get("settings", {}).get("methods", {}).get(name, {})
     settings = defined(method.bundle, method.inference, section.get("inference", {}))
     return Texture(method, models, settings, opened(method, models, settings))
