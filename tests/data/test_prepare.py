@@ -328,6 +328,22 @@ def test_split_is_seeded_and_keeps_patients_together(tmp_path):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_folds_share_no_test_patient_and_leave_none_out(tmp_path):
+    raw = write_decathlon(tmp_path / "raw", 14, patients=[f"p{number // 2}" for number in range(14)])
+    held_out = []
+    for number in (1, 2, 3):
+        prepare(tmp_path / "out", data=raw, fold=f"{number}/3", overwrite=True)
+        found = patients(tmp_path / "out")
+        assert json.loads((tmp_path / "out/dataset.json").read_text())["fold"] == f"{number}/3"
+        assert len(set(sum(found.values(), []))) == 7 and all(found.values())
+        assert not set(found["test"]) & set(found["training"] + found["validation"])
+        held_out += sorted(set(found["test"]))
+    assert sorted(held_out) == [f"p{number}" for number in range(7)]
+    for fold, message in (("0/3", "such as 1/5"), ("3", "such as 1/5"), ("4/3", "such as 1/5"), ("1/9", "9 folds")):
+        with pytest.raises(UserError, match=message):
+            prepare(tmp_path / "other", data=raw, fold=fold)
+
+
 def test_patient_pattern_finds_the_patient_in_the_name(tmp_path):
     raw = write_decathlon(tmp_path / "raw", 4)
     with pytest.raises(UserError, match="is not in the case name"):

@@ -29,7 +29,7 @@ def test_the_table_has_both_rules_by_length_over_all_seeds(tmp_path):
         table.to_csv(folder / "lesions.csv", index=False)
         cases = {"case": ["c1", "c2", "c3", "c4"], "patient": ["p1", "p2", "p3", "p4"]}
         pd.DataFrame(cases).to_csv(folder / "metrics.csv", index=False)
-    write_detection(tmp_path)
+    write_detection([tmp_path], tmp_path / "study")
     table = pd.read_csv(tmp_path / "study/lesions.csv").set_index("size")
     assert list(table["lesions"]) == [2, 1, 0, 1] and set(RULES) == {"one voxel", "half"}
     assert table.loc["all", COLUMN("one voxel")] == pytest.approx(0.75)
@@ -49,7 +49,7 @@ def test_a_gain_is_counted_from_the_same_patients_without_pairs(tmp_path):
         pd.DataFrame({name: [row[n] for row in rows] for n, name in enumerate(HEADER[:2])}).to_csv(
             folder / "metrics.csv"
         )
-    write_detection(tmp_path)
+    write_detection([tmp_path], tmp_path / "study")
     table = pd.read_csv(tmp_path / "study/lesions.csv").set_index(["regime", "size"])
     name, row = COLUMN("one voxel"), table.loc[("R+S", "all")]
     assert row[name] == 0.75 and row[f"{name}, gain"] == 0.25 and np.isnan(table.loc[("R", "all"), f"{name}, gain"])
@@ -58,5 +58,5 @@ def test_a_gain_is_counted_from_the_same_patients_without_pairs(tmp_path):
 
 
 def test_a_study_without_lesions_has_no_such_table(tmp_path):
-    write_detection(tmp_path)
+    write_detection([tmp_path], tmp_path / "study")
     assert not list(tmp_path.iterdir())

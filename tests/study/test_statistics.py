@@ -129,7 +129,7 @@ def test_a_planted_harm_is_found_and_printed_as_harm(tmp_path, tiny_dataset):
     line = two_seeds(tmp_path, (-0.1, -0.05))
     assert line.verdict(MIXED) == "worse" and line.gains[MIXED].interval[1] < 0
     shutil.copytree(tiny_dataset, tmp_path / "dataset")
-    write_study(tmp_path)
+    write_study([tmp_path], tmp_path / "study")
     assert all("* (harm)" in (tmp_path / "study" / name).read_text() for name in ("table.md", "table.tex"))
     gains = pd.read_csv(tmp_path / "study/gains.csv").set_index("regime")
     assert gains.loc["R+S", ["until", "pairs", "reference", "verdict"]].tolist() == ["steps", "lldm", "R", "worse"]

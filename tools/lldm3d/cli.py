@@ -32,6 +32,7 @@ COMMANDS = {  # name: function, what it does
     "run": ("lldm3d.pipeline.run:run", "from data to report: train, draw pairs, judge them, segment"),
     "status": ("lldm3d.pipeline.status:status", "what a run does, has done and has left to do, from another terminal"),
     "study": ("lldm3d.pipeline.run:study", "segment with real, synthetic and both: networks, tasks, regimes, seeds"),
+    "cross_validate": ("lldm3d.pipeline.folds:cross_validate", "run and study for few scans: each is tested once"),
     "generate": ("lldm3d.pairs.generate:generate", "draw more pairs of image and label"),
     "edit": ("lldm3d.pairs.editing:edit", "add, remove or grow lesions in a scan"),
     "harmonise": ("lldm3d.evaluation.harmonise:harmonise", "draw a data set anew, to the look of one slice"),
@@ -98,7 +99,7 @@ def call_command(arguments: list[str]) -> None:
     """
     name, *rest = arguments or ["--help"]
     if name in ("--help", "-h", "help"):
-        lines = {name: f"  {name:<12} {purpose}" for name, (_, purpose) in COMMANDS.items()}
+        lines = {name: f"  {name:<14} {purpose}" for name, (_, purpose) in COMMANDS.items()}
         way = [line for name, line in lines.items() if name not in RARER]  # in the order in which one needs them
         print(WAY.format(way="\n".join(way), rarer="\n".join(lines[name] for name in RARER)))
     elif name == "--version":

@@ -1,6 +1,7 @@
 """Size, spacing and split of a data set, and the writing of its cases."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -85,16 +86,45 @@ def crop_names(case: Case, crops: int | None) -> list[str]:
     return [case.name] if crops is None else [f"{case.name}_crop{number:02d}" for number in range(crops)]
 
 
+def parse_fold(text: str | None) -> tuple[int, int] | None:
+    """The number of a fold, from 1, and of all folds. Raises UserError for what is none."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)/(\d+)", str(text))
+    number, folds = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= folds or folds < 2:
+        raise UserError(f"--fold {text!r}: a fold and the number of all are needed, such as 1/5, from 1 on")
+    return number, folds
+
+
 def split_cases(
-    cases: list[Case], crops: int | None, fractions: Sequence[float], split_by: str, seed: int
+    cases: list[Case],
+    crops: int | None,
+    fractions: Sequence[float],
+    split_by: str,
+    seed: int,
+    fold: tuple[int, int] | None = None,
 ) -> dict[str, str]:
     """Draw the split of each written case: all of a patient fall into one, unless `split_by` is "case".
 
-    Every split gets at least one. Raises UserError where there are too few.
+    Every split gets at least one.
+
+    Args:
+        fold: whose patients are the test split, as `parse_fold` gives it, instead of a part of all.
+
+    Raises:
+        UserError: where there are too few.
     """
     unit_of = {name: name if split_by == "case" else case.patient for case in cases for name in crop_names(case, crops)}
     units = sorted(set(unit_of.values()))
+    order = [units[index] for index in np.random.default_rng(seed).permutation(len(units))]
     validation, test = (max(1, round(len(units) * fraction)) for fraction in fractions[1:])
+    if fold:
+        number, folds = fold
+        held_out = order[number - 1 :: folds]
+        order, test = [unit for unit in order if unit not in held_out] + held_out, len(held_out)
+        if len(units) < folds:
+            raise UserError(f"{len(units)} {split_by}(s) do not fill {folds} folds; take fewer folds")
     training = len(units) - validation - test
     if training < 1:
         remedy = "give --split_by case with --crops 10 or more" if split_by == "patient" else "give more --crops"
@@ -102,9 +132,8 @@ def split_cases(
             f"{len(units)} {split_by}(s) cannot be split into training, validation and test at {tuple(fractions)}: "
             f"each needs one at least. Add data; or, where results on unseen patients do not matter, {remedy}"
         )
-    order = np.random.default_rng(seed).permutation(len(units))
     names = np.repeat(SPLITS, [training, validation, test])
-    chosen = {units[index]: str(name) for index, name in zip(order, names, strict=True)}
+    chosen = {unit: str(name) for unit, name in zip(order, names, strict=True)}
     return {name: chosen[unit] for name, unit in unit_of.items()}
 
 

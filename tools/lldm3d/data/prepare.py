@@ -16,6 +16,7 @@ from lldm3d.data.case_preparation import (
     choose_roi_size,
     choose_spacing,
     crop_names,
+    parse_fold,
     split_cases,
     write_cases,
 )
@@ -98,6 +99,7 @@ def prepare(
     percentiles: Sequence[float] = PERCENTILES,
     window: Sequence[float] | None = None,
     split: Sequence[float] = (0.7, 0.1, 0.2),
+    fold: str | None = None,
     split_by: str = "patient",
     patient_pattern: str | None = None,
     channel: int | None = None,
@@ -127,6 +129,7 @@ def prepare(
         percentiles: lower and upper percentile for intensity=percentile.
         window: lowest and highest value for intensity=window, such as -175,250 (CT, soft tissue).
         split: parts of training, validation and test.
+        fold: of a cross-validation, as 1/5: the first fifth of the patients is the test split.
         split_by: patient, or case (crops of a patient then fall into several splits).
         patient_pattern: regular expression that finds the patient in a case's name, if dataset.json names none.
         channel: which channel of images that have several, from 0.
@@ -155,7 +158,7 @@ def prepare(
     if center not in (allowed := [*CENTERS, *mapping.classes]):
         raise UserError(f"--center {center!r} is unknown; allowed are {', '.join(allowed)}")
     cases = source.cases[:max_cases]
-    splits = split_cases(cases, crops, split, split_by, seed)
+    splits = split_cases(cases, crops, split, split_by, seed, parse_fold(fold))
     held_out = {case.patient for case in cases if any(splits[name] != "training" for name in crop_names(case, crops))}
     records = faultless_records(cases, further, held_out, mapping, channel)
     splits |= {name: "training" for case in further for name in crop_names(case, crops)}
@@ -175,6 +178,7 @@ def prepare(
         if body:
             require_body(volumes[: len(cases), 1, -1])
         about = describe(source, recipe) | {"intensity": intensity, "split_by": split_by, "seed": seed}
+        about |= {"fold": fold} if fold else {}
         write_json(folder / "dataset.json", about | listed(entries, splits))
     print_result(output_dir, recipe, splits, split_by, lost, len(further) * (crops or 1))
 

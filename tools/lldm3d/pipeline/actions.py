@@ -162,9 +162,9 @@ def write_tables_of_study(work: Path, job: Job, plan: Plan) -> None:
     from lldm3d.study.lesions import write_detection
     from lldm3d.study.tables import write_study
 
-    write_study(work)
+    write_study([work], work / "study")
     write_ladder(work)
-    write_detection(work)
+    write_detection([work], work / "study")
 
 
 def compare_methods(work: Path, job: Job, plan: Plan) -> None:

@@ -53,6 +53,7 @@ class PrepareSettings(Section):
     percentiles: Annotated[list[Annotated[float, Field(ge=0, le=100)]], Field(min_length=2, max_length=2)] | None = None
     window: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     split: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)] | None = None
+    fold: str | None = None
     split_by: Literal["patient", "case"] | None = None
     patient_pattern: str | None = None
     channel: Annotated[int, Field(ge=0)] | None = None

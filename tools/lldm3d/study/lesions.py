@@ -1,6 +1,6 @@
 """The lesions of a study one by one: which are found, by their length, and how many are found where there is none."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +58,10 @@ def lesion_rows(pred: np.ndarray, truth: np.ndarray, spacing: tuple[float, float
     return found
 
 
-def read_lesions(work: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_lesions(works: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All rows of W/segment/.../lesions.csv, and the test cases of each, with their stages."""
-    found = [], []
-    for path in sorted((work / "segment").glob(f"{'*/' * LAYOUT.count('/')}lesions.csv")):
+    found, pattern = ([], []), f"segment/{'*/' * LAYOUT.count('/')}lesions.csv"
+    for path in [path for work in works for path in sorted(work.glob(pattern))]:
         stage, text = vars(SegmentStage.parse(path.parent)), {name: str for name in HEADER[:3]}
         table = read_csv(path, dtype=text, keep_default_na=False, na_values={"covered": [""]})
         cases = read_csv(path.with_name("metrics.csv"), dtype=str, keep_default_na=False)[["case", "patient"]]
@@ -144,9 +144,13 @@ def measure_text(row: dict, name: str) -> str:
     return "<br>".join(found).replace("-", "−") or "–"
 
 
-def write_detection(work: Path) -> None:
-    """Write W/study/lesions.csv and lesions.md; nothing where no segmentation has a class of lesions."""
-    found, cases = read_lesions(work)
+def write_detection(works: Sequence[Path], folder: Path) -> None:
+    """Write lesions.csv and lesions.md into a folder; nothing where no segmentation has a class of lesions.
+
+    Args:
+        works: a work directory, or those of a cross-validation.
+    """
+    found, cases = read_lesions(works)
     if found.empty:
         return
     table = detection_table(found, cases)
@@ -160,6 +164,6 @@ def write_detection(work: Path) -> None:
     for row in table.to_dict("records"):
         shown = [measure_text(row, name) if name in MEASURES else str(row[name]) for name in COLUMNS]
         lines.append("| " + " | ".join(shown) + " |")
-    write_csv(work / "study/lesions.csv", None, table)
-    with atomic_write(work / "study/lesions.md") as temporary:
+    write_csv(folder / "lesions.csv", None, table)
+    with atomic_write(folder / "lesions.md") as temporary:
         temporary.write_text("\n".join([*notes, "", *lines]) + "\n")

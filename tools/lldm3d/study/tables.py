@@ -27,17 +27,23 @@ Saw = Sequence[tuple[SegmentStage, dict | None]]  # as `read_saw` gives it
 
 
 def study_notes(
-    found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFrame | None = None, saw: Saw = ()
+    found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFrame | None = None, saw: Saw = (), folds: int = 1
 ) -> list[str]:
     """What a reader must know to read the tables, one sentence or two each.
 
     Args:
         ends: of the trainings to convergence, as `read_ends` gives them.
         saw: what the generators of the pairs saw, as `read_saw` gives it.
+        folds: of a cross-validation.
     """
     regimes = [parse_regime(arm.regime) for arm in {arm for line in found for arm in line.cells}]
     untils, two = {line.until for line in found}, any(len(regime.phases) > 1 for regime in regimes)
     notes = ["In every regime a network is trained with the same augmentation, and tested on the same real patients."]
+    if folds > 1:
+        notes.append(
+            f"Cross-validation of {folds} folds: each patient is tested once, by networks and generators that learnt "
+            "from the other folds alone."
+        )
     if "steps" in untils:
         half = "; S>R takes about half of them on S, the others on R" if two else ""
         notes.append(f"Trained for equal steps: the same number of steps in every regime{half}.")
@@ -122,10 +128,10 @@ def groups_of(found: Sequence[Line]) -> list[tuple[str, list[Line]]]:
 
 
 def study_markdown(
-    found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFrame | None = None, saw: Saw = ()
+    found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFrame | None = None, saw: Saw = (), folds: int = 1
 ) -> str:
     """Rows are tasks and classes, columns networks and arms; arguments as those of `study_notes`."""
-    parts = ["# Study: real (R) and synthetic (S) training data", *study_notes(found, spacing, ends, saw)]
+    parts = ["# Study: real (R) and synthetic (S) training data", *study_notes(found, spacing, ends, saw, folds)]
     for title, group in groups_of(found):
         rows, columns = rows_and_columns(group)
         head = ["task", "class", *(f"{network} {arm}" for network, arm in columns)]
@@ -190,10 +196,10 @@ def tex(text: str) -> str:
 
 
 def study_latex(
-    found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFrame | None = None, saw: Saw = ()
+    found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFrame | None = None, saw: Saw = (), folds: int = 1
 ) -> str:
     """The same as `table` environments for a preamble with `booktabs`; the gain stands below its value."""
-    tables, notes = [], " ".join(study_notes(found, spacing, ends, saw))
+    tables, notes = [], " ".join(study_notes(found, spacing, ends, saw, folds))
     for title, group in groups_of(found):
         tables.append(latex_table(f"{title}. {notes}", group))
         notes = "Otherwise as in the table before."
@@ -231,15 +237,21 @@ def latex_gain(line: Line | None, arm: Arm) -> str:
     return f"{{\\scriptsize ${text}${STARS[line.verdict(arm)]}}}"
 
 
-def write_study(work: Path) -> None:
-    """Write W/study: `study.csv`, `gains.csv`, `table.md`, `table.tex` and `figure.png`, of all that was trained.
+def write_study(works: Sequence[Path], folder: Path) -> None:
+    """Write `study.csv`, `gains.csv`, `table.md`, `table.tex` and `figure.png` of all that was trained.
 
-    Raises UserError where no segmentation was tested, or a table of one is broken.
+    Args:
+        works: a work directory, or those of a cross-validation, whose test patients are taken together.
+        folder: of the files.
+
+    Raises:
+        UserError: where no segmentation was tested, or a table of one is broken.
     """
-    scores, folder = read_scores(work), work / "study"
+    scores = pd.concat(map(read_scores, works), ignore_index=True)
     if scores.empty:
-        raise UserError(f"{work}/segment: no segmentation was tested yet; train them with `lldm3d study`")
-    found, told = lines(scores), (load_schema(work / "dataset").spacing, read_ends(work), read_saw(work))
+        raise UserError(f"{works[0]}/segment: no segmentation was tested yet; train them with `lldm3d study`")
+    ends, saw = pd.concat(map(read_ends, works), ignore_index=True), [item for work in works for item in read_saw(work)]
+    found, told = lines(scores), (load_schema(works[0] / "dataset").spacing, ends, saw, len(works))
     units = scores["metric"].map(lambda metric: METRICS[metric].unit)
     write_csv(folder / "study.csv", [*SCORES, "unit"], scores.assign(unit=units))
     write_csv(folder / "gains.csv", None, gain_table(found))
