@@ -64,6 +64,9 @@ def test_a_dry_run_lists_all_folds_and_writes_nothing(tiny_dataset, tmp_path, pr
     assert not (tmp_path / "work").exists()
 
 
-def test_one_fold_is_none(tmp_path):
+def test_one_fold_and_the_folder_of_a_run_are_refused(tmp_path):
     with pytest.raises(UserError, match="--folds 1: at least 2 are needed"):
         cross_validate(str(tmp_path), 1)
+    (tmp_path / "run.yaml").write_text("")
+    with pytest.raises(UserError, match="is the work directory of a run; a cross-validation needs one of its own"):
+        cross_validate(str(tmp_path), 2)

@@ -81,7 +81,12 @@ def cross_validate(
 
 
 def number_of_folds(work: Path, wanted: int | None) -> int:
-    """How many folds there are, or shall be. Raises UserError where these differ, or there would be one alone."""
+    """How many folds there are, or shall be.
+
+    Raises UserError where these differ, there would be one alone, or the folder is a run's own.
+    """
+    if (work / "run.yaml").is_file():
+        raise UserError(f"{work}: is the work directory of a run; a cross-validation needs one of its own, --workdir")
     if wanted is not None and wanted < 2:
         raise UserError(f"--folds {wanted}: at least 2 are needed")
     if not (work / "fold_1/run.yaml").is_file():
