@@ -55,11 +55,15 @@ def test_drawn_shapes_become_lesions_of_wanted_lengths_and_a_manifest_holds_all_
     code, _ = CODEC.encode(torch.as_tensor(distance_volume(BALL, 16))[None, None])
     process = GaussianDiffusion(2, 4, prediction_type="sample", variance="small", clip=torch.clone)
     path = tmp_path / "shapes.json"
-    draw = ShapeDrawing(CODEC, lambda x, timesteps: code, process, None, (8, 8, 8, 8), "cpu")
-    np.testing.assert_array_equal(draw(0), distance_volume(BALL, 16) < 0.5)
-    write_shapes(draw, str(path), 2, 0)
+    smaller = lambda volume: 0.4 - volume  # noqa: E731
+    draw = ShapeDrawing(CODEC, lambda x, timesteps: code.expand_as(x), process, smaller, (8, 8, 8, 8), "cpu")
+    ((mended, surface),) = draw([0])
+    np.testing.assert_array_equal(mended, distance_volume(BALL, 16) < 0.4)
+    np.testing.assert_array_equal(surface, distance_volume(BALL, 16) < 0.5)
+    write_shapes(draw, str(path), str(tmp_path / "unmended.json"), 2, 0)
     shape = unpacked(read_json(path)["shapes"][0])
-    assert shape.mask.sum() == draw(0).sum() and packed(shape.mask) == read_json(path)["shapes"][1]
+    assert unpacked(read_json(tmp_path / "unmended.json")["shapes"][0]).mask.sum() == surface.sum()
+    assert shape.mask.sum() == mended.sum() and packed(shape.mask) == read_json(path)["shapes"][1]
     labels = write_edited_labels(lesion_dataset, tmp_path, "lngen", 3, long_axis="uniform", shapes=path)
     editor, path = open_editor(lesion_dataset), path.unlink()  # rows alone are enough
     real = [lesion.long_axis for lesion in editor.pool.lesions]
@@ -73,8 +77,9 @@ def test_drawn_shapes_become_lesions_of_wanted_lengths_and_a_manifest_holds_all_
 def test_what_is_not_drawn_is_refused(lesion_dataset, tmp_path):
     with pytest.raises(UserError, match="holds no drawn shapes; train them with"):
         open_editor(lesion_dataset, shapes=tmp_path / "shapes.json")
-    with pytest.raises(UserError, match="0 of 8 drawn shapes are whole; train the shape networks longer"):
-        write_shapes(lambda seed: np.ones((4, 4, 4), bool), str(tmp_path / "shapes.json"), 2, 0)
+    full = np.ones((4, 4, 4), bool)
+    with pytest.raises(UserError, match="0 of 16 drawn shapes are whole; train the shape networks longer"):
+        write_shapes(lambda seeds: [(full, full)] * len(seeds), *map(str, [tmp_path / "a", tmp_path / "b"]), 2, 0)
 
 
 def test_shapes_are_compared_with_lesions_in_both_spaces(lesion_dataset, tmp_path):

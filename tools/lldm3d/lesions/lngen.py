@@ -27,6 +27,7 @@ from lldm3d.phantom.painting import largest_component
 SIDE = 1.5  # of a shape's cube, in its long axes
 TRUNCATED = 0.2  # halves of the cube's side, beyond which all distances are the same
 SURFACE = 0.5  # of `distance_volume`, which is less inside
+DRAWN_AT_ONCE = 16  # shapes
 MOST_PARTS = 3  # of an invented shape
 
 
@@ -144,7 +145,7 @@ class ShapeDrawing:
         codec: of `distance_volume`.
         network: called with (x, timesteps).
         process: as in training.
-        adapter: answers a logit; None: the distances' own surface, as without an adapter.
+        adapter: answers a logit.
         latent_shape: [C, n, n, n].
         device: of all.
     """
@@ -152,44 +153,45 @@ class ShapeDrawing:
     codec: Codec
     network: nn.Module
     process: GaussianDiffusion
-    adapter: Callable[[Tensor], Tensor] | None
+    adapter: Callable[[Tensor], Tensor]
     latent_shape: Sequence[int]
     device: torch.device | str
 
     @torch.no_grad()
-    def __call__(self, seed: int) -> np.ndarray:
-        """A mask [n, n, n], its largest component; empty where nothing was drawn."""
-        generator = torch.Generator(self.device).manual_seed(seed)
-        noise = noise_like(torch.empty(1, *self.latent_shape, device=self.device), [generator])
-        volume = self.codec.decode(self.process.sample(self.network, noise, [generator]))
-        inside = volume < SURFACE if self.adapter is None else self.adapter(volume) > 0
-        mask = inside[0, 0].cpu().numpy()
-        return largest_component(mask) if mask.any() else mask
+    def __call__(self, seeds: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each seed the masks [n, n, n] by the adapter and, to compare with, by the distances' own surface.
+
+        Of each the largest component; empty where nothing was drawn.
+        """
+        generators = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
+        noise = noise_like(torch.empty(len(seeds), *self.latent_shape, device=self.device), generators)
+        volume = self.codec.decode(self.process.sample(self.network, noise, generators))
+        both = (inside[:, 0].cpu().numpy() for inside in (self.adapter(volume) > 0, volume < SURFACE))
+        return [tuple(largest_component(one) if one.any() else one for one in pair) for pair in zip(*both, strict=True)]
 
 
 def write_shapes(
-    draw: Callable[[int], np.ndarray], path: str, num_shapes: int, seed: int, least: int | None = None
+    draw: Callable[[Sequence[int]], list], path: str, unmended_path: str, num_shapes: int, seed: int
 ) -> None:
-    """Draw shapes into a file, from which edits take their masks.
+    """Draw shapes into a file, from which edits take their masks, and those without an adapter into another.
 
     Those that are empty or reach the edge of their cube are drawn anew, four times as many in all.
-
-    Args:
-        least: shapes without which a file is of no use; None: all.
 
     Raises:
         UserError: where there are fewer: the networks have not learnt enough.
     """
-    rows = []
-    for number in tqdm(range(4 * num_shapes), desc="shapes", mininterval=1):
-        mask = draw(1_000_000 * seed + number)
-        if mask.any() and not edge(mask).any():
-            rows.append(packed(mask))
-        if len(rows) == num_shapes:
+    mended, unmended, tries = [], [], 0
+    for begin in tqdm(range(0, 4 * num_shapes, DRAWN_AT_ONCE), desc="shapes", mininterval=1):
+        masks = draw([1_000_000 * seed + number for number in range(begin, begin + DRAWN_AT_ONCE)])
+        for rows, drawn in zip((mended, unmended), zip(*masks, strict=True), strict=True):
+            rows += [packed(mask) for mask in drawn if mask.any() and not edge(mask).any()]
+        tries = begin + DRAWN_AT_ONCE
+        if len(mended) >= num_shapes:
             break
-    if len(rows) < (num_shapes if least is None else least):
-        raise UserError(f"{path}: {len(rows)} of {number + 1} drawn shapes are whole; train the shape networks longer")
-    write_json(Path(path), {"tries": number + 1, "shapes": rows})
+    if len(mended) < num_shapes:
+        raise UserError(f"{path}: {len(mended)} of {tries} drawn shapes are whole; train the shape networks longer")
+    for name, rows in ((path, mended), (unmended_path, unmended)):
+        write_json(Path(name), {"tries": tries, "shapes": rows[:num_shapes]})
 
 
 def edge(mask: np.ndarray) -> np.ndarray:
