@@ -29,8 +29,9 @@ def main(
     work = Path(workdir)
     folders = [work / "pairs" / name / source / "seed_0" for name in methods]
     listed = read_json(folders[0] / "manifest.json")["cases"]
-    alone = sorted((case for case in listed if len(case["edits"]) == 1), key=lambda case: case["edits"][0]["long_axis"])
-    chosen = [alone[int(place)] for place in np.linspace(0, len(alone) - 1, lesions)]
+    alone = {case["edits"][0]["long_axis"]: case for case in listed if len(case["edits"]) == 1}
+    wanted = np.linspace(min(alone), max(alone), lesions)
+    chosen = [alone[min(alone, key=lambda length, ideal=ideal: abs(length - ideal))] for ideal in wanted]
     schema, real = load_schema(work / "dataset"), Scans(work / "dataset")
     pairs = [{case.name: case for case in load_cases(folder, "training")} for folder in folders]
     figure, grid = plots.dark(1 + len(methods), 3 * lesions, 3.4 * lesions, 1.1 * (1 + len(methods)) + 0.3)
