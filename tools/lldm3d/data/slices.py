@@ -87,5 +87,5 @@ def check_classes(cases: Sequence[dict], class_names: Sequence[str]) -> None:
     if lacking := [name for value, name in enumerate(class_names) if value not in found]:
         raise UserError(
             f"no training case has {', '.join(lacking)}: an image of what was never seen cannot be learnt; leave the "
-            "class out (--label_map), or add cases that have it"
+            "class out (lldm3d prepare --label_map), or add cases that have it"
         )
