@@ -5,13 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from tests.in_process import SEGMENT, bundles_run_here, method_section, write_profile
+from tests.in_process import SEGMENT, do_stages, method_section, write_profile
 
 from lldm3d.data.dataset import load_cases
 from lldm3d.errors import UserError
 from lldm3d.phantom.write import write_phantom
 from lldm3d.pipeline.folds import cross_validate
-from lldm3d.pipeline.stage import stage
 
 METHOD = "pix2pix3d"
 
@@ -33,9 +32,7 @@ def runs_here(monkeypatch):
             return print(*(job.name for job in selected), sep="\n")
         work.mkdir(parents=True, exist_ok=True)
         (work / "run.yaml").write_text(yaml.safe_dump(content))
-        with bundles_run_here():
-            for job in selected:
-                stage(str(work), job.name)
+        do_stages(work, *(job.name for job in selected))
 
     monkeypatch.setattr("lldm3d.pipeline.run.execute", execute)
 

@@ -8,7 +8,7 @@ from lldm3d.data.case_preparation import parse_fold
 from lldm3d.errors import UserError
 from lldm3d.files import write_yaml
 from lldm3d.pipeline.profile import BUILT_IN
-from lldm3d.pipeline.run import run
+from lldm3d.pipeline.run import absolute, run
 from lldm3d.pipeline.stage import read_plan
 from lldm3d.study.lesions import write_detection
 from lldm3d.study.tables import write_study
@@ -70,7 +70,7 @@ def cross_validate(
             own = (Path(folder) if dry_run else work) / f"fold_{number}.yaml"
             if profile or not (place / "run.yaml").is_file():
                 base = profile or "small"
-                base = base if base in BUILT_IN else str(Path(base).resolve())
+                base = base if base in BUILT_IN else absolute(base)
                 write_yaml(own, {"base": base, "prepare": {"fold": f"{number}/{folds}"}})
             print(f"lldm3d: fold {number} of {folds}", flush=True)
             run(str(place), str(own) if own.is_file() else None, until="study", **options)

@@ -213,7 +213,7 @@ def planned(
     sources = [text if parse_source(text).folder is None else str(Path(text).resolve()) for text in sources]
     seen = before.get("seen", {}) | (seen or {})
     settings = load_profile(profile, grid, seen, settings)
-    named = profile if profile in BUILT_IN else str(Path(profile).resolve())
+    named = profile if profile in BUILT_IN else absolute(profile)
     kept = {"profile": named, "data": before["data"], "given": before.get("given", False), "grid": grid, "seen": seen}
     return {"format": FORMAT, **kept, "methods": methods, "sources": sources, "settings": settings}
 
