@@ -48,6 +48,8 @@ def test_prepare_adds_it_below_all_classes(raw, tmp_path):
     prepare(tmp_path / "with", data=raw, **PrepareSettings(body=True).model_dump(exclude_none=True))
     assert load_schema(tmp_path / "with").class_names == ("background", "liver", "vein", "body")
     assert load_schema(tmp_path / "with").source_values["body"] == ()
+    labelled = load_schema(tmp_path / "with").task("labelled")
+    assert labelled.class_names == ("background", "liver", "vein") and labelled.targets == (0, 1, 2, 0)
     for before, after in zip(*(load_cases(tmp_path / name, "training") for name in ("without", "with")), strict=True):
         before, after = load(before.label), load(after.label)
         assert (after[before > 0] == before[before > 0]).all() and 3 in after and set(after[before == 0]) <= {0, 3}

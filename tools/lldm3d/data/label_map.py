@@ -40,10 +40,14 @@ class LabelMap:
         return frozenset(self.tubular + self.lesions)
 
     def with_class(self, name: str) -> "LabelMap":
-        """The same with one more class, the last and below all others, that no value of the data makes."""
+        """The same with one more class, the last and below all others, that no value of the data makes.
+
+        A task `labelled` leaves it out again, for a study of what the data's labels show.
+        """
         if same := [known for known in self.classes if plain(known) == name]:
             raise UserError(f"the data have a class {same[0]!r}, so none of that name can be added")
-        return replace(self, classes={**self.classes, name: ()}, priority=(name, *self.priority))
+        tasks = {"labelled": {known: (known,) for known in self.classes}, **self.tasks}
+        return replace(self, classes={**self.classes, name: ()}, priority=(name, *self.priority), tasks=tasks)
 
     def apply(self, label: np.ndarray) -> np.ndarray:
         """Values of the data to class indices, uint8 of the same shape."""
