@@ -10,7 +10,7 @@ import pytest
 from lldm3d.study.figure import study_figure
 from lldm3d.study.stages import REAL, Arm, SegmentStage
 from lldm3d.study.statistics import ArmResult, Gain, Line
-from lldm3d.study.tables import gain_table, markdown_table, study_latex, study_markdown
+from lldm3d.study.tables import gain_table, markdown_table, study_latex, study_markdown, study_notes
 
 SPACING = (1.0, 1.0, 2.5)
 R, TENTH = Arm("R", REAL), Arm("0.1R", REAL)
@@ -36,7 +36,7 @@ def found() -> list[Line]:
 
 
 def test_markdown_holds_values_gains_and_stars(found):
-    text = study_markdown(found, SPACING)
+    text = study_markdown(found, study_notes(found, SPACING))
     head, _, row = [line for line in text.splitlines() if line.startswith("|")][:3]
     assert head.count("|") == row.count("|")
     assert "| seg_unet R+S (lldm) |" in head and "| seg_vnet R |" in head
@@ -47,24 +47,24 @@ def test_markdown_holds_values_gains_and_stars(found):
 
 def test_a_harm_is_printed_as_harm(found):
     """Of the Dice and of a distance, for which more is worse, in all tables."""
-    text = study_markdown(found, SPACING)
+    text = study_markdown(found, study_notes(found, SPACING))
     assert (
         "0.815<br>−0.050 [−0.060, −0.040], −6.8 %* (harm)" in text and "+3.20 [+1.00, +4.00], +11.2 %* (harm)" in text
     )
-    assert study_latex(found, SPACING).count("* (harm)") == 2
+    assert study_latex(found, study_notes(found, SPACING)).count("* (harm)") == 2
     table = gain_table(found).query("metric == 'dice' and until == 'steps'").set_index("regime")
     assert table.loc["S>R", ["gain", "verdict"]].tolist() == [-0.05, "worse"]
     assert table.loc["R+S", "verdict"] == "better" and table.loc["0.1R+S", "verdict"] == "unclear"
 
 
 def test_how_long_networks_were_trained_is_said_and_stands_in_tables_of_its_own(found):
-    text = study_markdown(found, SPACING)
+    text = study_markdown(found, study_notes(found, SPACING))
     titles = [line for line in text.splitlines() if line.startswith("## ")]
     assert [title.rsplit("; ")[1] for title in titles] == [
         *("trained for equal steps", "trained to convergence", "trained for equal steps"),
     ]
     assert "S>R takes about half of them on S" in text and "until the loss of the real validation cases" in text
-    assert "convergence" not in study_markdown(found[:2], SPACING)
+    assert "convergence" not in study_markdown(found[:2], study_notes(found[:2], SPACING))
 
 
 ALL = {"label_fraction": 1.0, "labelled_only": False, "labelled_patients": 504, "unlabelled_patients": 0}
@@ -82,14 +82,14 @@ def test_the_notes_say_of_each_pairs_what_their_generator_saw(found):
         saw("S>0.1R", "alone-lldm", FEW | {"labelled_only": True, "unlabelled_patients": 0}),
         saw("R+S", "other", None),
     ]
-    notes = study_markdown(found, SPACING, saw=stages)
+    notes = study_markdown(found, study_notes(found, SPACING, saw=stages))
     assert "\n\nlldm: the generator saw the labels of all 504 training patients.\n" in notes
     few = "the generator saw the labels of 50 training patients (0.1R) and"
     assert notes.count(f"tenth-lldm: {few} the images of 454 others without labels.") == 1
     assert f"alone-lldm: {few} nothing of any others." in notes
     assert "other: the pairs do not say which real patients their generator saw." in notes
     assert notes.count("another site") == 1 and "\n\nlldm: in 0.1R+S the generator saw labels of patients" in notes
-    assert "tenth-lldm" in study_latex(found, SPACING, saw=stages)
+    assert "tenth-lldm" in study_latex(found, study_notes(found, SPACING, saw=stages))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,9 @@ def test_the_notes_say_of_each_pairs_what_their_generator_saw(found):
     ],
 )
 def test_a_generator_that_saw_other_labels_than_the_network_is_told_as_such(found, regime, limits, seed, more):
-    assert ("another site" in study_markdown(found, SPACING, saw=[saw(regime, "lldm", limits, seed)])) == more
+    assert (
+        "another site" in study_markdown(found, study_notes(found, SPACING, saw=[saw(regime, "lldm", limits, seed)]))
+    ) == more
 
 
 def test_a_table_for_programs_has_a_row_for_each_arm(found):
@@ -114,7 +116,7 @@ def test_a_table_for_programs_has_a_row_for_each_arm(found):
 
 
 def test_latex_has_as_many_cells_as_columns_and_no_bare_signs(found):
-    text = study_latex(found, SPACING)
+    text = study_latex(found, study_notes(found, SPACING))
     for table in text.split("\\begin{table}")[1:]:
         columns = len(re.search(r"\\begin{tabular}{(l+r+)}", table)[1])
         rows = re.findall(r"^(?:hcc|Task| ?) ?&.*&.*\\\\$", table, re.MULTILINE)
@@ -129,7 +131,7 @@ def test_latex_has_as_many_cells_as_columns_and_no_bare_signs(found):
 )
 def test_latex_compiles(found, tmp_path):
     odd = [replace(line, class_name="T2 ^ 50 % {a_b} ~ #1 & $x \\\\ y", task="<5 mm") for line in found]
-    text = study_latex([*found, *odd], SPACING)
+    text = study_latex([*found, *odd], study_notes([*found, *odd], SPACING))
     document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + text + "\\end{document}\n"
     (tmp_path / "table.tex").write_text(document)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]

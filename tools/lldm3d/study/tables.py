@@ -127,11 +127,9 @@ def groups_of(found: Sequence[Line]) -> list[tuple[str, list[Line]]]:
     return tables
 
 
-def study_markdown(
-    found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFrame | None = None, saw: Saw = (), folds: int = 1
-) -> str:
-    """Rows are tasks and classes, columns networks and arms; arguments as those of `study_notes`."""
-    parts = ["# Study: real (R) and synthetic (S) training data", *study_notes(found, spacing, ends, saw, folds)]
+def study_markdown(found: Sequence[Line], notes: Sequence[str]) -> str:
+    """Rows are tasks and classes, columns networks and arms, under the notes that `study_notes` gives."""
+    parts = ["# Study: real (R) and synthetic (S) training data", *notes]
     for title, group in groups_of(found):
         rows, columns = rows_and_columns(group)
         head = ["task", "class", *(f"{network} {arm}" for network, arm in columns)]
@@ -195,14 +193,12 @@ def tex(text: str) -> str:
     return text.translate(TEX)
 
 
-def study_latex(
-    found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFrame | None = None, saw: Saw = (), folds: int = 1
-) -> str:
+def study_latex(found: Sequence[Line], notes: Sequence[str]) -> str:
     """The same as `table` environments for a preamble with `booktabs`; the gain stands below its value."""
-    tables, notes = [], " ".join(study_notes(found, spacing, ends, saw, folds))
+    tables, caption = [], " ".join(notes)
     for title, group in groups_of(found):
-        tables.append(latex_table(f"{title}. {notes}", group))
-        notes = "Otherwise as in the table before."
+        tables.append(latex_table(f"{title}. {caption}", group))
+        caption = "Otherwise as in the table before."
     return "% needs \\usepackage{booktabs}\n" + "\n\n".join(tables) + "\n"
 
 
@@ -251,13 +247,14 @@ def write_study(works: Sequence[Path], folder: Path) -> None:
     if scores.empty:
         raise UserError(f"{works[0]}/segment: no segmentation was tested yet; train them with `lldm3d study`")
     ends, saw = pd.concat(map(read_ends, works), ignore_index=True), [item for work in works for item in read_saw(work)]
-    found, told = lines(scores), (load_schema(works[0] / "dataset").spacing, ends, saw, len(works))
+    found = lines(scores)
+    notes = study_notes(found, load_schema(works[0] / "dataset").spacing, ends, saw, len(works))
     units = scores["metric"].map(lambda metric: METRICS[metric].unit)
     write_csv(folder / "study.csv", [*SCORES, "unit"], scores.assign(unit=units))
     write_csv(folder / "gains.csv", None, gain_table(found))
     for name, text in (("table.md", study_markdown), ("table.tex", study_latex)):
         with atomic_write(folder / name) as temporary:
-            temporary.write_text(text(found, *told))
+            temporary.write_text(text(found, notes))
     plots.save(study_figure(found), folder / "figure.png")
 
 
