@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from tests.data.raw import write_decathlon
 from tests.in_process import SEGMENT, do_stages, method_section, write_profile
 
 from lldm3d.data.dataset import load_cases
@@ -34,6 +35,7 @@ def runs_here(monkeypatch):
         (work / "run.yaml").write_text(yaml.safe_dump(content))
         do_stages(work, *(job.name for job in selected))
 
+    monkeypatch.setattr("lldm3d.pipeline.folds.execute", execute)
     monkeypatch.setattr("lldm3d.pipeline.run.execute", execute)
 
 
@@ -61,7 +63,95 @@ def test_a_dry_run_lists_all_folds_and_writes_nothing(tiny_dataset, tmp_path, pr
     assert not (tmp_path / "work").exists()
 
 
-def test_one_fold_and_the_folder_of_a_run_are_refused(tmp_path):
+@pytest.fixture
+def raw(tmp_path) -> Path:
+    return write_decathlon(tmp_path / "raw", 8)
+
+
+def prepare_once(work, content, selected, dry_run, **where) -> None:
+    """What is not prepared, and nothing else."""
+    if not (work / "dataset").exists():
+        work.mkdir(parents=True, exist_ok=True)
+        (work / "run.yaml").write_text(yaml.safe_dump(content))
+        do_stages(work, "prepare")
+
+
+@pytest.fixture
+def interrupted(tmp_path, profile, raw, monkeypatch) -> Path:
+    """A cross-validation of three folds, of which the first alone was prepared."""
+
+    def execute(work, *job, **where) -> None:
+        if work.name == "fold_2":
+            raise KeyboardInterrupt
+        prepare_once(work, *job, **where)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("lldm3d.pipeline.folds.execute", execute)
+        cross_validate(str(tmp_path / "work"), 3, str(profile), str(raw))
+    return tmp_path / "work"
+
+
+def test_the_folder_alone_goes_on_with_what_the_first_call_said(interrupted, profile, runs_here, capsys):
+    profile.unlink()
+    cross_validate(str(interrupted), dry_run=True)
+    jobs = capsys.readouterr().out.splitlines()
+    assert jobs.count(f"methods/{METHOD}/seed_0/gan") == 3 and "phantom" not in jobs
+
+
+def test_data_that_changed_between_two_folds_are_refused(interrupted, raw, monkeypatch):
+    write_decathlon(raw, 11)
+    monkeypatch.setattr("lldm3d.pipeline.folds.execute", prepare_once)
+    with pytest.raises(UserError, match="fold_[23].* the data changed between the preparations of the folds"):
+        cross_validate(str(interrupted))
+    assert not (interrupted / "study").exists()
+
+
+def test_before_anything_is_prepared_folds_and_data_may_be_put_right(raw, profile, tmp_path, runs_here):
+    work = tmp_path / "work"
+    with pytest.raises(UserError, match=r"8 patient\(s\) do not fill 100 folds"):
+        cross_validate(str(work), 100, str(profile), str(raw))
+    with pytest.raises(UserError, match="nope"):
+        cross_validate(str(work), 3, str(profile), str(tmp_path / "nope"))
+    cross_validate(str(work), 3, str(profile), str(raw), dry_run=True)
+
+
+def test_folds_of_different_settings_are_not_pooled(interrupted, tmp_path, runs_here):
+    (interrupted / "fold_2").mkdir()
+    content = yaml.safe_load((interrupted / "fold_1/run.yaml").read_text()) | {"fold": "2/3"}
+    content["settings"]["segment"]["seeds"] = [7]
+    (interrupted / "fold_2/run.yaml").write_text(yaml.safe_dump(content | {"profile": "gone.yaml"}))
+    with pytest.raises(UserError, match="fold_2/run.yaml: has other settings than .*fold_1; give --profile"):
+        cross_validate(str(interrupted))
+
+
+def test_what_would_put_a_patient_into_two_folds_is_refused(raw, profile, tmp_path):
+    profile.write_text(profile.read_text().replace("prepare:", "prepare:\n  split_by: case"))
+    with pytest.raises(UserError, match="prepare#split_by is case, so that a patient would be in several folds"):
+        cross_validate(str(tmp_path / "work"), 3, str(profile), str(raw))
+    assert not (tmp_path / "work").exists()
+
+
+def test_folders_of_others_are_refused_before_the_first_fold(raw, profile, tmp_path, runs_here):
+    for place, message in (("fold_2/dataset", "fold_2/dataset: was not made by"), ("study", "no cross-validation")):
+        work = tmp_path / place.replace("/", "_")
+        (work / place).mkdir(parents=True)
+        (work / place / "mine.txt").write_text("mine")
+        with pytest.raises(UserError, match=message):
+            cross_validate(str(work), 3, str(profile), str(raw))
+        assert [path.name for path in work.rglob("*") if path.is_file()] == ["mine.txt"]
+
+
+def test_a_run_of_its_own_is_no_fold(interrupted):
+    path = interrupted / "fold_1/run.yaml"
+    path.write_text(path.read_text().replace("fold: 1/3", "unused: 0", 1))
+    with pytest.raises(UserError, match="fold_1: is no fold of a cross-validation, but a run of its own"):
+        cross_validate(str(interrupted))
+
+
+def test_one_fold_a_file_and_the_folder_of_a_run_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file: is a file; a cross-validation needs a folder of its own"):
+        cross_validate(str(tmp_path / "file"), 2)
     with pytest.raises(UserError, match="--folds 1: at least 2 are needed"):
         cross_validate(str(tmp_path), 1)
     (tmp_path / "run.yaml").write_text("")

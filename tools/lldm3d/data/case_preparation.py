@@ -90,7 +90,7 @@ def parse_fold(text: str | None) -> tuple[int, int] | None:
     """The number of a fold, from 1, and of all folds. Raises UserError for what is none."""
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+)/(\d+)", str(text))
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", str(text))
     number, folds = map(int, found.groups()) if found else (0, 0)
     if not 1 <= number <= folds or folds < 2:
         raise UserError(f"--fold {text!r}: a fold and the number of all are needed, such as 1/5, from 1 on")

@@ -153,7 +153,8 @@ def sources_of(folder: str | Path, cases: dict[str, list[Case]]) -> dict[str, Ca
     """By the name of each edited scan in a folder of pairs the scan that it was, where the real splits have that."""
     known, found = {case.name: case for split in SPLITS for case in cases[split] if case.label}, {}
     for case in manifest_of(Path(folder))["cases"]:
-        scans = {row.get("scan") for row in case.get("edits") or [] if isinstance(row, dict)}
+        edits = case.get("edits")
+        scans = {row.get("scan") for row in (edits if isinstance(edits, list) else []) if isinstance(row, dict)}
         if len(scans) == 1 and (scan := scans.pop()) in known:
             found[case["name"]] = known[scan]
     return found

@@ -50,19 +50,20 @@ def open_texture(name: str, workdir: str | None, lesion: str | None, schema: Sch
     method = load_method(name)
     if not method.trainings:
         return Texture(method)
-    if not workdir:
-        raise UserError(f"--texture {name}: give --workdir, or as --lesions_from one, of a run that trained {name}")
+    if not workdir or not Path(workdir).is_dir():
+        given = f"{workdir} is no folder; " if workdir else ""
+        raise UserError(f"--texture {name}: {given}give --workdir, or as --lesions_from one, of a run that trained {name}")
     work = Path(workdir).resolve()
     models = trained_folder(work, method, None)
-    learnt = learnt_class(models / list(method.trainings)[-1], schema)
+    theirs = load_schema(seen_data(work, models))
+    learnt = learnt_class(method, models, theirs)
     if learnt not in (None, lesion):
         raise UserError(f"--texture {name}: {models} learnt {learnt}, not {lesion}; paint it by --texture {COPY_PASTE}")
-    spacing = load_schema(seen_data(work, models)).spacing
-    if not np.allclose(spacing, schema.spacing, rtol=0.01):
-        theirs, ours = (",".join(f"{length:g}" for length in one) for one in (spacing, schema.spacing))
+    if not np.allclose(theirs.spacing, schema.spacing, rtol=0.01):
+        other, ours = (",".join(f"{length:g}" for length in one.spacing) for one in (theirs, schema))
         raise UserError(
-            f"--texture {name}: {models} learnt voxels of {theirs} mm, and the scan's have {ours}; prepare it with "
-            f"--spacing {theirs}"
+            f"--texture {name}: {models} learnt voxels of {other} mm, and the scan's have {ours}; prepare it with "
+            f"--spacing {other}"
         )
     section = read_run_yaml(work).get("settings", {}).get("methods", {}).get(name, {})
     settings = defined(method.bundle, method.inference, section.get("inference", {}))
@@ -78,13 +79,18 @@ def require_painting(name: str) -> None:
         raise UserError(f"--texture {name!r} {kind}; {near}the methods that do are {', '.join(painting)}")
 
 
-def learnt_class(training: Path, schema: Schema) -> str | None:
-    """The class of lesions that a training learnt; None where it learnt all classes, or does not say it."""
-    path = training / "overrides.yaml"
-    content = read_yaml(path, "train it again") if path.is_file() else {}
-    if "lesion" not in content:
+def learnt_class(method: Method, models: Path, theirs: Schema) -> str | None:
+    """The class of lesions that a method's last training learnt; None where it learnt all classes.
+
+    Args:
+        theirs: schema of the data that it learnt from, whose only lesion it is where its settings name none.
+    """
+    training = list(method.trainings)[-1]
+    if not defined(method.bundle_of(training), method.trainings[training].configs, {"lesion": None}):
         return None
-    return read_literal(content["lesion"]) or schema.lesions[0]
+    path = models / training / "overrides.yaml"
+    named = (read_yaml(path, "train it again") if path.is_file() else {}).get("lesion")
+    return read_literal(named) if named else theirs.lesions[0] if theirs.lesions else None
 
 
 def opened(method: Method, models: Path, settings: dict) -> Callable:

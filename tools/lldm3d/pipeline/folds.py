@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from lldm3d.data.case_preparation import parse_fold
+from lldm3d.data.dataset import SPLITS, load_cases
 from lldm3d.errors import UserError
-from lldm3d.files import write_yaml
-from lldm3d.pipeline.profile import BUILT_IN
-from lldm3d.pipeline.run import absolute, run
+from lldm3d.pipeline.plan import Plan, check_plan
+from lldm3d.pipeline.run import as_list, planned, require_own_data, source_of
 from lldm3d.pipeline.stage import read_plan
+from lldm3d.pipeline.stages import selected_jobs
+from lldm3d.pipeline.workflow import execute
 from lldm3d.study.lesions import write_detection
 from lldm3d.study.tables import write_study
 
 FOLDS = 5
+CHANGED = "the data changed between the preparations of the folds; choose another --workdir"
 
 
 def cross_validate(
@@ -62,36 +64,91 @@ def cross_validate(
     work = Path(workdir).resolve()
     folds = number_of_folds(work, folds)
     places = [work / f"fold_{number}" for number in range(1, folds + 1)]
-    options = {"data": data, "images": images, "labels": labels, "label_map": label_map, "unlabelled": unlabelled}
-    options |= {"methods": methods, "sources": sources, "dry_run": dry_run}
-    options |= {"cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
-    with TemporaryDirectory() as folder:  # a dry run leaves nothing
-        for number, place in enumerate(places, 1):
-            own = (Path(folder) if dry_run else work) / f"fold_{number}.yaml"
-            if profile or not (place / "run.yaml").is_file():
-                base = profile or "small"
-                base = base if base in BUILT_IN else absolute(base)
-                write_yaml(own, {"base": base, "prepare": {"fold": f"{number}/{folds}"}})
-            print(f"lldm3d: fold {number} of {folds}", flush=True)
-            run(str(place), str(own) if own.is_file() else None, until="study", **options)
+    files = {"data": data, "images": images, "labels": labels, "label_map": label_map, "unlabelled": unlabelled}
+    profile = profile or (None if (places[0] / "run.yaml").is_file() else "small")
+    options = (profile, source_of(files), None, as_list(methods), as_list(sources))
+    contents = [with_fold(planned(places[0], *options), f"1/{folds}")]
+    for number, place in enumerate(places[1:], 2):
+        known = (place / "run.yaml").is_file()
+        contents.append(planned(place, *options) if known else contents[0])
+        contents[-1] = with_fold(contents[-1], f"{number}/{folds}")
+    for place, content in zip(places, contents, strict=True):
+        require_own_data(place, content)
+        check_plan(Plan.of(content))
+    require_alike_folds(places, contents)
+    where = {"dry_run": dry_run, "cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
+    for until in ["study"] if dry_run else ["prepare", "study"]:  # all folds of the same data, before long work starts
+        for number, (place, content) in enumerate(zip(places, contents, strict=True), 1):
+            print(f"lldm3d: fold {number} of {folds}, until {until}", flush=True)
+            execute(place, content, selected_jobs(Plan.of(content), until), **where)
+        if not dry_run:
+            require_whole(places)
     if not dry_run:
         write_study(places, work / "study")
         write_detection(places, work / "study")
         print(f"lldm3d: done; the tables of all patients are in {work / 'study'}")
 
 
+def with_fold(content: dict, fold: str) -> dict:
+    """The content of `run.yaml` of another fold."""
+    settings = content["settings"] | {"prepare": content["settings"]["prepare"] | {"fold": fold}}
+    return content | {"fold": fold, "settings": settings}
+
+
 def number_of_folds(work: Path, wanted: int | None) -> int:
     """How many folds there are, or shall be.
 
-    Raises UserError where these differ, there would be one alone, or the folder is a run's own.
+    Raises UserError where these differ and a fold is prepared, there would be one alone, or the folder is not a
+    cross-validation's.
     """
+    if work.exists() and not work.is_dir():
+        raise UserError(f"{work}: is a file; a cross-validation needs a folder of its own, --workdir")
     if (work / "run.yaml").is_file():
         raise UserError(f"{work}: is the work directory of a run; a cross-validation needs one of its own, --workdir")
     if wanted is not None and wanted < 2:
         raise UserError(f"--folds {wanted}: at least 2 are needed")
-    if not (work / "fold_1/run.yaml").is_file():
+    first = work / "fold_1"
+    if not (first / "run.yaml").is_file():
+        if (work / "study").exists():
+            raise UserError(f"{work / 'study'}: was made by no cross-validation; choose another --workdir")
         return wanted or FOLDS
-    _, found = parse_fold(read_plan(work / "fold_1")["settings"]["prepare"]["fold"])
-    if wanted not in (None, found):
-        raise UserError(f"{work}: has {found} folds, not {wanted}; choose another --workdir")
-    return found
+    fold = parse_fold(read_plan(first).get("fold"))
+    if fold is None:
+        raise UserError(f"{first}: is no fold of a cross-validation, but a run of its own; choose another --workdir")
+    if wanted not in (None, fold[1]) and (first / "dataset").is_dir():
+        raise UserError(f"{work}: has {fold[1]} folds, not {wanted}; choose another --workdir")
+    return wanted or fold[1]
+
+
+def require_alike_folds(places: Sequence[Path], contents: Sequence[dict]) -> None:
+    """Raise UserError where folds would have other data or settings, or a patient in two of them."""
+    same = []
+    for content in contents:
+        prepare = {**content["settings"]["prepare"], "fold": None}
+        if prepare.get("split_by") == "case":
+            raise UserError(
+                f"{content['profile']}: prepare#split_by is case, so that a patient would be in several folds; a "
+                "cross-validation needs patient"
+            )
+        kept = {key: content[key] for key in ("data", "methods", "sources")}
+        same.append({**kept, "settings": {**content["settings"], "prepare": prepare}})
+    for place, other in zip(places, same, strict=True):
+        if differing := [key for key in other if other[key] != same[0][key]]:
+            raise UserError(
+                f"{place}/run.yaml: has other {', '.join(differing)} than {places[0]}; give --profile, and --methods "
+                "and --sources if they are not the profile's, for all folds"
+            )
+
+
+def require_whole(places: Sequence[Path]) -> None:
+    """Raise UserError unless each labelled patient of each prepared fold is tested in one fold, and in no other."""
+    tested: dict[str, Path] = {}
+    for place in places:
+        for patient in {case.patient for case in load_cases(place / "dataset", "test")}:
+            if patient in tested:
+                raise UserError(f"{place}: tests {patient}, whom {tested[patient]} tests as well; {CHANGED}")
+            tested[patient] = place
+    for place in places:
+        cases = [case for split in SPLITS for case in load_cases(place / "dataset", split) if case.label]
+        if missing := sorted({case.patient for case in cases} - tested.keys()):
+            raise UserError(f"{place}: has {missing[0]}, whom no fold tests; {CHANGED}")

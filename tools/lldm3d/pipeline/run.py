@@ -69,17 +69,11 @@ def run(
         UserError: for a mistake in the profile or data, a work directory in use, or a stage that stopped with one.
         ChildError: when a stage failed.
     """
-    work, files = Path(workdir).resolve(), {"data": data, "images": images, "labels": labels, "label_map": label_map}
-    if unlabelled and not (data or images):
-        raise UserError(
-            f"--unlabelled {unlabelled}: needs labelled scans beside it; give --data, or --images and --labels"
-        )
-    files |= {"unlabelled": unlabelled}
-    source = {key: absolute(name) for key, name in files.items() if name} or None
-    voted = absolute(pseudo_labels) if pseudo_labels else None
+    work, voted = Path(workdir).resolve(), absolute(pseudo_labels) if pseudo_labels else None
+    files = {"data": data, "images": images, "labels": labels, "label_map": label_map, "unlabelled": unlabelled}
     limits = {"label_fraction": label_fraction, "labelled_only": labelled_only, "pseudo_labels": voted}
     seen = {key: value for key, value in limits.items() if value is not None}
-    content = planned(work, profile, source, None, as_list(methods), as_list(sources), ladder, seen)
+    content = planned(work, profile, source_of(files), None, as_list(methods), as_list(sources), ladder, seen)
     require_own_data(work, content)
     plan = Plan.of(content)
     check_plan(plan)
@@ -166,6 +160,15 @@ def leave_out_missing(work: Path, content: dict) -> None:
         content["settings"]["segment"]["pairs"] = content["grid"]["pairs"] = kept
 
 
+def source_of(files: dict) -> dict | None:
+    """The options that name the data, with absolute paths. Raises UserError for unlabelled scans alone."""
+    if files["unlabelled"] and not (files["data"] or files["images"]):
+        raise UserError(
+            f"--unlabelled {files['unlabelled']}: needs labelled scans beside it; give --data, or --images and --labels"
+        )
+    return {key: absolute(name) for key, name in files.items() if name} or None
+
+
 def as_list(value: str | int | Sequence | None) -> list | None:
     """A comma-separated text, or what the command line has split already, as a list."""
     if value is None:
@@ -192,11 +195,13 @@ def planned(
 
     `grid` replaces entries of the profile's section `segment`, and is remembered until another profile is given; with
     `ladder` it need not say the axes of the ladder. `seen` replaces those of its section `methods` that say what the
-    methods see.
+    methods see. A fold of a cross-validation stays one.
+
+    Raises UserError for other data than those of which the data set was prepared.
     """
     path = work / "run.yaml"
     before = read_plan(work) if path.is_file() else {"profile": "demo", "data": data}
-    if data and data != before["data"]:
+    if data and data != before["data"] and (work / "dataset").is_dir():
         made = before["data"] or "a phantom"
         raise UserError(f"{path}: this work directory was made from {made}, not from {data}; choose another --workdir")
     kept, settings = ({}, None) if profile else (before.get("grid", {}), before.get("settings"))
@@ -213,8 +218,11 @@ def planned(
     sources = [text if parse_source(text).folder is None else str(Path(text).resolve()) for text in sources]
     seen = before.get("seen", {}) | (seen or {})
     settings = load_profile(profile, grid, seen, settings)
+    fold = {"fold": before["fold"]} if before.get("fold") else {}
+    settings["prepare"] |= fold
     named = profile if profile in BUILT_IN else absolute(profile)
-    kept = {"profile": named, "data": before["data"], "given": before.get("given", False), "grid": grid, "seen": seen}
+    kept = {"profile": named, "data": data or before["data"], "given": before.get("given", False), "grid": grid}
+    kept |= {"seen": seen, **fold}
     return {"format": FORMAT, **kept, "methods": methods, "sources": sources, "settings": settings}
 
 
