@@ -52,7 +52,9 @@ def open_texture(name: str, workdir: str | None, lesion: str | None, schema: Sch
         return Texture(method)
     if not workdir or not Path(workdir).is_dir():
         given = f"{workdir} is no folder; " if workdir else ""
-        raise UserError(f"--texture {name}: {given}give --workdir, or as --lesions_from one, of a run that trained {name}")
+        raise UserError(
+            f"--texture {name}: {given}give --workdir, or as --lesions_from one, of a run that trained {name}"
+        )
     work = Path(workdir).resolve()
     models = trained_folder(work, method, None)
     theirs = load_schema(seen_data(work, models))
