@@ -112,6 +112,8 @@ def test_more_processes_of_a_stage_than_gpus_are_refused(tmp_path):
 
 def test_other_data_than_the_work_directory_was_made_from_is_refused(tmp_path):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(planned(tmp_path, "demo", {"data": str(tmp_path)})))
+    assert planned(tmp_path, None, {"data": "/elsewhere"})["data"] == {"data": "/elsewhere"}  # nothing is made yet
+    (tmp_path / "dataset").mkdir()
     with pytest.raises(UserError, match=f"{tmp_path}.*/elsewhere.*--workdir"):
         run(str(tmp_path), data="/elsewhere")
 
