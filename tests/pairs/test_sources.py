@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.ndimage import label as components
 
 from lldm3d.data.dataset import load_cases
 from lldm3d.data.warping import warp_pair
@@ -65,6 +66,19 @@ def test_no_class_appears_between_two_others():
     ball = (((grid - 15.5) ** 2).sum(-1) < 100).astype(np.uint8) * 2
     for seed in range(3):
         assert set(np.unique(warp_pair(ball, ball, CLASSES, [seed])[1])) == {0, 2}
+
+
+def test_thin_classes_keep_whole():
+    """A vessel one voxel wide, of which the largest part alone left a third, in pieces."""
+    label, along = np.ones((32, 32, 32), np.uint8), np.arange(7, 25)
+    label[along, 16 + np.round(4 * np.sin(along / 5)).astype(int), along] = 2
+    label[13:15, 9:11, 17:20] = 3  # a small lesion
+    volumes = []
+    for seed in range(6):
+        moved = warp_pair(label, label, 4, [seed], thin=[2, 3])[1]
+        assert [components(moved == value, np.ones((3, 3, 3)))[1] for value in (2, 3)] == [1, 1]
+        volumes.append([(moved == value).sum() / (label == value).sum() for value in (2, 3)])
+    np.testing.assert_allclose(np.mean(volumes, 0), 1, atol=0.2)
 
 
 def test_the_image_is_moved_with_its_label_and_the_folder_is_one_of_pairs(tiny_dataset, warped, tmp_path):

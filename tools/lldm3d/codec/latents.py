@@ -170,7 +170,7 @@ def views_of(case: Case, seed: int, schema: Schema, views: int, strength: float)
     yield volumes
     image, label = (volumes[key][0].numpy() if key in volumes else None for key in ("image", "label"))
     for view in range(1, views):
-        warped = warp_pair(image, label, len(schema.class_names), [seed, view], strength)
+        warped = warp_pair(image, label, len(schema.class_names), [seed, view], strength, schema.thin)
         pairs = zip(("image", "label"), warped, strict=True)
         yield {key: torch.from_numpy(np.float32(volume))[None] for key, volume in pairs if volume is not None}
 

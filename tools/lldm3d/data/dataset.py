@@ -115,6 +115,11 @@ class Schema:
         """What `load_volume` turns the files of this data set, and of its pairs, to."""
         return axes_of(self.orientation)
 
+    @property
+    def thin(self) -> list[int]:
+        """The label values of vessels and lesions, which resampling has to keep whole."""
+        return [self.class_names.index(name) for name in (*self.tubular, *self.lesions)]
+
     def crop(self, roi_size: Sequence[int] | None) -> list[int]:
         """A training crop in voxels: as wanted, but no larger than the cases; without a wish, whole cases."""
         return [min(pair) for pair in zip(roi_size or self.roi_size, self.roi_size, strict=True)]

@@ -300,7 +300,7 @@ def resample_label(
             continue
         box = bounding_box(mask)
         new, part = _parts(mask, box, weights, ratio)
-        won = (part >= _keeping_volume(part)) & (part > 0) if index in thin else _larger(part, largest[new])
+        won = (part >= keeping_volume(part)) & (part > 0) if index in thin else _larger(part, largest[new])
         result[new][won] = index
         np.maximum(largest[new], part, out=largest[new])
         if index in thin:
@@ -341,10 +341,11 @@ def _larger(part: np.ndarray, other: np.ndarray) -> np.ndarray:
     return won
 
 
-def _keeping_volume(part: np.ndarray) -> float:
-    """The part of a voxel from which on a class must win to keep its volume; between 1/4 (else noise grows) and 1/2."""
+def keeping_volume(part: np.ndarray, volume: float | None = None) -> float:
+    """The part of a voxel from which on a class must win to keep its volume (voxels; default: the sum of the parts);
+    between 1/4 (else noise grows) and 1/2."""
     parts = part[part > 0]  # of a vein few, and the sort is the most of the work
-    volume = min(round(float(parts.sum(dtype=np.float64))), parts.size)
+    volume = min(round(float(parts.sum(dtype=np.float64)) if volume is None else volume), parts.size)
     return float(np.clip(np.partition(parts, parts.size - volume)[-volume], 0.25, 0.5)) if volume else 0.5
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lldm3d.data.dataset import Case, load_cases, load_schema
+from lldm3d.data.dataset import Case, Schema, load_cases, load_schema
 from lldm3d.data.warping import warp_pair
 from lldm3d.errors import UserError
 from lldm3d.files import load_nifti, save_nifti, write_json
@@ -41,8 +41,8 @@ def write_warped_pairs(
         raise UserError(f"{dataset_dir}: has no labelled training cases to warp")
     rounds = [(index, cases[index % len(cases)], index // len(cases)) for index in range(n)]
     warps = [Warp(index, case, f"{case.name}_warp{number:02d}") for index, case, number in rounds]
-    classes = len(load_schema(dataset_dir).class_names)
-    write = partial(write_warped, folder=folder, classes=classes, seed=seed, strength=strength)
+    schema = load_schema(dataset_dir)
+    write = partial(write_warped, folder=folder, schema=schema, seed=seed, strength=strength)
     list(in_processes(write, warps, "warping real pairs"))
     files = [LabelFile(str(folder / f"labelsTr/{w.name}.nii.gz"), w.name, w.case.patient) for w in warps]
     about = "Real training scans, smoothly warped: no synthetic data."
@@ -51,9 +51,10 @@ def write_warped_pairs(
     return files
 
 
-def write_warped(warp: Warp, folder: Path, classes: int, seed: int, strength: float) -> None:
+def write_warped(warp: Warp, folder: Path, schema: Schema, seed: int, strength: float) -> None:
     """Write one warped pair."""
     (image, affine), (label, _) = load_nifti(warp.case.image), load_nifti(warp.case.label)
-    image, label = warp_pair(image, label.astype(np.uint8), classes, [seed, warp.index], strength)
+    classes, thin = len(schema.class_names), schema.thin
+    image, label = warp_pair(image, label.astype(np.uint8), classes, [seed, warp.index], strength, thin)
     save_nifti(folder / f"labelsTr/{warp.name}.nii.gz", label, affine)
     save_nifti(folder / f"imagesTr/{warp.name}.nii.gz", image.astype(np.float32), affine)
