@@ -1,5 +1,6 @@
 """The segmentation bundles on tiny data. They differ by their network alone (test_same.py): one is trained to learn."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from monai.networks import one_hot
 
 from lldm3d.bundle import bundle_path
 from lldm3d.pipeline.profile import SEGMENT_OVERLAY
+from lldm3d.study.scores import write_data_lists
 
 from .small import CLASS_NAMES, SEGMENTATION
 
@@ -150,6 +152,18 @@ def test_trainings_share_their_volumes(tiny_dataset, tmp_path):
         train_in_chain(tmp_path / bundle, bundle, tiny_dataset, **settings)
         left.append({path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.pt")})
     assert len(left[0]) == 4 + 2 and left[0] == left[1]  # training and validation cases
+
+
+def test_real_cases_that_count_twice_are_seen_twice_and_kept_once(tiny_dataset, tiny_synthetic, tmp_path):
+    """By the bundle as it is, and in the chain, whose batches mix both."""
+    write_data_lists(tiny_dataset, tiny_synthetic, "2R+0.5S", 0, tmp_path)
+    parser = parse(TRAIN, dataset_dir=str(tmp_path), class_names=CLASS_NAMES)
+    seen = Counter(Path(case["image"]).parents[1] for case in parser.get_parsed_content("train#cases"))
+    assert seen == {tiny_dataset: 8, tiny_synthetic: 2}
+    assert len(parser.get_parsed_content("train#dataset")._cache) == 4 + 2
+    settings = {"cache_dir": str(tmp_path / "cache"), "epochs": 1, "epoch_length": 6, "batch_size": 2}
+    train_in_chain(tmp_path, "seg_unet", tmp_path, **settings)
+    assert len(list((tmp_path / "cache").rglob("*.pt"))) == 4 + 2 + 2
 
 
 def parse(*files: str, bundle: str = "seg_unet", **settings) -> ConfigParser:

@@ -37,6 +37,7 @@ REGIMES = [
     ("2S>R", [(0, 2), (1, 0)], "R"),
     ("3S", [(0, 3)], "R"),
     ("0.5S>0.1R", [(0, 0.5), (0.1, 0)], "0.1R"),
+    ("4R+4S", [(1, 4, 4)], "R"),
 ]
 
 
@@ -55,7 +56,7 @@ def test_a_folder_bears_no_sign_that_a_shell_takes_and_leads_back_to_its_regime(
 
 
 REFUSED = ["", "2R", "0R", "R+0S", "1R", "0.10R", "R+1S", "S+R", "r", ".5R", "0S", "1S", "R/S"]
-REFUSED += ["R>S", "S>S", "S>", "1S>R", "0S>R", "S>2R", "S>R+S", "S>R>R"]
+REFUSED += ["2.5R+S", "4R+0S", "4R>S", "R>S", "S>S", "S>", "1S>R", "0S>R", "S>2R", "S>R+S", "S>R>R"]
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -65,6 +66,7 @@ def test_other_names_and_second_spellings_are_refused(name):
 
 
 COUNTS = [("R", [(20, 0)]), ("S", [(0, 20)]), ("R+S", [(20, 20)]), ("R+2S", [(20, 40)]), ("0.1R", [(2, 0)])]
+COUNTS += [("2R+2S", [(20, 40)])]
 COUNTS += [("0.25R+0.5S", [(5, 10)]), ("S>R", [(0, 20), (20, 0)]), ("2S>0.1R", [(0, 40), (2, 0)]), ("2S", [(0, 40)])]
 
 
@@ -79,6 +81,13 @@ def test_numbers_of_cases(folders, regime, counts):
 def test_two_trainings_learn_from_the_cases_that_one_would(folders):
     first, second = ([case.patient for case in cases] for cases in regime_cases(*folders, "S>0.25R", 1))
     assert first == patients(folders, "S", seed=1) and second == patients(folders, "0.25R", seed=1)
+
+
+def test_real_cases_say_how_often_they_are_seen_beside_pairs(folders):
+    """Half of what a network of 2R+2S sees is real, for twice as many pairs."""
+    (cases,) = regime_cases(*folders, "2R+2S", 0)
+    assert {case.as_dict().get("times") for case in cases if case.patient.startswith("synthetic")} == {None}
+    assert sum(case.times for case in cases if not case.patient.startswith("synthetic")) == 40
 
 
 def test_shares_are_nested_and_the_same_with_and_without_synthetic_pairs(folders):

@@ -142,6 +142,15 @@ def test_a_finished_model_comes_back_when_a_slip_is_taken_back(work):
     assert is_done(work, slip) and not put_back(work, AUTOENCODER, depends_on(work, AUTOENCODER))
 
 
+def test_a_model_that_its_owner_deleted_is_trained_anew(work):
+    """With other settings than its record says, which then went to be set aside with it."""
+    mark_done(work, AUTOENCODER)
+    shutil.rmtree(work / AUTOENCODER.name)
+    other = replace(AUTOENCODER, digest="other")
+    set_aside(work, other, depends_on(work, other))
+    assert not put_back(work, AUTOENCODER, depends_on(work, AUTOENCODER))
+
+
 GATES = {"autoencoder_image": {"gate": {"psnr": 20}}, "autoencoder_label": {"gate": {"mean_dice": 0.7}}, "latents": {}}
 
 

@@ -87,10 +87,12 @@ class Case:
     patient: str
     split: str = "training"
     rescale: bool = False  # read with intensities brought to [0, 1]: a scan that was not prepared
+    times: int = 1  # how often a segmentation sees it for each time that it sees another case of its list
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, str | int]:
         """The case as MONAI takes it and as a data list holds it; without "label" where it has none."""
-        found = {"image": self.image, "label": self.label, "patient": self.patient}
+        times = self.times if self.times > 1 else None
+        found = {"image": self.image, "label": self.label, "patient": self.patient, "times": times}
         return {key: value for key, value in found.items() if value is not None}
 
 

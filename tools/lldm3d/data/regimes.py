@@ -4,7 +4,7 @@ Names are read without torch, as whoever lists stages needs no more.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +23,8 @@ GRAMMAR = re.compile(
 )
 ALLOWED = (
     "allowed are R, S, 2S and R+2S (two synthetic pairs for each real case), 0.1R (a tenth of the real patients), "
-    "0.1R+S, S>R (on synthetic pairs first, then on real cases), 2S>R, S>0.1R and so on"
+    "0.1R+S, 4R+4S (each real case four times as often, so that it has fresh pairs each time), S>R (on synthetic pairs "
+    "first, then on real cases), 2S>R, S>0.1R and so on"
 )
 THEN = "_then_"  # for > in names of folders, which a shell would take for itself
 
@@ -33,10 +34,11 @@ class Phase(NamedTuple):
 
     real: float  # share of the training patients, 0 to 1
     synthetic: float  # synthetic pairs for each case of the entire real training split
+    times: int = 1  # how often each real case is seen for each time that a synthetic pair is
 
     @property
     def name(self) -> str:
-        real, ratio = ("" if value == 1 else f"{value:g}" for value in self)
+        real, ratio = ("" if value == 1 else f"{value:g}" for value in (self.real * self.times, self.synthetic))
         return "+".join([*([f"{real}R"] if self.real else []), *([f"{ratio}S"] if self.synthetic else [])])
 
 
@@ -87,14 +89,17 @@ def parse_regime(name: str) -> Regime:
     if "R" not in name:
         phases = [Phase(0.0, float(match["alone"] or 1))]
     elif "+" in name:
-        phases = [Phase(float(match["mixed"] or 1), float(match["ratio"] or 1))]
+        mixed = float(match["mixed"] or 1)
+        times = int(mixed) if mixed > 1 and mixed.is_integer() else 1
+        phases = [Phase(mixed / times, float(match["ratio"] or 1), times)]
     else:
         first = [Phase(0.0, float(match["before"] or 1))] if match["first"] else []
         phases = [*first, Phase(float(match["real"] or 1), 0.0)]
     regime = Regime(tuple(phases))
     if not 0 <= regime.real <= 1 or ("R" in name and not regime.real) or ("S" in name and not regime.synthetic):
         raise UserError(
-            f"there is no regime {name!r}: the share of R lies in 0 to 1, the ratio of S above 0; {ALLOWED}"
+            f"there is no regime {name!r}: the share of R lies in 0 to 1, or is beside S a whole number of times; the "
+            f"ratio of S lies above 0; {ALLOWED}"
         )
     if name != regime.name:
         raise UserError(f"write the regime {name!r} as {regime.name!r}, so that it has one folder")
@@ -111,7 +116,7 @@ def regime_cases(real_dir: str | Path, pairs_dir: str | Path | None, regime: str
 
     A share of the real patients is drawn by `seed`; smaller shares lie within larger ones, and are the same with and
     without synthetic pairs. The synthetic pairs are drawn by `seed` from all that there are, smaller ratios within
-    larger ones.
+    larger ones. Real cases of a regime like 4R+4S say in `times` how often they are seen.
 
     Args:
         real_dir: prepared data set.
@@ -128,9 +133,11 @@ def regime_cases(real_dir: str | Path, pairs_dir: str | Path | None, regime: str
     number, pairs = wanted.pairs(len(training)), []
     if number:
         pairs = in_random_order(synthetic_pairs(real_dir, pairs_dir, regime, number), seed)[:number]
-    return [
-        [*some_patients(training, phase.real, seed), *(pairs if phase.synthetic else [])] for phase in wanted.phases
-    ]
+    found = []
+    for phase in wanted.phases:
+        real = [replace(case, times=phase.times) for case in some_patients(training, phase.real, seed)]
+        found.append([*real, *(pairs if phase.synthetic else [])])
+    return found
 
 
 def labelled_training(cases: list["Case"]) -> list["Case"]:

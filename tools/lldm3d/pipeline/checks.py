@@ -48,11 +48,11 @@ def jobs_to_do(work: Path, jobs: Sequence[Job]) -> list[Job]:
 
 def set_aside(work: Path, job: Job, found: dict) -> None:
     """Move a finished model that will be trained anew out of the way, with its record; `found` is of the new one."""
-    record, aside = work / RECORDS / f"{job.name}.json", work / REPLACED / job.name
-    if job.stage in TRAINED and record.is_file() and read_json(record) != found:
+    record, aside, folder = work / RECORDS / f"{job.name}.json", work / REPLACED / job.name, work / job.name
+    if job.stage in TRAINED and folder.is_dir() and record.is_file() and read_json(record) != found:
         forget_replaced(work, job)
         aside.parent.mkdir(parents=True, exist_ok=True)
-        (work / job.name).rename(aside)
+        folder.rename(aside)
         record.rename(aside.with_name(f"{aside.name}.json"))
 
 
