@@ -12,6 +12,7 @@ from lldm3d.data.dataset import load_cases
 from lldm3d.errors import UserError
 from lldm3d.phantom.write import write_phantom
 from lldm3d.pipeline.folds import cross_validate
+from lldm3d.pipeline.status import status
 
 METHOD = "pix2pix3d"
 
@@ -96,6 +97,13 @@ def test_the_folder_alone_goes_on_with_what_the_first_call_said(interrupted, pro
     cross_validate(str(interrupted), dry_run=True)
     jobs = capsys.readouterr().out.splitlines()
     assert jobs.count(f"methods/{METHOD}/seed_0/gan") == 3 and "phantom" not in jobs
+
+
+def test_the_status_is_that_of_each_fold(interrupted, capsys):
+    status(str(interrupted))
+    said = capsys.readouterr().out
+    assert f"{interrupted}/fold_1: no run is at work; `lldm3d cross_validate --workdir {interrupted}` goes on" in said
+    assert f"{interrupted}/fold_2" not in said, "it has not begun"
 
 
 def test_data_that_changed_between_two_folds_are_refused(interrupted, raw, monkeypatch):

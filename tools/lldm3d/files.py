@@ -206,16 +206,19 @@ def save_checkpoint(path: str | Path, content: dict) -> None:
             raise OSError(str(error).partition("\n")[0]) from error
 
 
-def load_checkpoint(path: str | Path, made_by: str, mmap: bool = False) -> dict:
-    """Read a checkpoint onto the CPU with `weights_only=True`; `made_by` is the stage that the error message names."""
+def load_checkpoint(path: str | Path, made_by: str | None, mmap: bool = False) -> dict:
+    """Read a checkpoint onto the CPU with `weights_only=True`; `made_by` is the stage that the error message names,
+    None for weights from elsewhere."""
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such checkpoint; it is made by the stage {made_by!r}: run that stage first")
+        first = f"; it is made by the stage {made_by!r}: run that stage first" if made_by else ""
+        raise UserError(f"{path}: no such checkpoint{first}")
     import torch
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # pickle, zip and torch each raise their own kinds
-        raise UserError(f"{path}: is not a readable checkpoint ({error}); run the stage {made_by!r} again") from None
+        again = f"; run the stage {made_by!r} again" if made_by else ""
+        raise UserError(f"{path}: is not a readable checkpoint ({error}){again}") from None
 
 
 def package_text(name: str) -> str:

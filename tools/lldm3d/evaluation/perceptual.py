@@ -80,13 +80,21 @@ class Lpips:
         return found
 
 
+def weights_in(path: str | Path, wanted: str) -> dict:
+    """The weights in a file. Raises UserError, which says what file is wanted, where there are none."""
+    try:
+        return load_checkpoint(path, made_by=None)
+    except UserError as error:
+        raise UserError(f"--lpips: {error}; give {wanted}") from None
+
+
 def load_lpips(trunk: str | Path, heads: str | Path) -> Lpips:
     """Load the weights of a trunk as torchvision has them, and of the linear heads as the package `lpips` has them.
 
     Raises:
         UserError: where a file is missing or holds something else, or the heads are those of another trunk.
     """
-    content, first = load_checkpoint(trunk, made_by=TRUNK), "features."
+    content, first = weights_in(trunk, TRUNK), "features."
     state = {str(key).removeprefix(first): value for key, value in content.items() if str(key).startswith(first)}
     name = "VGG16" if "28.weight" in state else "AlexNet"
     build, compared, _ = TRUNKS[name]
@@ -98,7 +106,7 @@ def load_lpips(trunk: str | Path, heads: str | Path) -> Lpips:
         raise UserError(f"--lpips: {trunk} holds no {name} ({fault}); give {TRUNK}") from None
     layers = [network[start:end] for start, end in pairwise((0, *(place + 1 for place in compared)))]
     channels = [part[-2].out_channels for part in layers]
-    found = load_checkpoint(heads, made_by=HEADS)
+    found = weights_in(heads, HEADS)
     linear = [found.get(f"lin{number}.model.1.weight") for number in range(len(channels))]
     shapes = [[*weight.shape] if torch.is_tensor(weight) else None for weight in linear]
     if shapes != [[1, channel, 1, 1] for channel in channels]:

@@ -61,32 +61,44 @@ def cross_validate(
         UserError: as `lldm3d run` does, and for another number of folds than there is.
         ChildError: when a stage failed.
     """
-    work = Path(workdir).resolve()
-    folds = number_of_folds(work, folds)
-    places = [work / f"fold_{number}" for number in range(1, folds + 1)]
-    files = {"data": data, "images": images, "labels": labels, "label_map": label_map, "unlabelled": unlabelled}
-    profile = profile or (None if (places[0] / "run.yaml").is_file() else "small")
-    options = (profile, source_of(files), None, as_list(methods), as_list(sources))
-    contents = [with_fold(planned(places[0], *options), f"1/{folds}")]
-    for number, place in enumerate(places[1:], 2):
-        known = (place / "run.yaml").is_file()
-        contents.append(planned(place, *options) if known else contents[0])
-        contents[-1] = with_fold(contents[-1], f"{number}/{folds}")
-    for place, content in zip(places, contents, strict=True):
-        require_own_data(place, content)
-        check_plan(Plan.of(content))
-    require_alike_folds(places, contents)
+    work, files = Path(workdir).resolve(), {"data": data, "images": images, "labels": labels}
+    files |= {"label_map": label_map, "unlabelled": unlabelled}
+    contents = planned_folds(work, folds, profile, source_of(files), as_list(methods), as_list(sources))
     where = {"dry_run": dry_run, "cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
     for until in ["study"] if dry_run else ["prepare", "study"]:  # all folds of the same data, before long work starts
-        for number, (place, content) in enumerate(zip(places, contents, strict=True), 1):
-            print(f"lldm3d: fold {number} of {folds}, until {until}", flush=True)
+        for number, (place, content) in enumerate(contents.items(), 1):
+            print(f"lldm3d: fold {number} of {len(contents)}, until {until}", flush=True)
             execute(place, content, selected_jobs(Plan.of(content), until), **where)
         if not dry_run:
-            require_whole(places)
+            require_whole(list(contents))
     if not dry_run:
-        write_study(places, work / "study")
-        write_detection(places, work / "study")
+        write_study(list(contents), work / "study")
+        write_detection(list(contents), work / "study")
         print(f"lldm3d: done; the tables of all patients are in {work / 'study'}")
+
+
+def planned_folds(work: Path, folds: int | None, profile: str | None, *options: object) -> dict[Path, dict]:
+    """The content of `run.yaml` of each fold, by its work directory.
+
+    Args:
+        options: data, methods and sources, as `planned` takes them.
+
+    Raises:
+        UserError: where the folds would differ, or are not planned by these settings.
+    """
+    folds = number_of_folds(work, folds)
+    places, contents = [work / f"fold_{number}" for number in range(1, folds + 1)], {}
+    profile = profile or (None if (places[0] / "run.yaml").is_file() else "small")
+    source, *rest = options
+    for number, place in enumerate(places, 1):
+        known = number == 1 or (place / "run.yaml").is_file()
+        content = planned(place, profile, source, None, *rest) if known else contents[places[0]]
+        contents[place] = with_fold(content, f"{number}/{folds}")
+    for place, content in contents.items():
+        require_own_data(place, content)
+        check_plan(Plan.of(content))
+    require_alike_folds(contents)
+    return contents
 
 
 def with_fold(content: dict, fold: str) -> dict:
@@ -120,10 +132,10 @@ def number_of_folds(work: Path, wanted: int | None) -> int:
     return wanted or fold[1]
 
 
-def require_alike_folds(places: Sequence[Path], contents: Sequence[dict]) -> None:
+def require_alike_folds(contents: dict[Path, dict]) -> None:
     """Raise UserError where folds would have other data or settings, or a patient in two of them."""
-    same = []
-    for content in contents:
+    same = {}
+    for place, content in contents.items():
         prepare = {**content["settings"]["prepare"], "fold": None}
         if prepare.get("split_by") == "case":
             raise UserError(
@@ -131,11 +143,12 @@ def require_alike_folds(places: Sequence[Path], contents: Sequence[dict]) -> Non
                 "cross-validation needs patient"
             )
         kept = {key: content[key] for key in ("data", "methods", "sources")}
-        same.append({**kept, "settings": {**content["settings"], "prepare": prepare}})
-    for place, other in zip(places, same, strict=True):
-        if differing := [key for key in other if other[key] != same[0][key]]:
+        same[place] = {**kept, "settings": {**content["settings"], "prepare": prepare}}
+    first = next(iter(same))
+    for place, other in same.items():
+        if differing := [key for key in other if other[key] != same[first][key]]:
             raise UserError(
-                f"{place}/run.yaml: has other {', '.join(differing)} than {places[0]}; give --profile, and --methods "
+                f"{place}/run.yaml: has other {', '.join(differing)} than {first}; give --profile, and --methods "
                 "and --sources if they are not the profile's, for all folds"
             )
 

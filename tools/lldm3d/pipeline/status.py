@@ -18,28 +18,38 @@ def status(workdir: str) -> None:
     """Show what runs in a work directory, what is done and what is left, while a run is at work, or after it.
 
     Args:
-        workdir: of `lldm3d run` or `lldm3d study`. Nothing is written to it.
+        workdir: of `lldm3d run`, `lldm3d study` or `lldm3d cross_validate`, of which each fold is shown. Nothing is
+            written to it.
 
     Raises:
         UserError: where no run has begun there.
     """
     work = Path(workdir).resolve()
+    folds = [] if (work / "run.yaml").is_file() else [path.parent for path in work.glob("fold_*/run.yaml")]
+    command = f"lldm3d {'cross_validate' if folds else 'run'} --workdir {work}"
+    for place in sorted(folds, key=lambda place: (len(place.name), place.name)) or [work]:  # fold_10 comes last
+        print_status(place, command)
+
+
+def print_status(work: Path, command: str) -> None:
+    """Print what one run does, has done and has left to do; `command` goes on with it."""
     plan, now = Plan.of(read_plan(work)), run_now(work)
     jobs = all_jobs(plan)
     left = {job.name: job for job in jobs_to_do(work, jobs)}
     wanted = [job for job in left.values() if not now or job.name in now["selected"]]
     rest = outlook(work, plan, jobs, wanted)
-    print("\n".join([heading(work, now, bool(left)), "", *table(work, jobs, left, rest), "", *by_name(work, left)]))
+    lines = [*table(work, jobs, left, rest), "", *by_name(work, left)]
+    print("\n".join([heading(work, now, bool(left), command), "", *lines]))
     took = sum(noted(work, job).get("seconds", 0) for job in jobs if job.name not in left)
     print(f"{len(jobs) - len(left)} of {len(jobs)} stages done in {in_words(took)}" + (f"; {rest}" if wanted else ""))
 
 
-def heading(work: Path, now: dict | None, to_do: bool) -> str:
+def heading(work: Path, now: dict | None, to_do: bool, command: str) -> str:
     """Whether a run is at work, since when and by whom."""
     if now is None and not to_do:
         return f"{work}: no run is at work, as all is done; the report is {work}/report/report.html"
     if now is None:
-        return f"{work}: no run is at work; `lldm3d run --workdir {work}` goes on with what is left"
+        return f"{work}: no run is at work; `{command}` goes on with what is left"
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(now["began"]))
     ends = f", with {len(now['selected'])} stages to do" if now["selected"] else ""
     return f"{work}: a run is at work since {began}, {in_words(time.time() - now['began'])} (process {now['by']}){ends}"
