@@ -142,6 +142,23 @@ def test_a_finished_model_comes_back_when_a_slip_is_taken_back(work):
     assert is_done(work, slip) and not put_back(work, AUTOENCODER, depends_on(work, AUTOENCODER))
 
 
+PAIRS = Job("pairs", "pairs/lldm/drawn/seed_0", (LDM.writes[0],), ("pairs/lldm/drawn/seed_0/dataset.json",))
+SEGMENT = Job("segment", "segment/R+S/seed_0", PAIRS.writes, ("segment/R+S/seed_0/metrics.csv",))
+
+
+def test_pairs_that_other_models_drew_under_the_same_names_are_learnt_anew(work):
+    (work / SEGMENT.name).mkdir(parents=True)
+    (work / SEGMENT.writes[0]).write_text("case,dice\n")
+    for model, same in (("first", False), ("first", True), ("second", False)):
+        save_checkpoint(work / LDM.name / "model.pt", {"weights": model})
+        finish(work, LDM)
+        write_json(work / PAIRS.writes[0], {"training": [{"image": "imagesTr/synthetic_0000.nii.gz"}]})
+        mark_done(work, PAIRS)
+        assert is_done(work, SEGMENT) is same
+        assert same_beginning(work, SEGMENT.name, {}, SEGMENT.reads) is same
+        mark_done(work, SEGMENT)
+
+
 def test_a_model_that_its_owner_deleted_is_trained_anew(work):
     """With other settings than its record says, which then went to be set aside with it."""
     mark_done(work, AUTOENCODER)

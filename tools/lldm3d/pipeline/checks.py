@@ -11,6 +11,7 @@ from lldm3d.pipeline.stages import Job
 
 KEPT = ("*.pt", "encoded/latents.json", "labels.json", "shapes.json")  # what later jobs read of a training's folder
 PASSING = ("state.pt", "state.old.pt")  # checkpoints that are no results
+LISTS = ("dataset.json", "labels.json")  # of what a job made; that of the data set has its record elsewhere
 UNCHANGING = ("tasks",)  # entries of dataset.json that may change without changing its cases
 
 
@@ -22,7 +23,7 @@ TRAINED = ("train", "segment")  # stages whose folders hold models
 def depends_on(work: Path, job: Job) -> dict | None:
     """Settings and content of what a job reads; None where that is missing or broken."""
     try:
-        return {"settings": job.digest, "inputs": {name: fingerprint(work / name) for name in job.reads}}
+        return {"settings": job.digest, "inputs": {name: origin(work, name) for name in job.reads}}
     except (UserError, OSError, KeyError, TypeError):
         return None
 
@@ -101,6 +102,15 @@ def fingerprint(path: Path) -> str:
     return sha256(path)
 
 
+def origin(work: Path, name: str) -> str:
+    """What identifies a file that a job reads, and with a list of pairs or labels the volumes in it: what others were
+    made from, which have the same names, differs."""
+    found, record = fingerprint(work / name), work / RECORDS / f"{Path(name).parent}.json"
+    if Path(name).name in LISTS and record.is_file():
+        return digest(found, read_json(record))
+    return found
+
+
 def check_inputs(work: Path, job: Job) -> None:
     """Raises UserError where what a job reads is missing, broken, or not made from what lies there now."""
     for name in job.reads:
@@ -162,7 +172,7 @@ def same_beginning(work: Path, name: str, settings: dict, inputs: tuple[str, ...
     """
     path = work / ".begun" / f"{name}.json"
     found = {key: value.replace(str(work), ".") if isinstance(value, str) else value for key, value in settings.items()}
-    begun = {"settings": found, "inputs": {item: fingerprint(work / item) for item in inputs}}
+    begun = {"settings": found, "inputs": {item: origin(work, item) for item in inputs}}
     same = path.is_file() and read_json(path) == begun
     write_json(path, begun)
     return same
