@@ -12,7 +12,7 @@ from tests.lesions.conftest import write_lesions
 from lldm3d.data.dataset import SPLITS, load_cases, load_schema
 from lldm3d.data.regimes import regime_cases
 from lldm3d.errors import UserError
-from lldm3d.files import read_json
+from lldm3d.files import read_json, write_json
 from lldm3d.lesions.editor import Edit, open_editor
 from lldm3d.lesions.pool import Scans
 from lldm3d.lesions.request import editor_of
@@ -226,6 +226,18 @@ def test_models_are_refused_for_scans_of_another_spacing(work, tmp_path, monkeyp
     write_lesions(tmp_path / "guests", "guest")
     given = {"data": str(tmp_path / "guests"), "lesions_from": str(work), "add": "tumour", "texture": "lefusion"}
     with pytest.raises(UserError, match="learnt voxels of 2,2,3 mm, and the scan's have 1,1,1.5; prepare it with"):
+        edit("guest_00", str(tmp_path / "out"), **given)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("key", "other"), [("intensity", "window"), ("orientation", "stored")])
+def test_models_are_refused_for_scans_that_were_prepared_otherwise(key, other, work, tmp_path):
+    (tmp_path / "guests").mkdir()
+    write_lesions(tmp_path / "guests", "guest")
+    path, learnt = tmp_path / "guests/dataset.json", load_schema(work / "dataset")
+    write_json(path, read_json(path) | {key: other})
+    given = {"data": str(tmp_path / "guests"), "lesions_from": str(work), "add": "tumour", "texture": "lefusion"}
+    with pytest.raises(UserError, match=f"learnt scans of --{key} {getattr(learnt, key)}, and this one .* with {other};"):
         edit("guest_00", str(tmp_path / "out"), **given)
     assert not (tmp_path / "out").exists()
 

@@ -109,6 +109,7 @@ class Schema:
     inside: dict[str, str] = field(default_factory=dict)  # class -> the class that surrounds it
     tasks: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)  # task -> target -> classes it merges
     orientation: str = "ras"  # or stored: the acquisition's own axes, the thick one last
+    intensity: str | None = None  # how grey values were brought to 0 to 1: min_max, percentile or window
     source_values: dict[str, tuple[int, ...]] = field(default_factory=dict)  # class -> its values before `prepare`
     left_out: bool = False  # whether labels have voxels of `LEFT_OUT_VALUE`
 
@@ -176,6 +177,7 @@ def load_schema(dataset_dir: str | Path, left_out: bool = False) -> Schema:
             lesions=tuple(content.get("lesions", ())),
             inside=dict(content.get("inside", {})),
             tasks=checked_tasks(content.get("tasks", {}), _class_names(content["labels"]), file),
+            intensity=content.get("intensity"),
             orientation=one_of(ORIENTATIONS, "orientation", content.get("orientation", "ras")),
             source_values={name: tuple(map(int, of)) for name, of in content.get("source_values", {}).items()},
             left_out=one_of((None, LEFT_OUT_VALUE), "left_out", content.get("left_out")) is not None,

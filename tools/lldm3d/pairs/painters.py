@@ -44,7 +44,7 @@ def open_texture(name: str, workdir: str | None, lesion: str | None, schema: Sch
         schema: of the scans.
 
     Raises:
-        UserError: where it paints no lesions, is not trained there, or learnt another class or spacing.
+        UserError: where it paints no lesions, is not trained there, or learnt another class or scans prepared otherwise.
     """
     require_painting(name)
     method = load_method(name)
@@ -67,6 +67,13 @@ def open_texture(name: str, workdir: str | None, lesion: str | None, schema: Sch
             f"--texture {name}: {models} learnt voxels of {other} mm, and the scan's have {ours}; prepare it with "
             f"--spacing {other}"
         )
+    for key in ("orientation", "intensity"):
+        other, ours = (getattr(one, key) for one in (theirs, schema))
+        if None not in (other, ours) and other != ours:
+            raise UserError(
+                f"--texture {name}: {models} learnt scans of --{key} {other}, and this one was prepared with {ours}; "
+                f"prepare it with --{key} {other}"
+            )
     section = read_run_yaml(work).get("settings", {}).get("methods", {}).get(name, {})
     settings = defined(method.bundle, method.inference, section.get("inference", {}))
     return Texture(method, models, settings, opened(method, models, settings))
