@@ -44,7 +44,7 @@ def open_texture(name: str, workdir: str | None, lesion: str | None, schema: Sch
         schema: of the scans.
 
     Raises:
-        UserError: where it paints no lesions, is not trained there, or learnt another class or scans prepared otherwise.
+        UserError: where it paints no lesions, is not trained there, or learnt another class or other scans.
     """
     require_painting(name)
     method = load_method(name)
