@@ -55,6 +55,10 @@ def test_a_folder_bears_no_sign_that_a_shell_takes_and_leads_back_to_its_regime(
     assert parse_regime("S>0.1R").folder == "S_then_0.1R"
 
 
+def test_pairs_beside_all_real_cases_answer_whether_they_help():
+    assert [name for name, *_ in REGIMES if parse_regime(name).beside_all] == ["R+S", "R+0.5S", "4R+4S"]
+
+
 REFUSED = ["", "2R", "0R", "R+0S", "1R", "0.10R", "R+1S", "S+R", "r", ".5R", "0S", "1S", "R/S"]
 REFUSED += ["2.5R+S", "4R+0S", "4R>S", "R>S", "S>S", "S>", "1S>R", "0S>R", "S>2R", "S>R+S", "S>R>R"]
 

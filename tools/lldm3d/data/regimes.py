@@ -69,6 +69,11 @@ class Regime:
         return max(phase.synthetic for phase in self.phases)
 
     @property
+    def beside_all(self) -> bool:
+        """Whether synthetic pairs stand beside all real cases in one training, as in R+S and 4R+4S."""
+        return len(self.phases) == 1 and self.real == 1 and self.synthetic > 0
+
+    @property
     def reference(self) -> str | None:
         """What shows the worth of the synthetic pairs: the same regime without them, R for S; None without S."""
         return Regime((Phase(self.real or 1.0, 0.0),)).name if self.synthetic else None

@@ -1,6 +1,7 @@
 """The report in short: four questions, each with an answer and the number behind it."""
 
 from lldm3d.data.dataset import ALL
+from lldm3d.data.regimes import parse_regime
 from lldm3d.evaluation.alignment import WANTED_RATIO
 from lldm3d.evaluation.features import TEXTURE
 from lldm3d.evaluation.metrics import Compared, Metric, find_row, find_rows
@@ -28,12 +29,17 @@ def answer(question: str, words: str, detail: str, tone: str) -> dict:
 
 
 def utility_answers(lines: list[Line]) -> list[dict]:
-    """One answer for each network and pairs of R and R+S, for the task of all classes where it is there."""
+    """One answer for each network and pairs beside all real cases, for the task of all classes where it is there."""
     question = "Does it improve the segmentation?"
     shown = [line for line in lines if line.metric == "dice" and line.class_name == of_task(line.task, lines)]
     shown = [line for line in shown if line.task == ALL] or shown
-    found = [utility_answer(question, line, arm) for line in shown for arm in line.gains if arm.regime == "R+S"]
+    found = [utility_answer(question, line, arm) for line in shown for arm in beside_all(line)]
     return found or [answer(question, "Not measured", "needs segmentation networks trained on R and on R+S", "none")]
+
+
+def beside_all(line: Line) -> list[Arm]:
+    """The arms that learn from all real cases and synthetic pairs beside them."""
+    return [arm for arm in line.gains if parse_regime(arm.regime).beside_all]
 
 
 def utility_answer(question: str, line: Line, arm: Arm) -> dict:
@@ -56,17 +62,17 @@ def next_step(lines: list[Line]) -> dict:
         words = "train networks on R and on R+S (`lldm3d run --workdir W`) before you use the pairs."
         return {"tone": "none", "words": words}
     if {"good", "bad"} <= tones:
-        words = "it helps some and harms others, so train on R+S only what is answered with yes below."
+        words = "it helps some and harms others, so add synthetic pairs only where yes stands below."
         return {"tone": "open", "words": words}
     if "good" in tones:
-        words = "it helps: train on R+S, and confirm the gain on scans of another site before you rely on it."
+        words = "it helps: train with the pairs, and confirm the gain on scans of another site before you rely on it."
         return {"tone": "good", "words": words}
     if "bad" in tones:
         words = (
             "it harms: train on real data alone, and let `lldm3d study --workdir W --ladder` tell where Dice is lost."
         )
         return {"tone": "bad", "words": words}
-    gains = [line.gains[arm] for line in lines for arm in line.gains if arm.regime == "R+S"]
+    gains = [line.gains[arm] for line in lines for arm in beside_all(line)]
     if max(gain.patients for gain in gains) < FEW:
         words = f"it cannot be told from so few test cases: prepare the data with {FEW} or more of them, better 20."
     elif max(len(gain.seeds) for gain in gains) == 1:
