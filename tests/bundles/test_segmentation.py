@@ -156,7 +156,7 @@ def test_trainings_share_their_volumes(tiny_dataset, tmp_path):
 
 def test_real_cases_that_count_twice_are_seen_twice_and_kept_once(tiny_dataset, tiny_synthetic, tmp_path):
     """By the bundle as it is, and in the chain, whose batches mix both."""
-    write_data_lists(tiny_dataset, tiny_synthetic, "2R+0.5S", 0, tmp_path)
+    write_data_lists(tiny_dataset, tiny_synthetic, "2xR+0.5S", 0, tmp_path)
     parser = parse(TRAIN, dataset_dir=str(tmp_path), class_names=CLASS_NAMES)
     seen = Counter(Path(case["image"]).parents[1] for case in parser.get_parsed_content("train#cases"))
     assert seen == {tiny_dataset: 8, tiny_synthetic: 2}

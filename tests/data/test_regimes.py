@@ -37,7 +37,8 @@ REGIMES = [
     ("2S>R", [(0, 2), (1, 0)], "R"),
     ("3S", [(0, 3)], "R"),
     ("0.5S>0.1R", [(0, 0.5), (0.1, 0)], "0.1R"),
-    ("4R+4S", [(1, 4, 4)], "R"),
+    ("4xR+4S", [(1, 4, 4)], "R"),
+    ("10x0.1R+S", [(0.1, 1, 10)], "0.1R"),
 ]
 
 
@@ -56,11 +57,12 @@ def test_a_folder_bears_no_sign_that_a_shell_takes_and_leads_back_to_its_regime(
 
 
 def test_pairs_beside_all_real_cases_answer_whether_they_help():
-    assert [name for name, *_ in REGIMES if parse_regime(name).beside_all] == ["R+S", "R+0.5S", "4R+4S"]
+    assert [name for name, *_ in REGIMES if parse_regime(name).beside_all] == ["R+S", "R+0.5S", "4xR+4S"]
 
 
 REFUSED = ["", "2R", "0R", "R+0S", "1R", "0.10R", "R+1S", "S+R", "r", ".5R", "0S", "1S", "R/S"]
-REFUSED += ["2.5R+S", "4R+0S", "4R>S", "R>S", "S>S", "S>", "1S>R", "0S>R", "S>2R", "S>R+S", "S>R>R"]
+REFUSED += ["2.5R+S", "4R+4S", "1xR+S", "04xR+S", "4xR", "4xS", "4xR+0S", "4xR>S"]
+REFUSED += ["R>S", "S>S", "S>", "1S>R", "0S>R", "S>2R", "S>R+S", "S>R>R"]
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -70,7 +72,7 @@ def test_other_names_and_second_spellings_are_refused(name):
 
 
 COUNTS = [("R", [(20, 0)]), ("S", [(0, 20)]), ("R+S", [(20, 20)]), ("R+2S", [(20, 40)]), ("0.1R", [(2, 0)])]
-COUNTS += [("2R+2S", [(20, 40)])]
+COUNTS += [("2xR+2S", [(20, 40)])]
 COUNTS += [("0.25R+0.5S", [(5, 10)]), ("S>R", [(0, 20), (20, 0)]), ("2S>0.1R", [(0, 40), (2, 0)]), ("2S", [(0, 40)])]
 
 
@@ -88,8 +90,8 @@ def test_two_trainings_learn_from_the_cases_that_one_would(folders):
 
 
 def test_real_cases_say_how_often_they_are_seen_beside_pairs(folders):
-    """Half of what a network of 2R+2S sees is real, for twice as many pairs."""
-    (cases,) = regime_cases(*folders, "2R+2S", 0)
+    """Half of what a network of 2xR+2S sees is real, for twice as many pairs."""
+    (cases,) = regime_cases(*folders, "2xR+2S", 0)
     assert {case.as_dict().get("times") for case in cases if case.patient.startswith("synthetic")} == {None}
     assert sum(case.times for case in cases if not case.patient.startswith("synthetic")) == 40
 

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 GRAMMAR = re.compile(
     rf"(?P<alone>{NUMBER})?S|(?:(?P<before>{NUMBER})?(?P<first>S)>)?(?P<real>{NUMBER})?R"
-    rf"|(?P<mixed>{NUMBER})?R\+(?P<ratio>{NUMBER})?S"
+    rf"|(?:(?P<times>[1-9][0-9]*)x)?(?P<mixed>{NUMBER})?R\+(?P<ratio>{NUMBER})?S"
 )
 ALLOWED = (
     "allowed are R, S, 2S and R+2S (two synthetic pairs for each real case), 0.1R (a tenth of the real patients), "
-    "0.1R+S, 4R+4S (each real case four times as often, so that it has fresh pairs each time), S>R (on synthetic pairs "
+    "0.1R+S, 4xR+4S (four pairs for each real case, which counts four times), 10x0.1R+S, S>R (on synthetic pairs "
     "first, then on real cases), 2S>R, S>0.1R and so on"
 )
 THEN = "_then_"  # for > in names of folders, which a shell would take for itself
@@ -38,8 +38,9 @@ class Phase(NamedTuple):
 
     @property
     def name(self) -> str:
-        real, ratio = ("" if value == 1 else f"{value:g}" for value in (self.real * self.times, self.synthetic))
-        return "+".join([*([f"{real}R"] if self.real else []), *([f"{ratio}S"] if self.synthetic else [])])
+        real, ratio = ("" if value == 1 else f"{value:g}" for value in (self.real, self.synthetic))
+        times = f"{self.times}x" if self.times > 1 else ""
+        return "+".join([*([f"{times}{real}R"] if self.real else []), *([f"{ratio}S"] if self.synthetic else [])])
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Regime:
 
     @property
     def beside_all(self) -> bool:
-        """Whether synthetic pairs stand beside all real cases in one training, as in R+S and 4R+4S."""
+        """Whether synthetic pairs stand beside all real cases in one training, as in R+S and 4xR+4S."""
         return len(self.phases) == 1 and self.real == 1 and self.synthetic > 0
 
     @property
@@ -94,17 +95,14 @@ def parse_regime(name: str) -> Regime:
     if "R" not in name:
         phases = [Phase(0.0, float(match["alone"] or 1))]
     elif "+" in name:
-        mixed = float(match["mixed"] or 1)
-        times = int(mixed) if mixed > 1 and mixed.is_integer() else 1
-        phases = [Phase(mixed / times, float(match["ratio"] or 1), times)]
+        phases = [Phase(float(match["mixed"] or 1), float(match["ratio"] or 1), int(match["times"] or 1))]
     else:
         first = [Phase(0.0, float(match["before"] or 1))] if match["first"] else []
         phases = [*first, Phase(float(match["real"] or 1), 0.0)]
     regime = Regime(tuple(phases))
     if not 0 <= regime.real <= 1 or ("R" in name and not regime.real) or ("S" in name and not regime.synthetic):
         raise UserError(
-            f"there is no regime {name!r}: the share of R lies in 0 to 1, or is beside S a whole number of times; the "
-            f"ratio of S lies above 0; {ALLOWED}"
+            f"there is no regime {name!r}: the share of R lies in 0 to 1, the ratio of S above 0; {ALLOWED}"
         )
     if name != regime.name:
         raise UserError(f"write the regime {name!r} as {regime.name!r}, so that it has one folder")
@@ -121,7 +119,7 @@ def regime_cases(real_dir: str | Path, pairs_dir: str | Path | None, regime: str
 
     A share of the real patients is drawn by `seed`; smaller shares lie within larger ones, and are the same with and
     without synthetic pairs. The synthetic pairs are drawn by `seed` from all that there are, smaller ratios within
-    larger ones. Real cases of a regime like 4R+4S say in `times` how often they are seen.
+    larger ones. Real cases of a regime like 4xR+4S say in `times` how often they are seen.
 
     Args:
         real_dir: prepared data set.
