@@ -4,15 +4,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from lldm3d.errors import UserError
-from lldm3d.files import read_json, save_checkpoint, write_json
+from lldm3d.files import read_json, save_checkpoint, save_nifti, write_json
 from lldm3d.pipeline.checks import (
     check_gates,
     check_inputs,
     depends_on,
+    fingerprint,
     finish,
     is_done,
     mark_done,
@@ -146,17 +148,53 @@ PAIRS = Job("pairs", "pairs/lldm/drawn/seed_0", (LDM.writes[0],), ("pairs/lldm/d
 SEGMENT = Job("segment", "segment/R+S/seed_0", PAIRS.writes, ("segment/R+S/seed_0/metrics.csv",))
 
 
-def test_pairs_that_other_models_drew_under_the_same_names_are_learnt_anew(work):
+def draw(folder: Path, brightness: float, name: str = "scan.nii.gz") -> Path:
+    """One pair without a label, of always the same name."""
+    save_nifti(folder / name, np.full((4, 4, 4), brightness, np.float32), np.eye(4))
+    write_json(folder / "dataset.json", {"training": [{"image": name}], "labels": {"0": "background"}})
+    return folder / "dataset.json"
+
+
+@pytest.mark.parametrize("name", ["scan.nii.gz", "scan.nii"])
+def test_pairs_that_were_drawn_otherwise_under_the_same_names_are_learnt_anew(name, work):
     (work / SEGMENT.name).mkdir(parents=True)
     (work / SEGMENT.writes[0]).write_text("case,dice\n")
-    for model, same in (("first", False), ("first", True), ("second", False)):
-        save_checkpoint(work / LDM.name / "model.pt", {"weights": model})
-        finish(work, LDM)
-        write_json(work / PAIRS.writes[0], {"training": [{"image": "imagesTr/synthetic_0000.nii.gz"}]})
-        mark_done(work, PAIRS)
+    for brightness, same in ((0, False), (0, True), (1, False)):
+        draw(work / PAIRS.name, brightness, name)
+        mark_done(work, replace(PAIRS, digest=f"{brightness} {same}"))  # what they were made by does not matter
         assert is_done(work, SEGMENT) is same
         assert same_beginning(work, SEGMENT.name, {}, SEGMENT.reads) is same
         mark_done(work, SEGMENT)
+
+
+def test_pairs_elsewhere_and_simulated_scans_are_known_by_their_volumes(work, tmp_path_factory):
+    elsewhere = draw(tmp_path_factory.mktemp("pairs"), 0)
+    path = draw(work / "data", 0)
+    prepare = Job("prepare", "prepare", ("data/dataset.json",), (DATASET,))
+    segment = replace(SEGMENT, reads=(str(elsewhere),), writes=(DATASET,))
+    for job, listed in ((prepare, path), (segment, elsewhere)):
+        mark_done(work, job)
+        assert is_done(work, job)
+        draw(listed.parent, 1)
+        assert not is_done(work, job)
+
+
+def test_pairs_whose_volumes_are_gone_and_broken_records_are_not_done(work):
+    draw(work / PAIRS.name, 0)
+    mark_done(work, PAIRS)
+    assert is_done(work, PAIRS)
+    (work / PAIRS.name / "scan.nii.gz").unlink()
+    assert not is_done(work, PAIRS)
+    draw(work / PAIRS.name, 0)
+    (work / f".done/{PAIRS.name}.json").write_text("{")
+    assert not is_done(work, PAIRS)
+
+
+def test_what_version_0_16_did_is_done(work):
+    """It did not look at volumes."""
+    inputs = {name: fingerprint(work / name) for name in LATENTS.reads}
+    write_json(work / f".done/{LATENTS.name}.json", {"settings": "", "inputs": inputs})
+    assert is_done(work, LATENTS)
 
 
 def test_a_model_that_its_owner_deleted_is_trained_anew(work):

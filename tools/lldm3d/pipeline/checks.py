@@ -1,9 +1,12 @@
 """Checks between jobs: what is done already, and that the files which a job reads are whole and fit each other."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
+from zlib import crc32
 
+from lldm3d.data.dataset import SPLITS
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, sha256, write_json
 from lldm3d.pipeline.plan import DATASET, FINISHED, digest
@@ -11,7 +14,7 @@ from lldm3d.pipeline.stages import Job
 
 KEPT = ("*.pt", "encoded/latents.json", "labels.json", "shapes.json")  # what later jobs read of a training's folder
 PASSING = ("state.pt", "state.old.pt")  # checkpoints that are no results
-LISTS = ("dataset.json", "labels.json")  # of what a job made; that of the data set has its record elsewhere
+LISTS = ("dataset.json", "labels.json")  # which name volumes
 UNCHANGING = ("tasks",)  # entries of dataset.json that may change without changing its cases
 
 
@@ -22,18 +25,31 @@ TRAINED = ("train", "segment")  # stages whose folders hold models
 
 def depends_on(work: Path, job: Job) -> dict | None:
     """Settings and content of what a job reads; None where that is missing or broken."""
+    return _depends_on(work, job, identity)
+
+
+def _depends_on(work: Path, job: Job, identify: Callable[[Path], str]) -> dict | None:
     try:
-        return {"settings": job.digest, "inputs": {name: origin(work, name) for name in job.reads}}
-    except (UserError, OSError, KeyError, TypeError):
+        return {"settings": job.digest, "inputs": {name: identify(work / name) for name in job.reads}}
+    except (UserError, OSError, KeyError, TypeError, AttributeError):
         return None
 
 
 def is_done(work: Path, job: Job) -> bool:
     """Whether a job was done with the settings and inputs of now, and what it wrote is there."""
     record = work / RECORDS / f"{job.name}.json"
-    if not record.is_file() or not all((work / name).is_file() for name in job.writes):
+    try:
+        if not all(is_whole(work / name) for name in job.writes):
+            return False
+        found = read_json(record)
+    except (UserError, OSError, KeyError, TypeError, AttributeError):
         return False
-    return read_json(record) == depends_on(work, job)
+    return found in (depends_on(work, job), _depends_on(work, job, fingerprint))  # the latter before 0.17
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is there, and with a list the volumes that it names."""
+    return path.is_file() and (path.name not in LISTS or all(volume.is_file() for volume in volumes_in(path)))
 
 
 def jobs_to_do(work: Path, jobs: Sequence[Job]) -> list[Job]:
@@ -102,13 +118,37 @@ def fingerprint(path: Path) -> str:
     return sha256(path)
 
 
-def origin(work: Path, name: str) -> str:
-    """What identifies a file that a job reads, and with a list of pairs or labels the volumes in it: what others were
-    made from, which have the same names, differs."""
-    found, record = fingerprint(work / name), work / RECORDS / f"{Path(name).parent}.json"
-    if Path(name).name in LISTS and record.is_file():
-        return digest(found, read_json(record))
-    return found
+def identity(path: Path) -> str:
+    """What identifies a file that a job reads: of a list the volumes as well, since others may have the same names."""
+    found = fingerprint(path)
+    if path.name not in LISTS:
+        return found
+    about = path.stat()
+    return digest(found, _checksums(path, about.st_ino, about.st_mtime_ns))
+
+
+def volumes_in(path: Path) -> list[Path]:
+    """The volumes that a dataset.json or labels.json names."""
+    content = read_json(path)
+    if path.name == "labels.json":
+        return [path.parent / entry["path"] for entry in content["labels"]]
+    entries = [entry for split in SPLITS for entry in content.get(split) or []]
+    return [path.parent / entry[key] for entry in entries for key in ("image", "label") if key in entry]
+
+
+@lru_cache
+def _checksums(path: Path, *_: int) -> list[str]:
+    """Of each volume of a list; read once for each state of the list."""
+    return [checksum(volume) for volume in volumes_in(path)]
+
+
+def checksum(path: Path) -> str:
+    """Of a volume's content: gzip keeps it in the last eight bytes."""
+    if path.suffix != ".gz":
+        return f"{crc32(path.read_bytes()):08x}"
+    with open(path, "rb") as file:
+        file.seek(-8, 2)
+        return file.read().hex()
 
 
 def check_inputs(work: Path, job: Job) -> None:
@@ -172,7 +212,10 @@ def same_beginning(work: Path, name: str, settings: dict, inputs: tuple[str, ...
     """
     path = work / ".begun" / f"{name}.json"
     found = {key: value.replace(str(work), ".") if isinstance(value, str) else value for key, value in settings.items()}
-    begun = {"settings": found, "inputs": {item: origin(work, item) for item in inputs}}
-    same = path.is_file() and read_json(path) == begun
+    begun, earlier = (  # the latter before 0.17
+        {"settings": found, "inputs": {item: identify(work / item) for item in inputs}}
+        for identify in (identity, fingerprint)
+    )
+    same = path.is_file() and read_json(path) in (begun, earlier)
     write_json(path, begun)
     return same
