@@ -61,7 +61,7 @@ def test_pairs_beside_all_real_cases_answer_whether_they_help():
 
 
 REFUSED = ["", "2R", "0R", "R+0S", "1R", "0.10R", "R+1S", "S+R", "r", ".5R", "0S", "1S", "R/S"]
-REFUSED += ["2.5R+S", "4R+4S", "1xR+S", "04xR+S", "4xR", "4xS", "4xR+0S", "4xR>S"]
+REFUSED += ["2.5R+S", "4R+4S", "1xR+S", "04xR+S", "1000xR+S", "1000000S", "4xR", "4xS", "4xR+0S", "4xR>S"]
 REFUSED += ["R>S", "S>S", "S>", "1S>R", "0S>R", "S>2R", "S>R+S", "S>R>R"]
 
 
@@ -126,6 +126,8 @@ def test_too_few_pairs_are_told_with_the_number_that_is_needed(folders):
         regime_cases(*folders, "R+3S", 0)
     with pytest.raises(UserError, match="needs synthetic pairs"):
         regime_cases(folders[0], None, "R+S", 0)
+    with pytest.raises(UserError, match=r"R\+0.01S takes no pair for 20 real cases; take a larger ratio"):
+        regime_cases(*folders, "R+0.01S", 0)
 
 
 @pytest.mark.parametrize(

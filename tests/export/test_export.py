@@ -155,8 +155,8 @@ def test_other_formats_refuse_labels_that_leave_voxels_out(format, tiny_dataset,
 
 @pytest.mark.parametrize("format", ["nnunet", "auto3dseg", "bids"])
 def test_a_data_list_alone_says_how_often_a_case_counts(format, tiny_dataset, synthetic, tmp_path):
-    with pytest.raises(UserError, match="2xR.S counts real cases several times, as only --format decathlon can"):
-        export(str(tiny_dataset), str(tmp_path / "Dataset501_Mix"), str(synthetic), "2xR+S", format=format)
+    with pytest.raises(UserError, match=r"2x0.5R\+S counts real cases several times, .* take 0.5R\+S"):
+        export(str(tiny_dataset), str(tmp_path / "Dataset501_Mix"), str(synthetic), "2x0.5R+S", format=format)
     export(str(tiny_dataset), str(tmp_path / "mix"), str(synthetic), "2xR+0.5S")
     assert [case.get("times", 1) for case in read_json(tmp_path / "mix/dataset.json")["training"]] == [2] * 4 + [1] * 2
 

@@ -1,5 +1,6 @@
 """`lldm3d cross_validate`: every patient is tested once, and the tables are of all."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -100,10 +101,18 @@ def test_the_folder_alone_goes_on_with_what_the_first_call_said(interrupted, pro
 
 
 def test_the_status_is_that_of_each_fold(interrupted, capsys):
+    said_of_fold_1 = (interrupted / "fold_1/run.yaml").read_text()
     status(str(interrupted))
     said = capsys.readouterr().out
     assert f"{interrupted}/fold_1: no run is at work; `lldm3d cross_validate --workdir {interrupted}` goes on" in said
     assert f"{interrupted}/fold_2" not in said, "it has not begun"
+    (interrupted / "fold_1/run.yaml").write_text("format: 2\n")
+    shutil.copytree(interrupted / "fold_1", interrupted / "fold_x")
+    (interrupted / "fold_10").mkdir()
+    (interrupted / "fold_10/run.yaml").write_text(said_of_fold_1)
+    with pytest.raises(UserError, match="fold_1/run.yaml: lacks data"):
+        status(str(interrupted))
+    assert f"{interrupted}/fold_10: no run is at work" in capsys.readouterr().out, "in spite of the broken one"
 
 
 def test_data_that_changed_between_two_folds_are_refused(interrupted, raw, monkeypatch):

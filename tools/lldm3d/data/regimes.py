@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 GRAMMAR = re.compile(
     rf"(?P<alone>{NUMBER})?S|(?:(?P<before>{NUMBER})?(?P<first>S)>)?(?P<real>{NUMBER})?R"
-    rf"|(?:(?P<times>[1-9][0-9]*)x)?(?P<mixed>{NUMBER})?R\+(?P<ratio>{NUMBER})?S"
+    rf"|(?:(?P<times>[1-9][0-9]{{0,2}})x)?(?P<mixed>{NUMBER})?R\+(?P<ratio>{NUMBER})?S"
 )
 ALLOWED = (
     "allowed are R, S, 2S and R+2S (two synthetic pairs for each real case), 0.1R (a tenth of the real patients), "
@@ -104,6 +104,8 @@ def parse_regime(name: str) -> Regime:
         raise UserError(
             f"there is no regime {name!r}: the share of R lies in 0 to 1, the ratio of S above 0; {ALLOWED}"
         )
+    if "e" in regime.name:
+        raise UserError(f"there is no regime {name!r}: a number of it is too small or too large; {ALLOWED}")
     if name != regime.name:
         raise UserError(f"write the regime {name!r} as {regime.name!r}, so that it has one folder")
     return regime
@@ -134,11 +136,13 @@ def regime_cases(real_dir: str | Path, pairs_dir: str | Path | None, regime: str
 
     wanted, training = parse_regime(regime), labelled_training(load_cases(real_dir, "training"))
     number, pairs = wanted.pairs(len(training)), []
+    if wanted.synthetic and not number:
+        raise UserError(f"the regime {regime} takes no pair for {len(training)} real cases; take a larger ratio")
     if number:
         pairs = in_random_order(synthetic_pairs(real_dir, pairs_dir, regime, number), seed)[:number]
     found = []
     for phase in wanted.phases:
-        real = [replace(case, times=phase.times) for case in some_patients(training, phase.real, seed)]
+        real = [replace(case, times=case.times * phase.times) for case in some_patients(training, phase.real, seed)]
         found.append([*real, *(pairs if phase.synthetic else [])])
     return found
 

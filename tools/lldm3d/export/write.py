@@ -60,9 +60,13 @@ def export(
         raise UserError(f"--format dicom writes synthetic pairs alone, and --regime {regime} has real cases; take S")
     inputs = [folder for folder in (real, synthetic) if folder]
     require_replaceable(target, overwrite, inputs)
-    if format != "decathlon" and any(phase.times > 1 for phase in parse_regime(regime).phases):
-        raise UserError(f"--regime {regime} counts real cases several times, as only --format decathlon can; take R+S")
-    if synthetic and not parse_regime(regime).synthetic:
+    counted = parse_regime(regime)
+    if format != "decathlon" and any(phase.times > 1 for phase in counted.phases):
+        once = replace(counted, phases=tuple(phase._replace(times=1) for phase in counted.phases)).name
+        raise UserError(
+            f"--regime {regime} counts real cases several times, as only --format decathlon can; take {once}"
+        )
+    if synthetic and not counted.synthetic:
         print(f"the regime {regime} has no synthetic pairs: those of {synthetic} are left out")
     schema, content = load_schema(real), data_list(real, synthetic, regime, seed)
     schema, chosen = replace(schema, left_out="left_out" in content), schema.task(task)

@@ -5,7 +5,7 @@ from itertools import product
 from pathlib import Path
 
 from lldm3d.data.dataset import SPLITS, load_cases, load_schema
-from lldm3d.data.regimes import regime_cases
+from lldm3d.data.regimes import parse_regime, regime_cases
 from lldm3d.data.scans import check_headers
 from lldm3d.data.volumes import lies_along
 from lldm3d.errors import UserError
@@ -131,6 +131,8 @@ def study(
     work = Path(workdir).resolve()
     axes = {"pairs": pairs, "networks": networks, "tasks": tasks, "regimes": regimes, "until": until}
     grid = {key: as_list(value) for key, value in axes.items() if value}
+    for name in grid.get("regimes", []):
+        parse_regime(name)
     if "pairs" in grid:  # Snakemake has another current folder
         grid["pairs"] = [name if name.partition("/")[0] in method_names() else absolute(name) for name in grid["pairs"]]
     if seeds is not None:

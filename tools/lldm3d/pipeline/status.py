@@ -4,6 +4,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from lldm3d.errors import UserError
 from lldm3d.files import read_json
 from lldm3d.locks import holder, stage_lock
 from lldm3d.pipeline.checks import jobs_to_do
@@ -25,15 +26,22 @@ def status(workdir: str) -> None:
         UserError: where no run has begun there.
     """
     work = Path(workdir).resolve()
-    folds = [] if (work / "run.yaml").is_file() else [path.parent for path in work.glob("fold_*/run.yaml")]
-    command = f"lldm3d {'cross_validate' if folds else 'run'} --workdir {work}"
+    folds = [] if (work / "run.yaml").is_file() else [path.parent for path in work.glob("fold_[0-9]*/run.yaml")]
+    faults = []
     for place in sorted(folds, key=lambda place: (len(place.name), place.name)) or [work]:  # fold_10 comes last
-        print_status(place, command)
+        try:
+            print_status(place)
+        except UserError as error:  # the other folds are shown
+            faults.append(str(error))
+    if faults:
+        raise UserError("\n".join(faults))
 
 
-def print_status(work: Path, command: str) -> None:
-    """Print what one run does, has done and has left to do; `command` goes on with it."""
-    plan, now = Plan.of(read_plan(work)), run_now(work)
+def print_status(work: Path) -> None:
+    """Print what one run does, has done and has left to do."""
+    content, now = read_plan(work), run_now(work)
+    plan = Plan.of(content)
+    command = f"cross_validate --workdir {work.parent}" if content.get("fold") else f"run --workdir {work}"
     jobs = all_jobs(plan)
     left = {job.name: job for job in jobs_to_do(work, jobs)}
     wanted = [job for job in left.values() if not now or job.name in now["selected"]]
@@ -49,7 +57,7 @@ def heading(work: Path, now: dict | None, to_do: bool, command: str) -> str:
     if now is None and not to_do:
         return f"{work}: no run is at work, as all is done; the report is {work}/report/report.html"
     if now is None:
-        return f"{work}: no run is at work; `{command}` goes on with what is left"
+        return f"{work}: no run is at work; `lldm3d {command}` goes on with what is left"
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(now["began"]))
     ends = f", with {len(now['selected'])} stages to do" if now["selected"] else ""
     return f"{work}: a run is at work since {began}, {in_words(time.time() - now['began'])} (process {now['by']}){ends}"
