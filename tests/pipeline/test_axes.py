@@ -1,11 +1,13 @@
 """Which pairs a study lacks, which of them it can make, and which rungs of a ladder it leaves out."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lldm3d.errors import UserError
+from lldm3d.files import write_json
 from lldm3d.methods.registry import load_method
 from lldm3d.pipeline.axes import pairs_at_hand, pairs_to_make
 from lldm3d.pipeline.plan import Plan
@@ -17,10 +19,9 @@ PAIRS, TRAINED = "pairs/lldm/drawn/seed_0/dataset.json", "methods/lldm/seed_0/{}
 
 
 def hold(work: Path, *files: str) -> None:
-    """Put empty files into a work directory, in which they stand for what stages leave."""
+    """Put lists of nothing into a work directory, in which they stand for what stages leave."""
     for name in ("dataset/dataset.json", *files):
-        (work / name).parent.mkdir(parents=True, exist_ok=True)
-        (work / name).touch()
+        write_json(work / name, {"training": [], "labels": {}})
 
 
 def to_make(work: Path, plan: Plan) -> list[str]:
@@ -36,6 +37,20 @@ def test_what_a_trained_method_lacks_is_made_and_what_is_there_is_not(tmp_path):
     assert to_make(tmp_path, plan_of(tmp_path, sources=["drawn", "test"])) == [], "nothing that no segmentation reads"
     both = plan_of(tmp_path, grid={"pairs": ["lldm/both"]})
     assert to_make(tmp_path, both) == ["labels/training/seed_0", "pairs/lldm/training/seed_0", "pairs/lldm/both/seed_0"]
+
+
+def test_pairs_that_are_too_few_for_a_regime_are_made_anew(tiny_dataset, tmp_path):
+    """Four training cases, and as many pairs: R+S is content with them, 2xR+2S is not."""
+    hold(tmp_path, *(TRAINED.format(name) for name in load_method("lldm").trainings))
+    shutil.rmtree(tmp_path / "dataset")
+    (tmp_path / "dataset").symlink_to(tiny_dataset)
+    write_json(tmp_path / PAIRS, {"training": [{"image": f"{number}.nii.gz"} for number in range(4)]})
+    assert to_make(tmp_path, plan_of(tmp_path, grid={"pairs": ["lldm"], "regimes": ["R", "R+S"]})) == []
+    more = plan_of(tmp_path, grid={"pairs": ["lldm"], "regimes": ["R", "2xR+2S"]})
+    assert to_make(tmp_path, more) == ["pairs/lldm/drawn/seed_0"]
+    more.settings["methods"]["n"] = 6
+    with pytest.raises(UserError, match="methods#n is 6, but the regimes take more pairs: {'2xR.2S': 8}"):
+        to_make(tmp_path, more)
 
 
 def test_the_rungs_that_cannot_be_had_are_left_out_and_named(tmp_path, capsys):

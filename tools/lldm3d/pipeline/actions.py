@@ -52,23 +52,31 @@ def choose_seen(work: Path, job: Job, plan: Plan) -> None:
     write_seen(work / "dataset", work / job.name, seed=seed, **limits)
 
 
-def number_of_pairs(work: Path, plan: Plan) -> int:
-    """As many as the regimes take, and as the real training cases at least, unless the profile gives a number.
+def needed_pairs(work: Path, plan: Plan) -> int:
+    """As many as the regimes take.
 
-    Raises UserError where that is smaller than a regime takes.
+    Raises UserError where the profile's number is smaller.
     """
     from lldm3d.data.dataset import load_cases
     from lldm3d.data.regimes import labelled_training
 
-    cases, regimes = (
-        len(labelled_training(load_cases(work / "dataset", "training"))),
-        plan.settings["segment"]["regimes"],
-    )
-    needed = {regime: parse_regime(regime).pairs(cases) for regime in regimes}
-    number = plan.settings["methods"].get("n", max([cases, *needed.values()]))
-    if wanting := {regime: pairs for regime, pairs in needed.items() if pairs > number}:
+    cases, number = len(labelled_training(load_cases(work / "dataset", "training"))), plan.settings["methods"].get("n")
+    needed = {regime: parse_regime(regime).pairs(cases) for regime in plan.settings["segment"]["regimes"]}
+    if wanting := {regime: pairs for regime, pairs in needed.items() if number is not None and pairs > number}:
         raise UserError(f"methods#n is {number}, but the regimes take more pairs: {wanting}; raise it in the profile")
-    return number
+    return max(needed.values())
+
+
+def number_of_pairs(work: Path, plan: Plan) -> int:
+    """As many as the regimes take, and as the real training cases at least, unless the profile gives a number.
+
+    Raises UserError as `needed_pairs` does.
+    """
+    from lldm3d.data.dataset import load_cases
+    from lldm3d.data.regimes import labelled_training
+
+    needed, cases = needed_pairs(work, plan), labelled_training(load_cases(work / "dataset", "training"))
+    return plan.settings["methods"].get("n", max(len(cases), needed))
 
 
 def write_labels(work: Path, job: Job, plan: Plan) -> None:

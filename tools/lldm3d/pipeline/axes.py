@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from lldm3d.files import read_json
 from lldm3d.methods.registry import load_method
-from lldm3d.pairs.sources import DRAWN, JOINED
+from lldm3d.pairs.sources import DRAWN, JOINED, WRITTEN
+from lldm3d.pipeline.actions import needed_pairs
 from lldm3d.pipeline.plan import Plan, pairs_of
 from lldm3d.pipeline.stages import Job, labels_jobs, pairs_jobs, real_segment_jobs
 from lldm3d.study.stages import RUNGS, UNTIL
@@ -35,9 +37,10 @@ def sources_with(sources: list[str], pairs: Iterable[str], methods: Iterable[str
 
 
 def pairs_to_make(work: Path, plan: Plan) -> list[Job]:
-    """The jobs, in order, of pairs on the study's axis that are not there, but whose models are."""
+    """The jobs, in order, of pairs on the study's axis that are not there, or fewer than a regime takes, but whose
+    models are. Raises UserError where the profile wants fewer than a regime takes."""
     jobs = [] if plan.given else [*labels_jobs(plan), *real_segment_jobs(plan), *pairs_jobs(plan)]
-    left = [job for job in jobs if not (work / job.writes[0]).is_file()]
+    left = [job for job in jobs if not (work / job.writes[0]).is_file() or too_few(work, job, plan)]
     able: list[Job] = []
     while new := [job for job in left if job not in able and within_reach(work, job, able)]:
         able += new
@@ -48,6 +51,14 @@ def pairs_to_make(work: Path, plan: Plan) -> list[Job]:
             needed.add(path)
             wanted += makers[path].reads
     return [job for job in able if job.writes[0] in needed]
+
+
+def too_few(work: Path, job: Job, plan: Plan) -> bool:
+    """Whether a job's list of labels or pairs, which may be of any length, is too short for the study's regimes."""
+    if job.values.get("source") not in (DRAWN, *WRITTEN, *JOINED):
+        return False
+    listed = read_json(work / job.writes[0])["labels" if job.stage == "labels" else "training"]
+    return len(listed) < needed_pairs(work, plan)
 
 
 def within_reach(work: Path, job: Job, able: list[Job]) -> bool:
