@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from lldm3d import plots
 from lldm3d.agreement import METRICS
 from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema
+from lldm3d.data.regimes import parse_regime, regime_of_folder
 from lldm3d.errors import UserError
 from lldm3d.evaluation.figures import FIGURES
 from lldm3d.evaluation.metrics import format_number, read_metrics, write_csv
@@ -237,7 +238,10 @@ def missing(work: Path, method: str, source: str, seed: int) -> list[str]:
         work / "comparison/comparison.json": "the comparison of methods",
     }
     absent = [f"{words}: {path.relative_to(work)}" for path, words in wanted.items() if not path.is_file()]
-    for regime in ("R", "R+S"):
-        if not list((work / "segment").glob(f"*/*/*/{regime}/*/seed_*/metrics.csv")):
-            absent.append(f"segmentation networks tested after training on {regime}")
+    found = (work / "segment").glob("*/*/*/*/*/seed_*/metrics.csv")
+    tested = {regime_of_folder(path.parents[2].name) for path in found}
+    if parse_regime("R") not in tested:
+        absent.append("segmentation networks tested after training on R")
+    if not any(regime.beside_all for regime in tested):
+        absent.append("segmentation networks tested after training on real and synthetic pairs, as R+S")
     return absent
