@@ -99,7 +99,8 @@ SOURCES = {
 
 @pytest.mark.parametrize("stage, source", SOURCES.items())
 def test_a_training_begins_from_the_given_weights(stage, source, work, tmp_path):
-    weights, _ = train(stage, work, tmp_path, init_path=str(work / source), learning_rate=0.0)
+    # not in bfloat16, whose gradients of latents of two voxels torch 2.13 leaves to chance: now and then NaN
+    weights, _ = train(stage, work, tmp_path, init_path=str(work / source), learning_rate=0.0, autocast=False)
     given = torch.load(work / source, weights_only=True)
     assert_same_weights(given["autoencoder" if stage == "autoencoder" else "model"], weights, rtol=0, atol=0)
 
