@@ -25,7 +25,8 @@ def study_figure(found: Sequence[Line]) -> Figure:
     colours = dict(zip(networks, np.resize(COLOURS, len(networks)), strict=True))
     arms = sorted({arm for line in shown for arm in line.cells}, key=lambda arm: arm.rank)
     gained = [arm for arm in arms if any(arm in line.gains for line in shown)]
-    width = max(3.6, 0.22 * len(arms) * len(networks) + 1.4, 0.5 * len(arms))
+    name = max((len(arm.regime) for arm in arms), default=0)  # it has to fit above its arm
+    width = max(3.6, 0.22 * len(arms) * len(networks) + 1.4, max(0.5, 0.085 * name) * len(arms))
     figure, grid = plots.light(2 if gained else 1, len(panels), width * len(panels), 6.4 if gained else 3.4)
     for column, (task, until) in zip(grid.T, panels, strict=True):
         of = {line.network: line for line in shown if (line.task, line.until) == (task, until)}
