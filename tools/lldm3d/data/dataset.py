@@ -215,9 +215,9 @@ def load_cases(dataset_dir: str | Path, split: str) -> list[Case]:
     for entry in content.get(split) or []:
         if not has_image(entry) or not isinstance(entry.get("label", ""), str):
             raise UserError(f'{file}: {entry!r} in {split}: a case needs an "image", one file, and a "label" likewise')
-        # links are not followed, as what they lead to may bear another name: DVC, git-annex and Hugging Face do so
         if not isinstance(times := entry.get("times", 1), int) or times < 1:
             raise UserError(f"{file}: {entry!r} in {split}: `times` must be a whole number of at least 1")
+        # links are not followed, as what they lead to may bear another name: DVC, git-annex and Hugging Face do so
         paths = {key: os.path.abspath(file.parent / entry[key]) for key in ("image", "label") if key in entry}
         for path in paths.values():
             if not Path(path).is_file():

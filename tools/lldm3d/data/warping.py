@@ -64,10 +64,10 @@ def warp_pair(
         pair["label"] = torch.cat([one_hot(torch.as_tensor(np.uint8(label))[None, None], classes)[0], voxels])
     moved = {key: np.asarray(volume) for key, volume in warp(pair).items()}
     image = moved["image"][0].clip(image.min(), image.max())
-    return image, None if label is None else won(moved["label"][:classes], label, moved["label"][classes:], thin)
+    return image, None if label is None else winners(moved["label"][:classes], label, moved["label"][classes:], thin)
 
 
-def won(parts: np.ndarray, label: np.ndarray, origins: np.ndarray, thin: Collection[int]) -> np.ndarray:
+def winners(parts: np.ndarray, label: np.ndarray, origins: np.ndarray, thin: Collection[int]) -> np.ndarray:
     """The class of each voxel of a warped label map.
 
     Args:
