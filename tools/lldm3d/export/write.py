@@ -56,11 +56,11 @@ def export(
         raise UserError(f"--seed must be a whole number of at least 0, got {seed}")
     if format == "nnunet":
         check_name(target)
-    if format == "dicom" and parse_regime(regime).real:
+    counted = parse_regime(regime)
+    if format == "dicom" and counted.real:
         raise UserError(f"--format dicom writes synthetic pairs alone, and --regime {regime} has real cases; take S")
     inputs = [folder for folder in (real, synthetic) if folder]
     require_replaceable(target, overwrite, inputs)
-    counted = parse_regime(regime)
     if format != "decathlon" and any(phase.times > 1 for phase in counted.phases):
         once = replace(counted, phases=tuple(phase._replace(times=1) for phase in counted.phases)).name
         raise UserError(

@@ -52,15 +52,20 @@ def choose_seen(work: Path, job: Job, plan: Plan) -> None:
     write_seen(work / "dataset", work / job.name, seed=seed, **limits)
 
 
-def needed_pairs(work: Path, plan: Plan) -> int:
-    """As many as the regimes take.
-
-    Raises UserError where the profile's number is smaller.
-    """
+def number_of_labelled(work: Path) -> int:
+    """How many training cases have a label."""
     from lldm3d.data.dataset import load_cases
     from lldm3d.data.regimes import labelled_training
 
-    cases, number = len(labelled_training(load_cases(work / "dataset", "training"))), plan.settings["methods"].get("n")
+    return len(labelled_training(load_cases(work / "dataset", "training")))
+
+
+def needed_pairs(plan: Plan, cases: int) -> int:
+    """As many as the regimes take for so many labelled training cases.
+
+    Raises UserError where the profile's number is smaller.
+    """
+    number = plan.settings["methods"].get("n")
     needed = {regime: parse_regime(regime).pairs(cases) for regime in plan.settings["segment"]["regimes"]}
     if wanting := {regime: pairs for regime, pairs in needed.items() if number is not None and pairs > number}:
         raise UserError(f"methods#n is {number}, but the regimes take more pairs: {wanting}; raise it in the profile")
@@ -72,11 +77,8 @@ def number_of_pairs(work: Path, plan: Plan) -> int:
 
     Raises UserError as `needed_pairs` does.
     """
-    from lldm3d.data.dataset import load_cases
-    from lldm3d.data.regimes import labelled_training
-
-    needed, cases = needed_pairs(work, plan), labelled_training(load_cases(work / "dataset", "training"))
-    return plan.settings["methods"].get("n", max(len(cases), needed))
+    cases = number_of_labelled(work)
+    return plan.settings["methods"].get("n", max(cases, needed_pairs(plan, cases)))
 
 
 def write_labels(work: Path, job: Job, plan: Plan) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from lldm3d.files import read_json
 from lldm3d.methods.registry import load_method
 from lldm3d.pairs.sources import DRAWN, JOINED, WRITTEN
-from lldm3d.pipeline.actions import needed_pairs
+from lldm3d.pipeline.actions import needed_pairs, number_of_labelled
 from lldm3d.pipeline.plan import Plan, pairs_of
 from lldm3d.pipeline.stages import Job, labels_jobs, pairs_jobs, real_segment_jobs
 from lldm3d.study.stages import RUNGS, UNTIL
@@ -40,7 +40,11 @@ def pairs_to_make(work: Path, plan: Plan) -> list[Job]:
     """The jobs, in order, of pairs on the study's axis that are not there, or fewer than a regime takes, but whose
     models are. Raises UserError where the profile wants fewer than a regime takes."""
     jobs = [] if plan.given else [*labels_jobs(plan), *real_segment_jobs(plan), *pairs_jobs(plan)]
-    left = [job for job in jobs if not (work / job.writes[0]).is_file() or too_few(work, job, plan)]
+    there = {job for job in jobs if (work / job.writes[0]).is_file()}
+    growing = {job for job in there if job.values.get("source") in (DRAWN, *WRITTEN, *JOINED)}
+    at_least = needed_pairs(plan, number_of_labelled(work)) if growing else 0
+    few = {job for job in growing if length_of_list(work, job) < at_least}
+    left = [job for job in jobs if job not in there or job in few]
     able: list[Job] = []
     while new := [job for job in left if job not in able and within_reach(work, job, able)]:
         able += new
@@ -53,12 +57,9 @@ def pairs_to_make(work: Path, plan: Plan) -> list[Job]:
     return [job for job in able if job.writes[0] in needed]
 
 
-def too_few(work: Path, job: Job, plan: Plan) -> bool:
-    """Whether a job's list of labels or pairs, which may be of any length, is too short for the study's regimes."""
-    if job.values.get("source") not in (DRAWN, *WRITTEN, *JOINED):
-        return False
-    listed = read_json(work / job.writes[0])["labels" if job.stage == "labels" else "training"]
-    return len(listed) < needed_pairs(work, plan)
+def length_of_list(work: Path, job: Job) -> int:
+    """How many labels or pairs the list of a job names."""
+    return len(read_json(work / job.writes[0])["labels" if job.stage == "labels" else "training"])
 
 
 def within_reach(work: Path, job: Job, able: list[Job]) -> bool:

@@ -44,7 +44,7 @@ def is_done(work: Path, job: Job) -> bool:
         found = read_json(record)
     except (UserError, OSError, KeyError, TypeError, AttributeError):
         return False
-    return found in (depends_on(work, job), _depends_on(work, job, fingerprint))  # the latter before 0.17
+    return found == depends_on(work, job) or found == _depends_on(work, job, fingerprint)  # the latter before 0.17
 
 
 def is_whole(path: Path) -> bool:
