@@ -138,3 +138,30 @@ def test_scans_without_labels_get_those_that_most_networks_see(work, tmp_path, c
     with pytest.raises(UserError, match="all training scans have labels"):
         pseudo_label(str(work), str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
+
+
+def test_images_drawn_without_labels_become_pairs(work, tmp_path):
+    images, voted = tmp_path / "images", tmp_path / "voted"
+    shutil.copytree(work / "pairs", images)
+    content = read_json(images / "dataset.json")
+    for case in content["training"]:
+        del case["label"]
+    write_json(images / "dataset.json", content)
+    rows = [{"name": f"training_0{number}", "seed": number} for number in (0, 1)]
+    write_json(images / "manifest.json", {"lldm3d": "0", "method": "ddpm", "cases": rows})
+    pseudo_label(str(work), str(voted), pairs=str(images))
+    for case in load_cases(voted, "training"):
+        assert Path(case.image).resolve().parent == (images / "imagesTr").resolve()
+        assert (load_nifti(case.label)[0] == predicted(work, case)).all()
+    manifest = read_json(voted / "manifest.json")
+    assert manifest["method"] == "ddpm" and len(manifest["pseudo_labelled"]["networks"]) == 3
+    assert manifest["cases"] == [row | {"pseudo_labelled": True} for row in rows]
+    real = write_dataset(tmp_path / "real", {"training": [7, 8], "validation": [9], "test": [10]})
+    (phase,) = regime_cases(real, voted, "S", 0)
+    assert len(phase) == 2
+    with pytest.raises(UserError, match="all training scans have labels; mend them by `lldm3d refine`"):
+        pseudo_label(str(work), str(tmp_path / "none"), pairs=str(work / "pairs"))
+    write_json(images / "dataset.json", content | {"spacing": [9, 9, 9]})
+    with pytest.raises(UserError, match="make the pairs from this data set"):
+        pseudo_label(str(work), str(tmp_path / "none"), pairs=str(images))
+    assert not (tmp_path / "none").exists()

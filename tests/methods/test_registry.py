@@ -44,7 +44,10 @@ def test_every_method_draws_in_several_processes_by_one_overlay(name):
 def test_ours_is_the_first_method_and_one_like_the_others():
     ours = load_method("lldm")
     assert method_names()[0] == "lldm" and ours.draws_labels and ours.takes_labels
-    assert ours.sources == load_method("cond_ldm").sources and load_method("ddpm").sources == ("drawn",)
+    assert ours.sources == load_method("cond_ldm").sources and load_method("ddpm").sources == (
+        "drawn",
+        "pseudo_labelled",
+    )
 
 
 def test_a_training_reads_the_one_before_it_unless_it_says_others():

@@ -80,7 +80,7 @@ def test_a_ladder_is_r_and_s_of_each_rung_at_equal_steps_and_to_convergence(tmp_
 def test_a_ladder_keeps_the_axes_that_are_given(tmp_path):
     plan = plan_of(tmp_path, ladder=True, grid={"until": ["steps"], "pairs": ["lldm/both"]})
     assert plan.settings["segment"]["until"] == ["steps"] and plan.pairs == {"lldm/both": "lldm-both"}
-    assert plan.sources == ("drawn", "both", "training")
+    assert plan.sources == ("drawn", "both") and "labels/training/seed_0" in names(plan)
 
 
 def test_several_methods_share_data_labels_and_tables(tmp_path):
@@ -212,7 +212,7 @@ def test_methods_without_labels_are_compared_by_themselves(tmp_path):
 def test_pairs_that_networks_vote_on_wait_for_them_and_are_what_segmentations_learn_from(source, tmp_path):
     profile = write_profile(tmp_path / "two.yaml", segment={"seeds": [0, 1]})
     plan = plan_of(tmp_path, profile, sources=[source])
-    assert plan.sources == (source, "training") and list(plan.pairs) == [f"lldm/{source}"]
+    assert plan.sources == (source,) and list(plan.pairs) == [f"lldm/{source}"]
     folder = f"pairs/lldm/{source}/seed_0"
     votes = [f"segment/steps/seg_resunet/multi/R/real/seed_{seed}/metrics.csv" for seed in (0, 1)]
     assert find_job(plan, folder).reads == ("pairs/lldm/training/seed_0/dataset.json", *votes)
@@ -220,6 +220,24 @@ def test_pairs_that_networks_vote_on_wait_for_them_and_are_what_segmentations_le
     assert f"{folder}/dataset.json" in second.reads
     assert [name for name in names(plan) if name.startswith("evaluation/")] == ["evaluation/lldm/training/seed_0"]
     check_plan(plan)
+
+
+def test_images_without_labels_are_judged_by_the_dice_that_they_bring_with_labels_that_networks_see(tmp_path):
+    profile = write_profile(tmp_path / "two.yaml", segment={"seeds": [0, 1]})
+    plan = plan_of(tmp_path, profile, methods=["lldm", "ddpm"], sources=["training", "pseudo_labelled"])
+    assert list(plan.pairs) == ["lldm/training", "ddpm/pseudo_labelled"]
+    drawn, folder = "pairs/ddpm/drawn/seed_0", "pairs/ddpm/pseudo_labelled/seed_0"
+    found = names(plan)
+    made = [name for name in found if name.startswith("pairs/")]
+    assert made == ["pairs/lldm/training/seed_0", drawn, folder], "lldm draws no labels for it"
+    votes = [f"segment/steps/seg_resunet/multi/R/real/seed_{seed}/metrics.csv" for seed in (0, 1)]
+    assert find_job(plan, folder).reads == (f"{drawn}/dataset.json", *votes)
+    assert "segment/steps/seg_resunet/multi/R+S/ddpm-pseudo_labelled/seed_1" in found
+    evaluated = {name.removeprefix("evaluation/") for name in found if name.startswith("evaluation/")}
+    assert evaluated == {"lldm/training/seed_0", "ddpm/drawn/seed_0"}
+    check_plan(plan)
+    with pytest.raises(UserError, match="segmentations in regime R or more have to vote"):
+        check_plan(plan_of(tmp_path, methods=["ddpm"], sources=["pseudo_labelled"]))
 
 
 def test_labels_are_mended_by_two_networks_or_more_and_by_none_that_sees_more_than_the_methods(tmp_path):
@@ -230,3 +248,5 @@ def test_labels_are_mended_by_two_networks_or_more_and_by_none_that_sees_more_th
         check_plan(plan_of(tmp_path, profile, sources=["refined"], seen={"label_fraction": 0.1}))
     with pytest.raises(UserError, match="--sources left_out: .* `lldm3d refine --regime 0.1R --contradicted left_out`"):
         check_plan(plan_of(tmp_path, profile, sources=["left_out"], seen={"label_fraction": 0.1}))
+    with pytest.raises(UserError, match="take --sources drawn, then `lldm3d pseudo_label --regime 0.1R --pairs"):
+        check_plan(plan_of(tmp_path, profile, sources=["pseudo_labelled"], seen={"label_fraction": 0.1}))

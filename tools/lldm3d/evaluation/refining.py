@@ -15,7 +15,7 @@ from lldm3d.evaluation.features import Segmenter, load_segmenter
 from lldm3d.evaluation.filtering import ensemble, labelled
 from lldm3d.files import output_folder, read_json, require_replaceable, save_nifti, sha256, write_json
 from lldm3d.pairs.folder import manifest_of, manifest_rows
-from lldm3d.pairs.sources import LEFT_OUT, REFINED, VOTED, VOTERS
+from lldm3d.pairs.sources import LEFT_OUT, MENDED, REFINED, VOTERS
 
 
 def refine(
@@ -46,8 +46,8 @@ def refine(
         UserError: for pairs without labels, or a work directory without two such networks.
     """
     source, target = Path(pairs).resolve(), Path(output_dir).resolve()
-    if contradicted not in VOTED:
-        raise UserError(f"--contradicted {contradicted!r}: give {' or '.join(VOTED)}")
+    if contradicted not in MENDED:
+        raise UserError(f"--contradicted {contradicted!r}: give {' or '.join(MENDED)}")
     require_replaceable(target, overwrite, [source])
     voting = [path.parent for path in ensemble(workdir, regime, VOTERS)]
     require_alike(Path(workdir) / "dataset", source)
@@ -80,49 +80,62 @@ def refine_pairs(
     print(f"lldm3d: {len(voting)} networks {done}")
 
 
-def pseudo_label(workdir: str, output_dir: str, regime: str = "R", overwrite: bool = False) -> None:
-    """Label the training scans that have no label by the vote of networks that learnt from the labelled ones.
+def pseudo_label(
+    workdir: str, output_dir: str, regime: str = "R", pairs: str | None = None, overwrite: bool = False
+) -> None:
+    """Label scans that have no label by the vote of networks that learnt from the labelled ones.
 
-    The result is a folder of pairs, whose images stay where they are: real scans with pseudo-labels (Lee 2013). A study
+    The result is a folder of pairs, whose images stay where they are (pseudo-labels, Lee 2013). Of real scans a study
     takes it as S, beside which a generator shows what it adds to the scans themselves; `lldm3d run --pseudo_labels`
-    lets methods learn from it. What all networks get wrong stays wrong.
+    lets methods learn from it. Of images that a method drew without labels it makes pairs, so that a study can tell
+    what they are worth. What all networks get wrong stays wrong.
 
     Args:
-        workdir: work directory of `lldm3d run` or `study` with unlabelled training scans, whose networks vote.
+        workdir: work directory of `lldm3d run` or `study`, whose networks vote.
         output_dir: folder of the labels.
         regime: which networks.
+        pairs: folder of images that were drawn without labels, such as W/pairs/ddpm/drawn/seed_0; default: the
+            training scans of the work directory that have none.
         overwrite: replace an earlier such folder.
 
     Raises:
-        UserError: for data without unlabelled training scans, or a work directory without two such networks.
+        UserError: for images that all have labels, or a work directory without two such networks.
     """
-    source, target = (Path(workdir) / "dataset").resolve(), Path(output_dir).resolve()
+    dataset, target = (Path(workdir) / "dataset").resolve(), Path(output_dir).resolve()
+    source = Path(pairs).resolve() if pairs else dataset
     require_replaceable(target, overwrite, [source])
-    schema, cases = load_schema(source), load_cases(source, "training")
-    unlabelled = [place for place, case in enumerate(cases) if case.label is None]
-    if not unlabelled:
-        raise UserError(f"{source}: all training scans have labels; add others with `--unlabelled` of `lldm3d run`")
+    if all(case.label for case in load_cases(source, "training")):
+        other = "mend them by `lldm3d refine`" if pairs else "add others with `--unlabelled` of `lldm3d run`"
+        raise UserError(f"{source}: all training scans have labels; {other}")
     voting = [path.parent for path in ensemble(workdir, regime, VOTERS)]
-    networks = [load_segmenter(path, schema.class_names) for path in voting]
-    entries, content = read_json(source / "dataset.json"), []
+    require_alike(dataset, source)
+    label_images(voting, source, target, drawn=pairs is not None, overwrite=overwrite)
+
+
+def label_images(voting: Sequence[Path], source: Path, target: Path, drawn: bool, overwrite: bool = False) -> None:
+    """The same, by the folders of the segmentations that vote, for images that a method has drawn, or real ones."""
+    schema, entries = load_schema(source), read_json(source / "dataset.json")
+    pairs = zip(load_cases(source, "training"), entries["training"], strict=True)
+    cases = [(case, entry) for case, entry in pairs if not case.label]
+    networks, content = [load_segmenter(path, schema.class_names) for path in voting], []
     with output_folder(target, overwrite, [source]) as folder:
-        for place in tqdm(unlabelled, desc="voting", mininterval=1):
-            case = cases[place]
+        for case, entry in tqdm(cases, desc="voting", mininterval=1):
             scan = read_pair(case, schema)
             votes = votes_of(networks, scan.image)
             save_nifti(folder / f"labelsTr/{case.name}.nii.gz", by_majority(votes, votes[0]), scan.affine)
-            entry = moved(entries["training"][place], source, target)
-            content.append(entry | {"label": f"./labelsTr/{case.name}.nii.gz"})
+            content.append(moved(entry, source, target) | {"label": f"./labelsTr/{case.name}.nii.gz"})
         made = {"numTraining": len(content), "numTest": 0, "training": content, "validation": [], "test": []}
         write_json(folder / "dataset.json", entries | made)
-        write_json(folder / "manifest.json", {
-            "lldm3d": __version__,
-            "method": "pseudo_label",
-            "saw": generator_saw(source),
-            "checkpoints": {str(path): sha256(path / "model.pt") for path in voting},
-            "cases": [{"name": cases[place].name, "patient": cases[place].patient} for place in unlabelled],
-        })  # fmt: skip
-    print(f"lldm3d: {len(voting)} networks gave labels to {len(unlabelled)} scans in {target}")
+        if drawn:
+            manifest = manifest_of(source)
+            rows = manifest_rows(manifest, [case.name for case, _ in cases], "pseudo_labelled", [True] * len(cases))
+            how = {"pseudo_labelled": {"pairs": str(source), "networks": [str(path) for path in voting]}}
+        else:
+            manifest = {"lldm3d": __version__, "method": "pseudo_label", "saw": generator_saw(source)}
+            rows = [{"name": case.name, "patient": case.patient} for case, _ in cases]
+            how = {"checkpoints": {str(path): sha256(path / "model.pt") for path in voting}}
+        write_json(folder / "manifest.json", manifest | {"cases": rows} | how)
+    print(f"lldm3d: {len(voting)} networks gave labels to {len(cases)} scans in {target}")
 
 
 def votes_of(networks: Sequence[Segmenter], image: np.ndarray) -> np.ndarray:

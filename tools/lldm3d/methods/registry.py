@@ -19,6 +19,7 @@ IMAGE_CODEC = "autoencoder_image"  # the training that leaves a codec of images,
 # kinds of sources of labels, which `lldm3d.pairs.sources` tells apart
 DRAWN, TRAINING, UNWARPED, TEST = "drawn", "training", "unwarped", "test"
 RECONSTRUCTED, BOTH, REFINED, LEFT_OUT = "reconstructed", "both", "refined", "left_out"
+PSEUDO_LABELLED = "pseudo_labelled"  # images that are drawn without labels
 SHAPES = "lngen"  # masks that this method draws
 EDITED = ("ellipsoids", "real_shapes", SHAPES)  # labels of training cases with new lesions, by who makes the masks
 GIVEN = (TRAINING, UNWARPED, TEST, "folder", BOTH, REFINED, LEFT_OUT, *EDITED)  # to methods that take labels
@@ -122,7 +123,7 @@ class Method(BaseModel):
         """The kinds of label sources that it has pairs for, its default first."""
         if self.edits:
             return tuple(sorted(EDITED, key=lambda source: source != self.name))  # what it draws itself first
-        taken = GIVEN if self.takes_labels else ()
+        taken = GIVEN if self.takes_labels else () if self.draws_labels else (PSEUDO_LABELLED,)
         return (DRAWN, *taken, *([RECONSTRUCTED] if IMAGE_CODEC in self.trainings else []))
 
 

@@ -2,7 +2,8 @@
 
 The kinds `reconstructed` (real training pairs, their images encoded and decoded), `both` (the pairs of `training` and
 of `drawn` together), `refined` and `left_out` (those of `training`, whose labels networks that learnt from real data
-have mended, or in part left out) draw nothing.
+have mended, or in part left out) and `pseudo_labelled` (images drawn without labels, which get those that such networks
+see in them) draw nothing.
 """
 
 import re
@@ -19,6 +20,7 @@ from lldm3d.methods.registry import (
     DRAWN,
     EDITED,
     LEFT_OUT,
+    PSEUDO_LABELLED,
     RECONSTRUCTED,
     REFINED,
     SHAPES,
@@ -27,11 +29,13 @@ from lldm3d.methods.registry import (
     UNWARPED,
 )
 
-VOTED = (REFINED, LEFT_OUT)  # by networks that learnt from real data, which their alignment so says nothing about
+MENDED = (REFINED, LEFT_OUT)
+VOTED = (*MENDED, PSEUDO_LABELLED)  # by networks that learnt from real data: alignment says nothing about such labels
 VOTERS = 2  # segmentations of real data, at least, that vote on labels; of two both have to agree
 JOINED = {
     BOTH: (TRAINING, DRAWN),
-    **dict.fromkeys(VOTED, (TRAINING,)),
+    **dict.fromkeys(MENDED, (TRAINING,)),
+    PSEUDO_LABELLED: (DRAWN,),
 }  # what is made of pairs of other sources, and of which
 EDIT_SETTINGS = ("lesion", "organ", "long_axis")  # of a profile's section `methods`: what these lesions are
 WRITTEN = (TRAINING, *EDITED)  # whose labels are written before any image is made for them

@@ -8,6 +8,7 @@ from lldm3d.locks import free_gpus
 from lldm3d.pairs.sources import (
     BOTH,
     DRAWN,
+    PSEUDO_LABELLED,
     RECONSTRUCTED,
     SHAPES,
     TEST,
@@ -97,7 +98,7 @@ def write_labels(work: Path, job: Job, plan: Plan) -> None:
 
 def make_pairs(work: Path, job: Job, plan: Plan) -> None:
     """Make the pairs of a method for a source of labels: draw, reconstruct or join them, or change labels by a vote."""
-    from lldm3d.evaluation.refining import refine_pairs
+    from lldm3d.evaluation.refining import label_images, refine_pairs
     from lldm3d.pairs.edits import paste_pairs
     from lldm3d.pairs.folder import join_folders
     from lldm3d.pairs.reconstruction import reconstruct_pairs
@@ -109,7 +110,10 @@ def make_pairs(work: Path, job: Job, plan: Plan) -> None:
     elif source in VOTED:
         pairs, *voting = ((work / path).parent for path in job.reads)
         with free_gpus(work):
-            refine_pairs(voting, pairs, work / job.name, source, overwrite=True)
+            if source == PSEUDO_LABELLED:
+                label_images(voting, pairs, work / job.name, drawn=True, overwrite=True)
+            else:
+                refine_pairs(voting, pairs, work / job.name, source, overwrite=True)
     elif source == RECONSTRUCTED:
         with free_gpus(work):
             models, seen = work / method_folder(name, seed), (work / seen_by(plan, seed)).parent

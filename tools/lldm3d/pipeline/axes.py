@@ -29,11 +29,10 @@ def ladder_axes(methods: Iterable[str]) -> dict[str, list[str]]:
 
 
 def sources_with(sources: list[str], pairs: Iterable[str], methods: Iterable[str]) -> list[str]:
-    """The sources of labels of a run, with those that pairs of the study name and those that these are made of."""
+    """The sources of labels of a run, with those that pairs of the study name."""
     named = [name.partition("/") for name in pairs]
     own = [source or load_method(method).sources[0] for method, _, source in named if method in methods]
-    found = [*sources, *own]
-    return list(dict.fromkeys([*found, *(part for source in found for part in JOINED.get(source, ()))]))
+    return list(dict.fromkeys([*sources, *own]))
 
 
 def pairs_to_make(work: Path, plan: Plan) -> list[Job]:

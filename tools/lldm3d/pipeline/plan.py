@@ -12,8 +12,19 @@ from pathlib import Path
 
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError
-from lldm3d.methods.registry import OURS, Method, load_method, method_names
-from lldm3d.pairs.sources import BOTH, DRAWN, RECONSTRUCTED, SHAPES, TEST, UNWARPED, VOTED, VOTERS, parse_source
+from lldm3d.methods.registry import OURS, PSEUDO_LABELLED, Method, load_method, method_names
+from lldm3d.pairs.sources import (
+    BOTH,
+    DRAWN,
+    JOINED,
+    RECONSTRUCTED,
+    SHAPES,
+    TEST,
+    UNWARPED,
+    VOTED,
+    VOTERS,
+    parse_source,
+)
 from lldm3d.study.stages import REAL, SegmentStage, pairs_slugs, segment_grid
 
 DATASET, FINISHED = "dataset/dataset.json", "finished.json"
@@ -138,10 +149,14 @@ def pairs_of(plan: Plan, name: str, seed: int) -> str:
 
 
 def method_sources(plan: Plan, method: str) -> list[str]:
-    """The sources of labels for which a method of the run draws, by the names of their folders."""
+    """The sources of labels that a method of the run has pairs of, by the names of their folders.
+
+    Those that are asked for and that it can have, else its default; then those that these are made of.
+    """
     kinds = load_method(method).sources
     wanted = [parse_source(text) for text in plan.sources]
-    return [source.slug for source in wanted if source.kind in kinds] or [kinds[0]]
+    own = [source.slug for source in wanted if source.kind in kinds] or [kinds[0]]
+    return list(dict.fromkeys([*own, *(part for source in own for part in JOINED.get(source, ()))]))
 
 
 def draws_labels(plan: Plan, method: str) -> bool:
@@ -150,9 +165,10 @@ def draws_labels(plan: Plan, method: str) -> bool:
 
 
 def default_pairs(plan: Plan) -> list[str]:
-    """Of each method that has labels the pairs of its first source, but never those of test cases."""
-    sources = {name: [source for source in method_sources(plan, name) if source != TEST] for name in plan.methods}
-    found = {name: of[0] for name, of in sources.items() if of and load_method(name).has_labels}
+    """Of each method the pairs of its first source with labels, but never those of test cases."""
+    left = {name: (TEST,) if load_method(name).has_labels else (DRAWN,) for name in plan.methods}
+    sources = {name: [source for source in method_sources(plan, name) if source not in left[name]] for name in left}
+    found = {name: of[0] for name, of in sources.items() if of}
     return [name if source == DRAWN else f"{name}/{source}" for name, source in found.items()]
 
 
@@ -210,9 +226,10 @@ def check_voters(plan: Plan, source: str) -> None:
             "segment#regimes, and a second seed to segment#seeds"
         )
     if plan.restricted:
+        first, command = JOINED[source][0], "pseudo_label --regime 0.1R --pairs"
         raise UserError(
-            f"--sources {source}: its networks see all labels, the methods of this run do not; take --sources "
-            f"training, then `lldm3d refine --regime 0.1R --contradicted {source}`"
+            f"--sources {source}: its networks see all labels, the methods of this run do not; take --sources {first}, "
+            f"then `lldm3d {command if source == PSEUDO_LABELLED else f'refine --regime 0.1R --contradicted {source}'}`"
         )
 
 

@@ -167,7 +167,7 @@ def evaluate_jobs(plan: Plan) -> list[Job]:
     """Each folder of pairs beside the real data."""
     settings, segmenter = digest(plan.settings["evaluate"]), f"{plan.segmenter.path}/metrics.csv"
     found = []
-    # alignment of refined pairs would be judged by the networks that mended them; where voxels are left out none is
+    # alignment of voted labels would be judged by the networks that voted; where voxels are left out none is
     for job in (job for job in pairs_jobs(plan) if job.values["source"] not in VOTED):
         folder = job.name.replace("pairs/", "evaluation/", 1)
         writes = (f"{folder}/metrics.json", f"{folder}/metrics.csv")

@@ -40,6 +40,7 @@ SOURCES = {
     "both": "Labels of the training cases, warped, and labels that a model drew",
     "refined": "Labels of the training cases, warped, and mended by networks that learnt from real data",
     "left_out": "Labels of the training cases, warped, without what networks that learnt from real data contradict",
+    "pseudo_labelled": "Images that were drawn without labels, with those that networks that learnt from real data see",
     TEST: "Labels of the test cases",
 }
 
