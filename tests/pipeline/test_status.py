@@ -150,3 +150,9 @@ def test_the_lock_of_a_run_that_begins_outlasts_a_look(tmp_path):
 )
 def test_a_time_in_words(seconds, words):
     assert in_words(seconds) == words
+
+
+def test_the_advice_can_be_copied_where_a_folder_has_a_space_in_its_name(done, say):
+    undo(done, "study")
+    spaced = done.rename(done.parent / "two words")
+    assert f"`lldm3d run --workdir '{spaced}'` goes on with what is left" in say(spaced)

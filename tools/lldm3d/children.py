@@ -106,8 +106,9 @@ def run_logged(command: list[str], cwd: Path, log: Path, environment: dict[str, 
         raise kind(f"{log}: the command in it failed with status {status}:\n{cause}")
 
 
-def quoted(word: str) -> str:
+def quoted(word: str | Path) -> str:
     """`word` for a shell, in double quotes where that reads better: MONAI's lists of files hold single ones."""
+    word = str(word)
     return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from lldm3d.children import quoted
 from lldm3d.data.dataset import Case, Schema, load_cases, load_schema, moved
 from lldm3d.data.regimes import require_alike
 from lldm3d.data.scans import read_pair
@@ -67,7 +68,7 @@ def ensemble(workdir: str, regime: str = "R", least: int = 1) -> list[Path]:
     if len(paths) < least:
         raise UserError(
             f"{workdir}: holds {len(paths)} segmentations of all classes in regime {regime}, and {least} or more are "
-            f"needed; `lldm3d study --workdir {workdir} --regimes {regime} --seeds 0,1,2` trains some"
+            f"needed; `lldm3d study --workdir {quoted(workdir)} --regimes {regime} --seeds 0,1,2` trains some"
         )
     return paths
 

@@ -12,6 +12,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from lldm3d import __version__
+from lldm3d.children import quoted
 from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema, modalities, read_description
 from lldm3d.data.scans import read_pair
 from lldm3d.errors import UserError
@@ -135,7 +136,8 @@ def releasable(work: Path, place: tuple[str, str, int]) -> list[dict]:
     if content.get("judged") != content_hash(load_cases(pairs, "training")):
         said = "judged other pairs than" if "judged" in content else "does not say that it judged"
         raise UserError(
-            f"{path}: {said} those in {pairs}; delete it and call `lldm3d run --workdir {work}`, which judges them"
+            f"{path}: {said} those in {pairs}; delete it and call `lldm3d run --workdir {quoted(work)}`, which "
+            "judges them"
         )
     return content["rows"]
 

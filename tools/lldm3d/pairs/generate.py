@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from lldm3d.children import quoted
 from lldm3d.data.dataset import Schema, load_schema
 from lldm3d.errors import UserError
 from lldm3d.files import passing_folder, read_json, read_yaml
@@ -167,7 +168,7 @@ def check_trained(work: Path, method: Method, models: Path, given: bool) -> None
     if missing := [name for name in drawing if not (models / name / "model.pt").is_file()]:
         raise UserError(
             f"{models}: draws images alone, as {', '.join(missing)} was not trained; give --source training or "
-            f"--label, or train it with `lldm3d run --workdir {work} --methods {method.name} --sources drawn`"
+            f"--label, or train it with `lldm3d run --workdir {quoted(work)} --methods {method.name} --sources drawn`"
         )
 
 
@@ -183,7 +184,7 @@ def trained_folder(work: Path, method: Method, seed: int | None) -> Path:
             return candidate
     raise UserError(
         f"{folder}: holds no trained {method.name}{'' if seed is None else f' of seed {seed}'}; train it with "
-        f"`lldm3d run --workdir {work} --methods {method.name}`"
+        f"`lldm3d run --workdir {quoted(work)} --methods {method.name}`"
     )
 
 
@@ -235,7 +236,7 @@ def source_labels(
         if drawn is None:
             raise UserError(
                 f"{folders[OURS]}: holds no drawn labels for {method.name}, which draws none itself; draw them with "
-                f"`lldm3d run --workdir {work} --methods {OURS},{method.name}`, or give --source training"
+                f"`lldm3d run --workdir {quoted(work)} --methods {OURS},{method.name}`, or give --source training"
             )
         return limited(labels_in(drawn), n, source)
     seen = seen_data(work, models)  # not more labels than the models have seen

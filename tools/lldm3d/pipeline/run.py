@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
+from lldm3d.children import quoted
 from lldm3d.data.dataset import SPLITS, load_cases, load_schema
 from lldm3d.data.regimes import parse_regime, regime_cases
 from lldm3d.data.scans import check_headers
@@ -149,7 +150,8 @@ def study(
     where = {"cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
     execute(work, content, [*making, *selected_jobs(plan, stages=OF_STUDY)], dry_run, **where)
     if not dry_run:
-        print(f"lldm3d: done; the tables are in {work / 'study'}, `lldm3d report --workdir {workdir}` shows them")
+        report = f"lldm3d report --workdir {quoted(workdir)}"
+        print(f"lldm3d: done; the tables are in {work / 'study'}, `{report}` shows them")
 
 
 def leave_out_missing(work: Path, content: dict) -> None:

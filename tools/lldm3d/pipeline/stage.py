@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from lldm3d.children import end_with_parent
+from lldm3d.children import end_with_parent, quoted
 from lldm3d.errors import ChildError, UserError
 from lldm3d.files import read_yaml, remove_partial, write_json
 from lldm3d.locks import locked, stage_lock
@@ -55,7 +55,7 @@ def stage(workdir: str, name: str) -> None:
 def read_plan(work: Path) -> dict:
     """The content of `run.yaml`. Raises UserError where it is missing, or of an earlier version."""
     path = work / "run.yaml"
-    content = read_yaml(path, f"make it with `lldm3d run --workdir {work} --until prepare`")
+    content = read_yaml(path, f"make it with `lldm3d run --workdir {quoted(work)} --until prepare`")
     if content.get("format") != FORMAT:
         raise UserError(
             f"{path}: this work directory was made by a version before 0.8, whose folders were others; choose another "

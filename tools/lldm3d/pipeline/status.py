@@ -4,6 +4,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from lldm3d.children import quoted
 from lldm3d.errors import UserError
 from lldm3d.files import read_json
 from lldm3d.locks import holder, stage_lock
@@ -41,7 +42,8 @@ def print_status(work: Path) -> None:
     """Print what one run does, has done and has left to do."""
     content, now = read_plan(work), run_now(work)
     plan = Plan.of(content)
-    command = f"cross_validate --workdir {work.parent}" if content.get("fold") else f"run --workdir {work}"
+    name, where = ("cross_validate", work.parent) if content.get("fold") else ("run", work)
+    command = f"{name} --workdir {quoted(where)}"
     jobs = all_jobs(plan)
     left = {job.name: job for job in jobs_to_do(work, jobs)}
     wanted = [job for job in left.values() if not now or job.name in now["selected"]]

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from lldm3d.children import source_environment, tail, tied_to_me
+from lldm3d.children import quoted, source_environment, tail, tied_to_me
 from lldm3d.errors import ChildError, UserError
 from lldm3d.files import read_json, write_yaml
 from lldm3d.locks import RUN_LOCK, holder, in_use, locked, visible_gpus
@@ -76,9 +76,10 @@ def require_inputs(work: Path, plan: Plan, selected: list[Job]) -> None:
     makers = {path: job.name for job in all_jobs(plan) for path in job.writes}
     left = [job for job in selected if not all((work / path).exists() for path in job.writes)]
     missing = {path: job.name for job in left for path in job.reads if path not in made and not (work / path).exists()}
+    command = f"lldm3d run --workdir {quoted(work)} --until"
     faults = [
         f"{work / path}: is missing, and the stage {name} reads it; "
-        + (f"make it with `lldm3d run --workdir {work} --until {makers[path]}`" if path in makers else "put it there")
+        + (f"make it with `{command} {makers[path]}`" if path in makers else "put it there")
         for path, name in missing.items()
     ]
     if faults:
