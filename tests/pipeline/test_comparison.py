@@ -53,3 +53,15 @@ def test_a_segmentation_learns_from_the_pairs_of_the_further_method(compared):
     assert set(table["pairs"].dropna()) >= {f"{GUEST}-training"}
     page = (compared / "report/report.html").read_text()
     assert "Cut-out" in page and f"{GUEST}-training" in page
+
+
+def test_the_dice_that_the_pairs_bring_stands_beside_the_distances(compared):
+    gains = pd.read_csv(compared / "study/gains.csv")
+    gains = gains[(gains["metric"] == "dice") & (gains["class"] == "mean") & gains["gain"].notna()]
+    table = pd.read_csv(compared / "comparison/comparison.csv")
+    table = table[table["key"] == "gain"]
+    assert list(table["method"]) == [GUEST] * len(gains) and not gains.empty, "the other has images without labels"
+    assert list(table["metric"]) == [f"Dice, {row.regime} less {row.reference}" for row in gains.itertuples()]
+    assert table["value"].tolist() == pytest.approx(gains["gain"].tolist())
+    assert table["low"].tolist() == pytest.approx(gains["gain_low"].tolist())
+    assert "| Dice, R+0.5S less R ↑ | 0 | " in (compared / "comparison/table.md").read_text()

@@ -121,7 +121,7 @@ def test_an_unknown_stage_is_answered_with_the_nearest_name(tmp_path):
         ({"methods": {"lldm": {"controlnet": {"learning_rate": 1e-4}}}}, [f"{LLDM}/controlnet", DRAWN, *AFTER_PAIRS]),
         ({"methods": {"lldm": {"autoencoder_label": {"gate": {"mean_dice": 0}, "processes": 2}}}}, []),
         ({"methods": {"lldm": {"inference": {"guidance_scale": 2}}}}, [DRAWN, *AFTER_PAIRS]),
-        ({"segment": {"seeds": [0, 1]}}, [R[0][:-1] + "1", RS[0][:-1] + "1", "study", "report"]),
+        ({"segment": {"seeds": [0, 1]}}, [R[0][:-1] + "1", RS[0][:-1] + "1", "study", "comparison", "report"]),
         ({"evaluate": {"radiomics": False}}, ["evaluation/lldm/drawn/seed_0", "comparison", "report"]),
         ({"methods": {"minutes": 7}}, []),  # of each of several methods; here is one
         ({"cluster": {"all": {"runtime": 5}}}, []),

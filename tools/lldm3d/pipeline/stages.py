@@ -183,7 +183,8 @@ def study_jobs(plan: Plan) -> list[Job]:
 
 
 def comparison_jobs(plan: Plan) -> list[Job]:
-    reads = tuple(job.writes[0] for job in evaluate_jobs(plan))
+    study = ("study/gains.csv",) if plan.pairs and regimes_with_pairs(plan) else ()
+    reads = (*(job.writes[0] for job in evaluate_jobs(plan)), *study)
     writes = tuple(f"comparison/{name}" for name in ("comparison.csv", "table.md", "table.tex", "figure.png"))
     return [Job("comparison", "comparison", reads, writes)]
 

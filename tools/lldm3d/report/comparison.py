@@ -1,5 +1,6 @@
 """The table of methods, from what their stages left: Markdown for reading, LaTeX for a manuscript."""
 
+import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,8 @@ from statistics import mean, stdev
 from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import HIGHER, LOWER, Compared, Metric, format_number, read_metrics
 from lldm3d.files import read_json
-from lldm3d.methods.registry import OURS, Method
+from lldm3d.methods.registry import DRAWN, OURS, PSEUDO_LABELLED, Method, load_method
+from lldm3d.study.stages import pairs_slug
 from lldm3d.study.tables import DASH, markdown_table, tex
 
 PAIRED_METRICS = (Metric.PAIRED_PSNR, Metric.PAIRED_SSIM, Metric.PAIRED_MS_SSIM, Metric.PAIRED_LPIPS)
@@ -91,6 +93,7 @@ MEMORY = Measure("memory_gb", "peak memory", "GB", LOWER)
 PARAMETERS = Measure("parameters", "parameters", "M")
 MINUTES = Measure("training_minutes", "training", "min")
 COSTS = (SECONDS, MEMORY, PARAMETERS, MINUTES)
+GAIN = "gain"  # of a study; not a metric of an evaluation
 
 
 def evaluation_dir(work: Path, method: str, source: str, seed: int) -> Path:
@@ -139,7 +142,31 @@ def training_results(work: Path, method: str, source: str, seed: int) -> list[Re
         PARAMETERS: drawing["parameters"] / 1e6 if drawing["parameters"] else None,
         MINUTES: sum(curve["seconds"][-1] for curve in curves if curve.get("seconds")) / 60,
     }
+    found += gains_of(work, method, source, seed)
     return found + [Result(method, source, seed, measure, value) for measure, value in costs.items() if value]
+
+
+def gains_of(work: Path, method: str, source: str, seed: int) -> list[Result]:
+    """What a method's pairs bring to Dice, as far as a study of the work directory says, by its first network.
+
+    Images without labels are judged by those that networks saw in them. Over all seeds of the segmentations.
+    """
+    path = work / "study/gains.csv"
+    rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+    sources = {source, *([PSEUDO_LABELLED] if source == DRAWN and not load_method(method).has_labels else [])}
+    slugs = {pairs_slug(f"{method}/{name}", [method]) for name in sources}
+    slugs |= {method} if source == load_method(method).sources[0] else set()
+    found = []
+    for row in rows:
+        first = all(row[axis] == rows[0][axis] for axis in ("until", "network"))
+        of_all = row["class"] == "mean" or len({o["class"] for o in rows if o["task"] == row["task"]}) == 1
+        if first and of_all and row["metric"] == "dice" and row["pairs"] in slugs and row["gain"]:
+            title = f"Dice, {row['regime']} less {row['reference']}"
+            task = row["task"] if len({other["task"] for other in rows}) > 1 else None
+            interval = (float(row["gain_low"]), float(row["gain_high"])) if row["gain_low"] else None
+            measure = Measure(GAIN, title, direction=HIGHER, class_name=task, variant=row["network"])
+            found.append(Result(method, source, seed, measure, float(row["gain"]), interval, floor=0.0))
+    return found
 
 
 def over_seeds(results: Iterable[Result]) -> dict[Measure, dict[str, SeedSummary]]:
@@ -194,6 +221,11 @@ def comparison_notes(results: Sequence[Result], minutes: float | None) -> list[s
         f"grey values change from one to the next, over real test volumes. Shape: of the label maps. {DASH}: cannot be "
         "had, as the method makes no labels or takes none.",
     ]
+    if networks := sorted({str(result.measure.variant) for result in results if result.measure.key == GAIN}):
+        notes.append(
+            f"Dice of one regime less another's: what the study's {networks[0]} gains by the pairs on real test cases. "
+            "Images without labels get those that networks of R see in them. The interval is of draws of patients."
+        )
     seen = {result.source == TEST for result in results if result.measure.key in PAIRED_METRICS}
     if len(seen) == 2:
         notes.append(

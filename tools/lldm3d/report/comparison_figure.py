@@ -22,7 +22,7 @@ from lldm3d.report.comparison import Measure, Result
 WIDTH = 10.0
 AXIAL = [(case, "axial") for case in range(6)]  # of which case which plane is shown
 PLANES = [(case, plane) for case in range(2) for plane in ("axial", "coronal", "sagittal")]
-PLOTTED = (Metric.FID, Metric.KID, Metric.ALIGNMENT_DICE_RATIO, Metric.PAIRED_SSIM)
+PLOTTED = (Metric.FID, Metric.KID, Metric.ALIGNMENT_DICE_RATIO, Metric.PAIRED_SSIM, comparison.GAIN)
 
 
 def samples_figure(work: Path, methods: Mapping[str, Method], sources: Sequence[str], seed: int) -> Figure:
@@ -71,7 +71,7 @@ def fill_row(
 
 
 def quality_figure(results: Sequence[Result], methods: Mapping[str, Method]) -> Figure:
-    """All seeds of each method, with the intervals of draws of cases and the floor of real ones: FID, KID, alignment.
+    """All seeds of each method, with the intervals of draws of cases and the floor of real ones.
 
     Of each measure those results are shown that have the first source of labels.
     """
