@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import HIGHER, LOWER, Compared, Metric, format_number, read_metrics
 from lldm3d.files import read_json
-from lldm3d.methods.registry import DRAWN, OURS, PSEUDO_LABELLED, Method, load_method
+from lldm3d.methods.registry import DRAWN, PSEUDO_LABELLED, Method, load_method
 from lldm3d.study.stages import pairs_slug
 from lldm3d.study.tables import DASH, markdown_table, tex
 
@@ -185,13 +185,13 @@ def seed_summary(items: list[Result]) -> SeedSummary:
     return SeedSummary(mean(values), stdev(values) if len(values) > 1 else None, interval)
 
 
-def leads(measure: Measure, ours: SeedSummary, other: SeedSummary) -> bool:
-    """Whether `ours` is better than `other` beyond the intervals of all seeds."""
-    if not ours.interval or not other.interval:
+def leads(measure: Measure, one: SeedSummary, other: SeedSummary) -> bool:
+    """Whether `one` is better than `other` beyond the intervals of all seeds."""
+    if not one.interval or not other.interval:
         return False
     if measure.direction == LOWER:
-        return ours.interval[1] < other.interval[0]
-    return measure.direction == HIGHER and ours.interval[0] > other.interval[1]
+        return one.interval[1] < other.interval[0]
+    return measure.direction == HIGHER and one.interval[0] > other.interval[1]
 
 
 def comparison_notes(results: Sequence[Result], minutes: float | None) -> list[str]:
@@ -234,7 +234,10 @@ def comparison_notes(results: Sequence[Result], minutes: float | None) -> list[s
             "method repeats its patients."
         )
     if len({result.method for result in results}) > 1:
-        notes.append(f"A star marks a figure that {OURS} beats beyond these intervals, a circle one that beats {OURS}.")
+        notes.append(
+            "A star marks a figure that the first method of its table beats beyond these intervals, a circle one that "
+            "beats the first."
+        )
     return notes
 
 
@@ -247,22 +250,23 @@ def tables_by_source(results: Sequence[Result], methods: Mapping[str, Method]) -
         floors = {result.measure: result.floor for result in own if result.floor is not None}
         head = ["", *(measure.heading for measure in found)]
         tables[source] = [head, ["real", *(format_number(floors.get(measure)) for measure in found)]]
+        first = next(name for name in methods if name in present)
         for name in [name for name in methods if name in present]:
-            texts = [figure_text(measure, by, name) for measure, by in found.items()]
+            texts = [figure_text(measure, by, name, first) for measure, by in found.items()]
             tables[source].append([methods[name].title, *texts])
     return tables
 
 
-def figure_text(measure: Measure, by: dict[str, SeedSummary], name: str) -> str:
-    """Mean, deviation, interval, and how it stands to ours."""
+def figure_text(measure: Measure, by: dict[str, SeedSummary], name: str, first: str) -> str:
+    """Mean, deviation, interval, and how it stands to the first method's."""
     if name not in by:
         return DASH
     figure = by[name]
     words = format_number(figure.mean) + (f" ± {format_number(figure.std)}" if figure.std else "")
     if figure.interval:
         words += f" [{format_number(figure.interval[0])}, {format_number(figure.interval[1])}]"
-    if OURS in by and name != OURS:
-        words += "*" if leads(measure, by[OURS], figure) else "°" if leads(measure, figure, by[OURS]) else ""
+    if first in by and name != first:
+        words += "*" if leads(measure, by[first], figure) else "°" if leads(measure, figure, by[first]) else ""
     return words
 
 
