@@ -138,6 +138,13 @@ def test_a_run_remembers_methods_sources_and_profile(tmp_path):
     assert other["methods"] == ["ddpm"] and other["sources"] == ["drawn", "test"]
 
 
+def test_the_regimes_of_a_run_can_be_fewer_than_the_profile_s(tmp_path, dry_run):
+    options = {"profile": "small", "data": str(tmp_path), "methods": "lldm,ddpm", "sources": "training"}
+    stages = dry_run(tmp_path / "work", regimes="R,R+S", until="study", **options)
+    assert {name.split("/")[4] for name in stages if name.startswith("segment/")} == {"R", "R+S"}
+    assert planned(tmp_path, "small", None, {"regimes": ["R", "R+S"]})["grid"] == {"regimes": ["R", "R+S"]}
+
+
 def test_settings_of_a_method_that_the_run_does_not_train_are_told(tmp_path, dry_run, monkeypatch):
     printed = []
     monkeypatch.setattr("builtins.print", lambda *words, **_: printed.append(" ".join(map(str, words))))
@@ -155,6 +162,7 @@ def test_settings_of_a_method_that_the_run_does_not_train_are_told(tmp_path, dry
     [
         ({"methods": "lldm,gan"}, "there is no method 'gan'"),
         ({"sources": "drawn,tset"}, "no source of labels 'tset': give drawn, training, unwarped, test, .* or a folder"),
+        ({"regimes": "R,R+T"}, "R.T"),
         ({"profile": "smal"}, "demo, small, full"),
         ({"until": "latent", "methods": "lldm"}, "--until 'latent': no such stage; did you mean latents"),
     ],

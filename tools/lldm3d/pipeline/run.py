@@ -30,6 +30,7 @@ def run(
     unlabelled: str | None = None,
     methods: str | Sequence[str] | None = None,
     sources: str | Sequence[str] | None = None,
+    regimes: str | Sequence[str] | None = None,
     ladder: bool = False,
     label_fraction: float | None = None,
     labelled_only: bool | None = None,
@@ -54,7 +55,9 @@ def run(
         methods: to be compared at equal minutes of training, as lldm,cond_ldm,ddpm; default: the profile's one, for the
             steps that it says.
         sources: of the labels that images are drawn for: drawn, training (warped), unwarped, test, or folders; further
-            reconstructed (training pairs through the image codec), both (training and drawn); default: the profile's.
+            reconstructed (training pairs through the image codec), both (training and drawn), pseudo_labelled (of
+            methods that make images alone); default: the profile's.
+        regimes: of the study, as R,R+S, which say how many pairs are made; default: the profile's.
         ladder: with a study of where Dice is lost, as `lldm3d study --ladder`, and all sources that it needs.
         label_fraction: of the training patients, whose labels the methods see, as in the regime 0.1R; default: 1.
         labelled_only: the methods see no image of the other patients either; default: the images of all.
@@ -74,7 +77,8 @@ def run(
     files = {"data": data, "images": images, "labels": labels, "label_map": label_map, "unlabelled": unlabelled}
     limits = {"label_fraction": label_fraction, "labelled_only": labelled_only, "pseudo_labels": voted}
     seen = {key: value for key, value in limits.items() if value is not None}
-    content = planned(work, profile, source_of(files), None, as_list(methods), as_list(sources), ladder, seen)
+    grid = {"regimes": regimes_of(regimes)} if regimes else None
+    content = planned(work, profile, source_of(files), grid, as_list(methods), as_list(sources), ladder, seen)
     require_own_data(work, content)
     plan = Plan.of(content)
     check_plan(plan)
@@ -130,10 +134,8 @@ def study(
         ChildError: when a training failed.
     """
     work = Path(workdir).resolve()
-    axes = {"pairs": pairs, "networks": networks, "tasks": tasks, "regimes": regimes, "until": until}
+    axes = {"pairs": pairs, "networks": networks, "tasks": tasks, "regimes": regimes_of(regimes), "until": until}
     grid = {key: as_list(value) for key, value in axes.items() if value}
-    for name in grid.get("regimes", []):
-        parse_regime(name)
     if "pairs" in grid:  # Snakemake has another current folder
         grid["pairs"] = [name if name.partition("/")[0] in method_names() else absolute(name) for name in grid["pairs"]]
     if seeds is not None:
@@ -152,6 +154,14 @@ def study(
     if not dry_run:
         report = f"lldm3d report --workdir {quoted(workdir)}"
         print(f"lldm3d: done; the tables are in {work / 'study'}, `{report}` shows them")
+
+
+def regimes_of(given: str | Sequence[str] | None) -> list[str]:
+    """The names of regimes of an option. Raises UserError for one that is none."""
+    names = as_list(given) or []
+    for name in names:
+        parse_regime(name)
+    return names
 
 
 def leave_out_missing(work: Path, content: dict) -> None:
