@@ -75,3 +75,14 @@ def test_a_study_never_draws_test_labels_to_learn_from(tiny_dataset, tmp_path):
     plan = plan_of(tmp_path, grid={"pairs": ["lldm/test"]})
     with pytest.raises(UserError, match="lldm/test shows the labels of test cases"):
         require_data(tmp_path, plan, making=set())
+
+
+def test_a_study_of_pairs_that_nothing_trained_can_make_says_which_command_makes_them(tiny_dataset, tmp_path):
+    (tmp_path / "dataset").symlink_to(tiny_dataset)
+    plan = plan_of(tmp_path, grid={"pairs": ["ddpm/pseudo_labelled"], "regimes": ["R", "R+S"]})
+    with pytest.raises(UserError) as error:
+        require_data(tmp_path, plan, making=set())
+    assert str(error.value) == (
+        f"{tmp_path}/pairs/ddpm/pseudo_labelled/seed_0: holds no pairs, which some regimes take; `lldm3d run --workdir "
+        f"{tmp_path} --methods lldm,ddpm --sources drawn --until pairs` makes them"
+    )

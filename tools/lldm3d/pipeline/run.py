@@ -13,7 +13,7 @@ from lldm3d.errors import UserError
 from lldm3d.methods.registry import OURS, load_method, method_names
 from lldm3d.pairs.sources import DRAWN, parse_source
 from lldm3d.pipeline.axes import ladder_axes, pairs_at_hand, pairs_to_make, sources_with
-from lldm3d.pipeline.plan import FORMAT, Plan, check_pairs, check_plan, pairs_of
+from lldm3d.pipeline.plan import FORMAT, Plan, check_pairs, check_plan, pairs_of, regimes_with_pairs
 from lldm3d.pipeline.profile import BUILT_IN, idle_methods, is_gone, load_profile
 from lldm3d.pipeline.stage import read_plan
 from lldm3d.pipeline.stages import OF_STUDY, all_jobs, selected_jobs
@@ -270,7 +270,13 @@ def require_data(work: Path, plan: Plan, making: set[str]) -> None:
             raise UserError(f"{work / 'dataset' / 'dataset.json'}: has no {split} cases; a study needs real ones")
     check_pairs(plan)
     places = dict.fromkeys(pairs_of(plan, *pair) for pair in product(plan.pairs, section["seeds"]))
-    for folder in [work / place for place in places if place not in making]:
+    for place in [place for place in places if place not in making]:
+        found = work / place if (work / place / "dataset.json").is_file() else None
+        if found is None and regimes_with_pairs(plan) and not plan.given and not Path(place).is_absolute():
+            methods = ",".join(dict.fromkeys([*plan.methods, Path(place).parts[1]]))
+            command = (
+                f"run --workdir {quoted(work)} --methods {methods} --sources {','.join(plan.sources)} --until pairs"
+            )
+            raise UserError(f"{work / place}: holds no pairs, which some regimes take; `lldm3d {command}` makes them")
         for regime in section["regimes"]:
-            found = folder if (folder / "dataset.json").is_file() else None
             regime_cases(work / "dataset", found, regime, section["seeds"][0])
