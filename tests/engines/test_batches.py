@@ -45,16 +45,6 @@ def test_target_is_latent_minus_noise(batch):
     torch.testing.assert_close(noisy + time * target, batch["image_mean"])
 
 
-def test_training_noise_has_the_offsets_of_its_channels(batch):
-    batch = {key: torch.zeros(32, *value.shape[1:]) for key, value in batch.items()} | {"index": torch.arange(32)}
-    offsets = [2.0, *[0.0] * (batch["image_mean"].shape[1] - 1)]
-    for seed in (None, 0):
-        noise = -DiffusionBatch(RectifiedFlow(), "image", seed=seed, offsets=offsets)(batch)[1]
-        means = noise.mean((2, 3, 4)).std(0)
-        assert 1.4 < means[0] < 2.6 and (means[1:] < 0.5).all()
-        assert noise.std((2, 3, 4)).mean() == pytest.approx(1, rel=0.2), "within a case it is white"
-
-
 def test_a_latent_is_drawn_with_its_cached_deviation(batch):
     noisy, target, _, arguments = DiffusionBatch(RectifiedFlow(), "image", seed=0)(batch)
     time = (arguments["timesteps"] / 1000).view(-1, 1, 1, 1, 1)

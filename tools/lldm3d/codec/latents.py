@@ -19,6 +19,7 @@ from lldm3d.data.warping import warp_pair
 from lldm3d.errors import UserError
 from lldm3d.files import output_folder, read_json, require_replaceable, sha256, write_json
 
+QUANTILES = 21  # of the training images' gains in latents.json: too few to tell one patient's
 TENSORS = ("image_mean", "image_sigma", "label_mean", "label_sigma", "label")  # one file of each split holds each
 
 
@@ -69,6 +70,7 @@ def encode(
     views: int = 1,
     strength: float = 1.0,
     seed: int = 0,
+    even_gains: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Encode every case of a prepared data set: `<output_dir>/<split>/<tensor>.npy` and `latents.json`.
@@ -81,10 +83,14 @@ def encode(
         views: entries for each training case; the first is the case itself, the others are warped.
         strength: of the warp, as of the training labels for which pairs are drawn.
         seed: of the warps.
+        even_gains: bring each image to the mean gain (`gain_of`) of the training images, and keep the quantiles of
+            their gains, so that drawn images get such ones: what scales a whole scan a network with normalisation
+            hardly learns, and draws the average. For codecs without loss, and grey values without a unit.
         overwrite: replace an existing folder.
 
     Raises:
-        UserError: when the codecs belong to other classes, or `output_dir` holds anything but earlier latents.
+        UserError: when the codecs belong to other classes, the image codec has a loss where gains are evened, or
+            `output_dir` holds anything but earlier latents.
     """
     paths = {kind: path for kind, path in (("image", image_codec), ("label", label_codec)) if path}
     inputs = [dataset_dir, *paths.values()]
@@ -93,6 +99,9 @@ def encode(
     require_replaceable(output_dir, overwrite, inputs)
     schema = load_schema(dataset_dir)
     codecs = load_codecs(paths, schema, dataset_dir)
+    if even_gains and not codecs["image"].lossless:
+        raise UserError(f"{image_codec}: loses what is brighter than it has learnt; leave out even_gains")
+    gains = training_gains(dataset_dir, schema) if even_gains and schema.intensity != "window" else None
     with output_folder(output_dir, overwrite, inputs) as folder:
         for split in SPLITS:
             cases, entries = load_cases(dataset_dir, split), views if split == "training" else 1
@@ -101,12 +110,13 @@ def encode(
             pairs = zip(cases, seeds, strict=True)
             volumes = chain.from_iterable(views_of(*pair, schema, entries, strength) for pair in pairs)
             volumes = tqdm(volumes, f"latents of {split}", mininterval=1)
-            encoded = (encode_case(item, codecs) for item in volumes)
+            evened = (with_gain(item, np.mean(gains)) if gains else item for item in volumes)
+            encoded = (encode_case(item, codecs) for item in evened)
             write_split(folder / split, encoded, len(cases) * entries)
         description = {
             "class_names": list(schema.class_names),
             "latent_shape": {kind: list(mapped(folder / f"training/{kind}_mean.npy").shape[1:]) for kind in codecs},
-            "offsets": {kind: deviation_of_means(mapped(folder / f"training/{kind}_mean.npy")) for kind in codecs},
+            "gains": np.quantile(gains / np.mean(gains), np.linspace(0, 1, QUANTILES)).tolist() if gains else None,
             "spacing": list(schema.spacing),
             "roi_size": list(schema.roi_size),
             "codecs": {kind: sha256(path) for kind, path in paths.items()},
@@ -116,9 +126,21 @@ def encode(
         write_json(folder / "latents.json", description)
 
 
-def deviation_of_means(latents: np.ndarray) -> list[float]:
-    """For each channel of latents [N, C, x, y, z] the standard deviation of its mean over the cases."""
-    return np.stack([case.mean((1, 2, 3), dtype=np.float64) for case in latents]).std(0).tolist()
+def gain_of(image: torch.Tensor) -> float:
+    """Mean of the voxels that are not below the mean of all: how bright a scan is, whatever its share of air."""
+    return image[image >= image.mean()].mean().item()
+
+
+def training_gains(dataset_dir: str, schema: Schema) -> list[float]:
+    """The gain of each training image that is not empty."""
+    found = (gain_of(read_case(case, schema)["image"]) for case in load_cases(dataset_dir, "training"))
+    return [gain for gain in found if gain > 0]
+
+
+def with_gain(volumes: dict[str, torch.Tensor], gain: float) -> dict[str, torch.Tensor]:
+    """A case whose image has this gain; an empty image stays so."""
+    own = gain_of(volumes["image"])
+    return volumes | {"image": volumes["image"] * (gain / own)} if own > 0 else volumes
 
 
 def write_split(folder: Path, entries: Iterator[dict[str, torch.Tensor]], count: int) -> None:
@@ -202,7 +224,7 @@ class LatentDataset(Dataset):
         labelled = np.load(path) if path.is_file() else np.ones(count, bool)  # before 0.9 all were
         self.entries = np.flatnonzero(labelled) if labelled_only else np.arange(count)
         self.labelled = labelled[self.entries]
-        self.offsets = read_json(Path(dataset_dir) / "latents.json").get("offsets", {})  # by kind; since 0.10
+        self.gains = read_json(Path(dataset_dir) / "latents.json").get("gains")  # of drawn images; since 0.18
 
     def __len__(self) -> int:
         return len(self.entries)

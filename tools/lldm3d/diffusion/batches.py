@@ -1,6 +1,6 @@
 """What of a batch goes into the network: `prepare_batch` callables for MONAI's supervised engines."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +35,6 @@ class DiffusionBatch:
     noise_scheduler: NoiseProcess
     kind: str  # "image" or "label", whose latents are learnt
     num_classes: int | None = None  # K with background; given, the one-hot label map is the condition of a ControlNet
-    offsets: Sequence[float] | None = None  # of the noise, one for each channel: see `noise_like`
     condition: str = "label"  # full-resolution one-hot, or "label_latent" (the paper's eq. 6)
     label_dropout: float = 0.0  # share of cases whose condition is zero in training, for guidance (Ho & Salimans 2022)
     seed: int | None = None  # given, noise and times depend on the case alone (validation): losses can be compared
@@ -48,7 +47,7 @@ class DiffusionBatch:
         generators = generators_of(batch, self.seed)
         batch = {key: value.to(device, non_blocking=non_blocking) for key, value in batch.items()}
         latent = sample_latent(batch, self.kind, generators)
-        noisy, target, timesteps = noised(latent, self.noise_scheduler, generators, non_blocking, self.offsets)
+        noisy, target, timesteps = noised(latent, self.noise_scheduler, generators, non_blocking)
         arguments = {"timesteps": timesteps}
         if self.num_classes is not None:
             arguments["condition"] = self.make_condition(batch, generators)
@@ -118,14 +117,10 @@ def generators_of(batch: dict, seed: int | None) -> list[torch.Generator] | None
 
 
 def noised(
-    latent: torch.Tensor,
-    process: NoiseProcess,
-    generators: list[torch.Generator] | None,
-    non_blocking: bool,
-    offsets: Sequence[float] | None = None,
+    latent: torch.Tensor, process: NoiseProcess, generators: list[torch.Generator] | None, non_blocking: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The noisy latent [B, C, x, y, z], what the network shall answer, and the times [B] that were drawn."""
-    noise = noise_like(latent, generators, offsets)
+    noise = noise_like(latent, generators)
     draws = [(1, one) for one in generators or ()] or [(len(latent), None)]
     timesteps = torch.cat([process.sample_timesteps(*draw) for draw in draws])
     timesteps = timesteps.to(latent.device, non_blocking=non_blocking)

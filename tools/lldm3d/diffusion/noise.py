@@ -32,27 +32,12 @@ class NoiseProcess(Protocol):
         """
 
 
-def noise_like(
-    like: Tensor, generators: Sequence[torch.Generator] | None, offsets: Sequence[float] | None = None
-) -> Tensor:
-    """Normal noise like a tensor [B, C, ...]: drawn on its device, or of each case by its own generator.
-
-    Args:
-        offsets: for each channel the standard deviation of a part that all its voxels share; that of the latents' means
-            over the cases. In white noise this part shrinks with the number of voxels, so that whether a scan is bright
-            or dark is decided within the first of thousand steps, and by few steps all that is drawn has an average
-            brightness (Lin et al. 2023, *Common Diffusion Noise Schedules and Sample Steps are Flawed*): by 16 steps,
-            of 6144 voxels, with a quarter of the true deviation.
-    """
+def noise_like(like: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+    """Normal noise like a tensor [B, C, ...]: drawn on its device, or of each case by its own generator."""
     if generators is None:
-        noise = torch.randn_like(like)
-    else:
-        drawn = [torch.randn(like.shape[1:], generator=item, device=item.device) for item in generators]
-        noise = torch.stack(drawn).to(like.device)
-    if offsets is None:
-        return noise
-    scale = torch.as_tensor(offsets).to(noise).view(-1, 1, 1, 1)
-    return noise + noise_like(like[..., :1, :1, :1], generators) * scale
+        return torch.randn_like(like)
+    drawn = [torch.randn(like.shape[1:], generator=item, device=item.device) for item in generators]
+    return torch.stack(drawn).to(like.device)
 
 
 class RectifiedFlow:

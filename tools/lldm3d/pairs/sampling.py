@@ -19,16 +19,13 @@ from lldm3d.files import sha256
 from lldm3d.training.checkpoints import ARCHITECTURES, load_model
 from lldm3d.training.inferers import AutocastInferer
 
+GAIN_STREAM = 2  # stands beside 0 and 1, the kinds of noise, in the seed of a case's gain
 
-def case_noise(
-    seed: int, index: int, kind: str, shape: list[int], offsets: Sequence[float] | None = None
-) -> torch.Tensor:
-    """The noise [C, x, y, z] of case `index`: the same whatever the batch, the number of cases or the device.
 
-    `offsets`, one for each channel, are those of `noise_like`.
-    """
+def case_noise(seed: int, index: int, kind: str, shape: list[int]) -> torch.Tensor:
+    """The noise [C, x, y, z] of case `index`: the same whatever the batch, the number of cases or the device."""
     generator = seeded_generator(seed, index, ("label", "image").index(kind))
-    return noise_like(torch.empty(1, *shape), [generator], offsets)[0]
+    return noise_like(torch.empty(1, *shape), [generator])[0]
 
 
 def seeded_generator(*numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -48,7 +45,7 @@ class LatentSampler:
         seed: seed of all cases.
         guidance_scale: guidance on the label; 1 for none.
         autocast: bfloat16, in sampling and decoding (docs/reference/sampling.md has what that changes).
-        offsets: of the noise (`noise_like`), as in training.
+        gains: quantiles of the training images' gains, where the network learnt images of one gain (`encode`).
     """
 
     def __init__(
@@ -60,11 +57,11 @@ class LatentSampler:
         seed: int = 0,
         guidance_scale: float = 1.0,
         autocast: bool = True,
-        offsets: Sequence[float] | None = None,
+        gains: Sequence[float] | None = None,
     ) -> None:
         self.codec, self.network, self.noise_scheduler = codec, network, noise_scheduler
         self.latent_shape, self.seed, self.guidance_scale = list(latent_shape), seed, guidance_scale
-        self.offsets = offsets
+        self.gains = gains
         self.device = codec.latent_mean.device
         self.inferer = AutocastInferer(self.device, autocast)
 
@@ -82,7 +79,7 @@ class LatentSampler:
         if condition is not None and condition.shape[2:] != torch.Size(shape[1:]):
             shape = [shape[0], *(math.ceil(size / self.codec.stride) for size in condition.shape[2:])]
         kind = self.codec.kind
-        noise = torch.stack([case_noise(self.seed, index, kind, shape, self.offsets) for index in indices])
+        noise = torch.stack([case_noise(self.seed, index, kind, shape) for index in indices])
         if self.device.type == "cuda":  # else the copy would wait for all that the GPU was given before
             noise = noise.pin_memory().to(self.device, non_blocking=True)
         return self.noise_scheduler.sample(self.predictor(condition), noise)
@@ -91,6 +88,15 @@ class LatentSampler:
         """Volumes [B, 1, X, Y, Z], case by case: one alone fills a GPU, and more would take more memory."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.inferer.enabled):
             return torch.cat([self.codec.decode(case, in_slabs) for case in latent.split(1)])
+
+    def with_gains(self, images: torch.Tensor, indices: list[int]) -> torch.Tensor:
+        """Images [B, 1, X, Y, Z] of these cases in [0, 1], each with a gain as the training images have them."""
+        if self.gains is None:
+            return images
+        generators = [seeded_generator(self.seed, index, GAIN_STREAM) for index in indices]
+        places = [torch.rand(1, generator=generator).item() for generator in generators]
+        drawn = np.interp(places, np.linspace(0, 1, len(self.gains)), self.gains)
+        return (images * torch.tensor(drawn).to(images).view(-1, 1, 1, 1, 1)).clamp(0, 1)
 
 
 class Generation:
@@ -121,7 +127,7 @@ class Generation:
             output["label"] = self.label.decode(latent, self.in_slabs)
         if self.image is not None:
             drawn = self.image.draw(indices, self.guide(output, latent))
-            output["image"] = self.image.decode(drawn, self.in_slabs)
+            output["image"] = self.image.with_gains(self.image.decode(drawn, self.in_slabs), indices)
         return output
 
     def guide(self, output: dict, latent: torch.Tensor | None) -> torch.Tensor | None:

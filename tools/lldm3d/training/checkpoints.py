@@ -28,7 +28,7 @@ def save_network(path: str, network: nn.Module, architecture: partial, dataset_d
         network: the network (its EMA).
         architecture: `functools.partial` of the network's class; a bundle's `architecture`.
         dataset_dir: the latents folder that it was trained on.
-        further: plain entries that sampling needs: `noise_scheduler`, `condition`, `offsets` of the noise.
+        further: plain entries that sampling needs: `noise_scheduler`, `condition`, `gains` of the images.
     """
     latents = read_json(Path(dataset_dir) / "latents.json")
     learnt_from = {key: latents[key] for key in ("class_names", "codecs", "latent_shape", "roi_size", "spacing")}
