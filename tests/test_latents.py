@@ -1,5 +1,6 @@
 import shutil
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,10 +9,13 @@ from monai.networks.nets import AutoencoderKL
 
 from lldm3d.cli import call_command
 from lldm3d.codec.codec import load_codec, save_codec
-from lldm3d.codec.latents import LatentDataset, encode, read_case
+from lldm3d.codec.haar import HaarTransform
+from lldm3d.codec.latents import QUANTILES, LatentDataset, encode, gain_of, read_case
 from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.diffusion.noise import RectifiedFlow
 from lldm3d.errors import UserError
-from lldm3d.files import read_json, sha256, write_json
+from lldm3d.files import load_nifti, read_json, save_nifti, sha256, write_json
+from lldm3d.pairs.sampling import LatentSampler
 
 NAMES = ["background", "liver", "portal vein"]  # of tiny_dataset
 
@@ -136,6 +140,65 @@ def test_a_missing_split_is_named(latents, tmp_path):
         LatentDataset(str(tmp_path), "training")
     with pytest.raises(UserError, match="'held out'"):
         LatentDataset(str(latents), "held out")
+
+
+@pytest.fixture
+def scans(tiny_dataset, tmp_path) -> SimpleNamespace:
+    """A data set whose scans differ in gain, and a codec of their Haar bands."""
+    dataset, images = tmp_path / "dataset", []
+    shutil.copytree(tiny_dataset, dataset)
+    for case, gain in zip(load_cases(dataset, "training"), (0.3, 0.5, 0.8, 1.0), strict=True):
+        image, affine = load_nifti(case.image)
+        save_nifti(case.image, image * np.float32(gain / 2), affine)
+        images.append(read_case(case, load_schema(dataset))["image"][None])
+    build = partial(HaarTransform, channels=1)
+    save_codec(str(tmp_path / "haar.pt"), build(), build, "image", NAMES, images, "cpu")
+    return SimpleNamespace(dataset=dataset, codec=str(tmp_path / "haar.pt"), images=images)
+
+
+def test_scans_of_one_gain_are_learnt_and_their_gains_are_kept(scans, tmp_path):
+    encode(str(scans.dataset), scans.codec, str(tmp_path / "evened"), even_gains=True)
+    latents, codec = (
+        LatentDataset(str(tmp_path / "evened"), "training", ["image_mean"]),
+        load_codec(scans.codec, "image"),
+    )
+    decoded = [codec.decode(item["image_mean"][None]) for item in latents]
+    gains = np.array([gain_of(image) for image in scans.images])
+    assert [gain_of(image) for image in decoded] == pytest.approx([gains.mean()] * 4, rel=1e-3)
+    for image, own, gain in zip(decoded, scans.images, gains, strict=True):
+        torch.testing.assert_close(image * gain / gains.mean(), own, atol=1e-4, rtol=0), "nothing else has changed"
+    assert len(latents.gains) == QUANTILES
+    assert latents.gains[0::20] == pytest.approx([gains.min() / gains.mean(), gains.max() / gains.mean()])
+
+
+def test_grey_values_with_a_unit_keep_it(scans, tmp_path):
+    description = read_json(scans.dataset / "dataset.json") | {"intensity": "window"}
+    write_json(scans.dataset / "dataset.json", description)
+    for name, even in (("plain", False), ("asked", True)):
+        encode(str(scans.dataset), scans.codec, str(tmp_path / name), even_gains=even)
+    plain, asked = (LatentDataset(str(tmp_path / name), "training", ["image_mean"]) for name in ("plain", "asked"))
+    assert plain.gains is asked.gains is None
+    assert all(torch.equal(one["image_mean"], other["image_mean"]) for one, other in zip(plain, asked, strict=True))
+
+
+def test_drawn_scans_get_gains_as_the_training_scans_have_them():
+    codec, images = SimpleNamespace(latent_mean=torch.zeros(1)), torch.full((200, 1, 2, 2, 2), 0.4)
+    sampler = LatentSampler(codec, torch.nn.Identity(), RectifiedFlow(2), [1, 1, 1, 1], gains=[0.5, 1.0, 4.0])
+    drawn = sampler.with_gains(images, list(range(200)))
+    assert torch.equal(sampler.with_gains(images[:1], [7]), drawn[7:8]), "whatever else is in the batch"
+    gains = drawn[:, 0, 0, 0, 0] / 0.4
+    assert 0.9 < gains.median() < 1.15 and gains.min() == pytest.approx(0.5, abs=0.05)
+    assert drawn.max() == 1 and 0.15 < (drawn == 1).float().mean() < 0.35, "as every prepared scan, none is above 1"
+    other = LatentSampler(codec, torch.nn.Identity(), RectifiedFlow(2), [1, 1, 1, 1], seed=1, gains=[0.5, 1.0, 4.0])
+    assert not torch.equal(other.with_gains(images, list(range(200))), drawn)
+    plain = LatentSampler(codec, torch.nn.Identity(), RectifiedFlow(2), [1, 1, 1, 1])
+    assert torch.equal(plain.with_gains(images, list(range(200))), images)
+
+
+def test_an_autoencoder_is_given_no_scans_brighter_than_it_knows(tiny_dataset, codecs, tmp_path):
+    with pytest.raises(UserError, match="image.pt: loses what is brighter than it has learnt; leave out even_gains"):
+        encode(str(tiny_dataset), codecs[0], str(tmp_path / "latents"), even_gains=True)
+    assert not (tmp_path / "latents").exists()
 
 
 @pytest.mark.parametrize("options", [{"views": 0}, {"seed": -1}, {"strength": float("nan")}])
