@@ -39,6 +39,12 @@ def test_what_a_trained_method_lacks_is_made_and_what_is_there_is_not(tmp_path):
     assert to_make(tmp_path, both) == ["labels/training/seed_0", "pairs/lldm/training/seed_0", "pairs/lldm/both/seed_0"]
 
 
+def test_a_study_warps_real_scans_where_it_shall_tell_what_warping_alone_brings(tmp_path):
+    plan = plan_of(tmp_path, grid={"pairs": ["lldm", "warped"]})
+    hold(tmp_path, PAIRS)
+    assert to_make(tmp_path, plan) == ["labels/training/seed_0"] and pairs_at_hand(tmp_path, plan) == ["lldm", "warped"]
+
+
 def test_pairs_that_are_too_few_for_a_regime_are_made_anew(tiny_dataset, tmp_path):
     """Four training cases, and as many pairs: R+S is content with them, 2xR+2S is not."""
     hold(tmp_path, *(TRAINED.format(name) for name in load_method("lldm").trainings))

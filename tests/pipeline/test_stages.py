@@ -222,6 +222,19 @@ def test_pairs_that_networks_vote_on_wait_for_them_and_are_what_segmentations_le
     check_plan(plan)
 
 
+def test_a_control_of_warped_real_scans_stands_beside_the_pairs_of_the_methods(tmp_path):
+    plan = plan_of(tmp_path, "small", sources=["training"])
+    assert list(plan.pairs) == ["lldm/training", "warped"]
+    arm = find_job(plan, "segment/steps/seg_resunet/multi/4xR+4S/warped/seed_1")
+    assert "labels/training/seed_0/dataset.json" in arm.reads
+    assert "labels/training/seed_0/dataset.json" in find_job(plan, "labels/training/seed_0").writes
+    check_plan(plan)
+    drawn = plan_of(tmp_path, sources=["drawn"], grid={"pairs": ["lldm", "warped"]})
+    assert "labels/training/seed_0" in names(drawn), "also where no image is drawn for them"
+    check_plan(drawn)
+    assert list(plan_of(tmp_path, "small", grid={"pairs": ["lldm"]}).pairs) == ["lldm"]
+
+
 def test_images_without_labels_are_judged_by_the_dice_that_they_bring_with_labels_that_networks_see(tmp_path):
     profile = write_profile(tmp_path / "two.yaml", segment={"seeds": [0, 1]})
     plan = plan_of(tmp_path, profile, methods=["lldm", "ddpm"], sources=["training", "pseudo_labelled"])

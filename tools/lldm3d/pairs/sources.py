@@ -38,6 +38,7 @@ JOINED = {
     PSEUDO_LABELLED: (DRAWN,),
 }  # what is made of pairs of other sources, and of which
 EDIT_SETTINGS = ("lesion", "organ", "long_axis")  # of a profile's section `methods`: what these lesions are
+WARPED = "warped"  # on a study's axis of pairs: real training scans, warped as the labels of `training`: no synthesis
 WRITTEN = (TRAINING, *EDITED)  # whose labels are written before any image is made for them
 KINDS = (DRAWN, TRAINING, UNWARPED, TEST, RECONSTRUCTED, BOTH, *VOTED, *EDITED)  # each of this name; and folders
 

@@ -19,7 +19,7 @@ from lldm3d.pairs.sources import (
     parse_source,
     shapes_path,
 )
-from lldm3d.pipeline.plan import Plan, method_folder, method_sources, pseudo_labels_of, seen_by
+from lldm3d.pipeline.plan import Plan, labels_folder, method_folder, method_sources, pseudo_labels_of, seen_by
 from lldm3d.pipeline.stages import Job, all_jobs
 
 DRAWN_AGAIN, AGAIN_SEED = 10, 1_000_000  # test labels drawn a second time, and what is added to their seed
@@ -119,7 +119,7 @@ def make_pairs(work: Path, job: Job, plan: Plan) -> None:
             models, seen = work / method_folder(name, seed), (work / seen_by(plan, seed)).parent
             reconstruct_pairs(plan.loaded[name], models, seen, work / job.name, seed, overwrite=True)
     elif not plan.loaded[name].trainings:
-        labels, seen = read_labels(work / f"labels/{source}/seed_{seed}"), (work / seen_by(plan, seed)).parent
+        labels, seen = read_labels(work / labels_folder(source, seed)), (work / seen_by(plan, seed)).parent
         paste_pairs(plan.loaded[name], seen, work / job.name, labels, seed, overwrite=True)
     else:
         draw(work, job, plan)
@@ -136,7 +136,7 @@ def draw(work: Path, job: Job, plan: Plan) -> None:
     method, section, number = plan.loaded[name], plan.section(name, "inference"), number_of_pairs(work, plan)
     models, processes = work / method_folder(name, seed), section.get("processes", 1)
     if slug in WRITTEN:
-        labels = read_labels(work / f"labels/{slug}/seed_{seed}")[:number]
+        labels = read_labels(work / labels_folder(slug, seed))[:number]
     else:
         source = next(item for item in map(parse_source, (DRAWN, *plan.sources)) if item.slug == slug)
         labels = source_labels(work, method, models, source, number if slug == DRAWN else None)

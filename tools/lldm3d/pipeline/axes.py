@@ -47,13 +47,14 @@ def pairs_to_make(work: Path, plan: Plan) -> list[Job]:
     able: list[Job] = []
     while new := [job for job in left if job not in able and within_reach(work, job, able)]:
         able += new
-    makers, wanted, needed = {job.writes[0]: job for job in able}, wanted_pairs(plan, plan.pairs), set()
+    makers = {path: job for job in able for path in job.writes}
+    wanted, needed = wanted_pairs(plan, plan.pairs), set()
     while wanted:
-        path = wanted.pop()
-        if path in makers and path not in needed:
-            needed.add(path)
-            wanted += makers[path].reads
-    return [job for job in able if job.writes[0] in needed]
+        job = makers.get(wanted.pop())
+        if job and job.name not in needed:
+            needed.add(job.name)
+            wanted += job.reads
+    return [job for job in able if job.name in needed]
 
 
 def length_of_list(work: Path, job: Job) -> int:
@@ -75,7 +76,7 @@ def wanted_pairs(plan: Plan, names: Iterable[str]) -> list[str]:
 
 def pairs_at_hand(work: Path, plan: Plan) -> list[str]:
     """The names on the axis of pairs of those that are there, or that `pairs_to_make` makes."""
-    made = {job.writes[0] for job in pairs_to_make(work, plan)}
+    made = {path for job in pairs_to_make(work, plan) for path in job.writes}
     return [
         name
         for name in plan.pairs

@@ -20,9 +20,11 @@ from lldm3d.pairs.sources import (
     RECONSTRUCTED,
     SHAPES,
     TEST,
+    TRAINING,
     UNWARPED,
     VOTED,
     VOTERS,
+    WARPED,
     parse_source,
 )
 from lldm3d.study.stages import REAL, SegmentStage, pairs_slugs, segment_grid
@@ -134,18 +136,26 @@ def pairs_folder(method: str, source: str, seed: int) -> str:
     return f"pairs/{method}/{source}/seed_{seed}"
 
 
+def labels_folder(source: str, seed: int) -> str:
+    """Where the labels of a source lie that are written before images are made for them; of warped ones also scans."""
+    return f"labels/{source}/seed_{seed}"
+
+
 def pairs_of(plan: Plan, name: str, seed: int) -> str:
-    """The folder of the pairs `name` (a method, `<method>/<source>`, or a path) for a segmentation of some seed.
+    """The folder of the pairs `name` (a method, `<method>/<source>`, `WARPED` or a path) for a segmentation of a seed.
 
     It is that of the same seed where the methods are trained with it, else of their first one. A path may be that of
     the folders seed_<k> of another work directory.
     """
+    seed_of_methods = seed if seed in plan.seeds else plan.seeds[0]
+    if name == WARPED:
+        return labels_folder(TRAINING, seed_of_methods)
     method, _, source = name.partition("/")
     if method not in method_names():
         folder = Path(name).resolve()
         return str(own if (own := folder / f"seed_{seed}").is_dir() else folder)
     source = source or load_method(method).sources[0]
-    return pairs_folder(method, source, seed if seed in plan.seeds else plan.seeds[0])
+    return pairs_folder(method, source, seed_of_methods)
 
 
 def method_sources(plan: Plan, method: str) -> list[str]:
@@ -165,11 +175,12 @@ def draws_labels(plan: Plan, method: str) -> bool:
 
 
 def default_pairs(plan: Plan) -> list[str]:
-    """Of each method the pairs of its first source with labels, but never those of test cases."""
+    """The first pairs with labels of each method, but never those of test cases; and the profile's controls."""
     left = {name: (TEST,) if load_method(name).has_labels else (DRAWN,) for name in plan.methods}
     sources = {name: [source for source in method_sources(plan, name) if source not in left[name]] for name in left}
     found = {name: of[0] for name, of in sources.items() if of}
-    return [name if source == DRAWN else f"{name}/{source}" for name, source in found.items()]
+    controls = plan.settings["segment"].get("controls", [])
+    return [*(name if source == DRAWN else f"{name}/{source}" for name, source in found.items()), *controls]
 
 
 def voters(plan: Plan) -> list[str]:
@@ -211,6 +222,7 @@ def check_plan(plan: Plan) -> None:
     require_weights(plan)
     drawn = product(plan.methods, plan.seeds)
     made = {pairs_folder(name, source, seed) for name, seed in drawn for source in method_sources(plan, name)}
+    made |= {labels_folder(TRAINING, seed) for seed in plan.seeds}
     for name in plan.pairs:
         folder = pairs_of(plan, name, plan.settings["segment"]["seeds"][0])
         if not Path(folder).is_absolute() and folder not in made:

@@ -11,7 +11,7 @@ from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError, did_you_mean
 from lldm3d.files import read_yaml
 from lldm3d.methods.registry import OURS, load_method, validation_faults
-from lldm3d.pairs.sources import parse_source
+from lldm3d.pairs.sources import WARPED, parse_source
 from lldm3d.pipeline.stages import STAGES
 
 HERE = Path(__file__).parent
@@ -90,6 +90,7 @@ class SegmentSettings(Section):
     regimes: Annotated[list[str], Field(min_length=1)]  # R, S, R+S, R+2S, 0.1R, 0.1R+S, S>R ...
     seeds: Annotated[list[Seed], Field(min_length=1)]
     pairs: Annotated[list[str], Field(min_length=1)] | None = None  # lldm, lldm/training, a folder; None: of the run
+    controls: list[Literal["warped"]] = []  # pairs of no generator, beside those of the run
     until: Annotated[list[Literal["steps", "convergence"]], Field(min_length=1)] = ["steps"]
     patience: Count = 10  # validations without a lower loss, of trainings until convergence
     overrides: dict[str, object]
@@ -195,7 +196,7 @@ def cluster_faults(section: dict) -> list[str]:
 def segment_faults(section: dict) -> list[str]:
     """A message for each name that is no regime, no source of pairs, and each override that no bundle defines."""
     faults = []
-    for key, parse in (("regimes", parse_regime), ("pairs", parse_pairs)):
+    for key, parse in (("regimes", parse_regime), ("pairs", require_pairs_name)):
         for name in section.get(key, []):
             try:
                 parse(name)
@@ -207,16 +208,17 @@ def segment_faults(section: dict) -> list[str]:
     return faults
 
 
-def parse_pairs(name: str) -> tuple[str | None, str]:
-    """Method and source of pairs such as `lldm` or `lldm/training`; None and the path for a folder of pairs."""
+def require_pairs_name(name: str) -> None:
+    """Raises UserError for what is no method with or without a source, `WARPED`, or a folder of pairs."""
     method, _, source = name.partition("/")
-    if Path(name).is_dir():
-        return None, str(Path(name).resolve())
+    if name == WARPED or Path(name).is_dir():
+        return
     try:
         load_method(method)
     except UserError as error:
         raise UserError(f"{name!r} is neither a folder of pairs nor a method: {error}") from None
-    return method, parse_source(source).slug if source else load_method(method).sources[0]
+    if source:
+        parse_source(source)
 
 
 def method_faults(section: dict) -> list[str]:

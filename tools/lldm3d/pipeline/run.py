@@ -11,7 +11,7 @@ from lldm3d.data.scans import check_headers
 from lldm3d.data.volumes import lies_along
 from lldm3d.errors import UserError
 from lldm3d.methods.registry import OURS, load_method, method_names
-from lldm3d.pairs.sources import DRAWN, parse_source
+from lldm3d.pairs.sources import DRAWN, WARPED, parse_source
 from lldm3d.pipeline.axes import ladder_axes, pairs_at_hand, pairs_to_make, sources_with
 from lldm3d.pipeline.plan import FORMAT, Plan, check_pairs, check_plan, pairs_of, regimes_with_pairs
 from lldm3d.pipeline.profile import BUILT_IN, idle_methods, is_gone, load_profile
@@ -115,7 +115,8 @@ def study(
         workdir: holds dataset/ and the pairs, made by `lldm3d run` or by another program; pairs that a trained method
             of it lacks are made. It remembers the grid.
         profile: its section `segment` is taken; default: the work directory's, or small.
-        pairs: whose pairs are S, as lldm,lldm/training,lldm/both,other/folder; default: the first method of the run.
+        pairs: whose pairs are S, as lldm,lldm/training,lldm/both,other/folder, or warped: real scans, warped as the
+            labels are, which shows what warping alone brings; default: those of the methods of the run.
         networks: of the grid, as seg_unet,seg_dynunet.
         tasks: as multi,liver; `multi` tells all classes apart, others are declared in the data set.
         regimes: as R,R+S,0.1R,0.1R+S,S>R (on S first, then on R).
@@ -137,7 +138,8 @@ def study(
     axes = {"pairs": pairs, "networks": networks, "tasks": tasks, "regimes": regimes_of(regimes), "until": until}
     grid = {key: as_list(value) for key, value in axes.items() if value}
     if "pairs" in grid:  # Snakemake has another current folder
-        grid["pairs"] = [name if name.partition("/")[0] in method_names() else absolute(name) for name in grid["pairs"]]
+        own = (WARPED, *method_names())
+        grid["pairs"] = [name if name.partition("/")[0] in own else absolute(name) for name in grid["pairs"]]
     if seeds is not None:
         grid["seeds"] = [int(seed) if str(seed).isdigit() else seed for seed in as_list(seeds)]
     if (work / "run.yaml").is_file():

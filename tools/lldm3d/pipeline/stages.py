@@ -22,6 +22,7 @@ from lldm3d.pairs.sources import (
     SHAPES,
     TRAINING,
     VOTED,
+    WARPED,
     WRITTEN,
 )
 from lldm3d.pipeline.plan import (
@@ -30,6 +31,7 @@ from lldm3d.pipeline.plan import (
     Plan,
     digest,
     draws_labels,
+    labels_folder,
     method_folder,
     method_sources,
     pairs_folder,
@@ -100,13 +102,16 @@ def train_jobs(plan: Plan) -> list[Job]:
 def labels_jobs(plan: Plan) -> list[Job]:
     """Labels of training cases, warped or with new lesions, for all methods that make images for them."""
     wanted = {source for name in plan.methods for source in method_sources(plan, name)}
+    wanted |= {TRAINING} if WARPED in plan.pairs else set()
     section, found = plan.settings["methods"], []
     changes = {TRAINING: section["strength"], **dict.fromkeys(EDITED, [section.get(key) for key in EDIT_SETTINGS])}
     for source, seed in product([source for source in WRITTEN if source in wanted], plan.seeds):
         settings = digest(changes[source], section.get("n"), regimes_with_pairs(plan))
-        folder = f"labels/{source}/seed_{seed}"
+        folder = labels_folder(source, seed)
         shapes = (f"{method_folder(SHAPES, seed)}/shapes/{FINISHED}",) if source == SHAPES else ()
         reads, writes = (seen_by(plan, seed), *shapes), (f"{folder}/labels.json",)
+        if source == TRAINING:
+            writes += (f"{folder}/dataset.json",)
         found.append(Job("labels", folder, reads, writes, settings, values={"source": source, "seed": seed}))
     return found
 
@@ -133,7 +138,7 @@ def pairs_reads(plan: Plan, name: str, source: str, seed: int) -> tuple[str, ...
         voting = (f"{path}/metrics.csv" for path in (voters(plan) if source in VOTED else ()))
         return (*(f"{pairs_folder(name, part, seed)}/dataset.json" for part in JOINED[source]), *voting)
     trainings = [IMAGE_CODEC] if source == RECONSTRUCTED else plan.loaded[name].used(given=source != DRAWN)
-    labels = {written: [f"labels/{written}/seed_{seed}/labels.json"] for written in WRITTEN}
+    labels = {written: [f"{labels_folder(written, seed)}/labels.json"] for written in WRITTEN}
     if plan.loaded[name].needs_drawn_labels:
         labels[DRAWN] = [f"{pairs_folder(plan.label_drawer or OURS, DRAWN, seed)}/dataset.json"]
     models = (f"{method_folder(name, seed)}/{training}/{FINISHED}" for training in trainings)
