@@ -238,10 +238,11 @@ def check_voters(plan: Plan, source: str) -> None:
             "segment#regimes, and a second seed to segment#seeds"
         )
     if plan.restricted:
-        first, command = JOINED[source][0], "pseudo_label --regime 0.1R --pairs"
+        mends = f"refine --regime 0.1R --contradicted {source}"
+        command = "pseudo_label --regime 0.1R --pairs" if source == PSEUDO_LABELLED else mends
         raise UserError(
-            f"--sources {source}: its networks see all labels, the methods of this run do not; take --sources {first}, "
-            f"then `lldm3d {command if source == PSEUDO_LABELLED else f'refine --regime 0.1R --contradicted {source}'}`"
+            f"--sources {source}: its networks see all labels, the methods of this run do not; take --sources "
+            f"{JOINED[source][0]}, then `lldm3d {command}`"
         )
 
 
