@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from lldm3d.methods.registry import Method, load_method
 from lldm3d.report import comparison
 from lldm3d.report.comparison import Measure, Result
 
-WIDTH = 10.0
+WIDTH, TITLE = 10.0, 24  # inches; letters in a line of a row's title
 AXIAL = [(case, "axial") for case in range(6)]  # of which case which plane is shown
 PLANES = [(case, plane) for case in range(2) for plane in ("axial", "coronal", "sagittal")]
 PLOTTED = (Metric.FID, Metric.KID, Metric.ALIGNMENT_DICE_RATIO, Metric.PAIRED_SSIM, comparison.GAIN)
@@ -39,8 +40,8 @@ def samples_figure(work: Path, methods: Mapping[str, Method], sources: Sequence[
         source = comparison.evaluated_sources(work, name, sources, seed)[0]
         cases = load_cases(comparison.pairs_dir(work, name, source, seed), "training")
         if cases[0].label and not paired:
-            rows.append((f"{method.title}\nlabel", cases, True))
-        rows.append((method.title, cases, False))
+            rows.append((f"{fill(method.title, TITLE)}\nlabel", cases, True))
+        rows.append((fill(method.title, TITLE), cases, False))
     ratio = schema.roi_size[1] * schema.spacing[1] / (schema.roi_size[0] * schema.spacing[0])
     figure, grid = plots.dark(len(rows), len(views), WIDTH, len(rows) * WIDTH / (len(views) + 0.8) * ratio + 0.4)
     for axes, (title, cases, with_label) in zip(grid, rows, strict=True):
