@@ -181,18 +181,32 @@ def test_grey_values_with_a_unit_keep_it(scans, tmp_path):
     assert all(torch.equal(one["image_mean"], other["image_mean"]) for one, other in zip(plain, asked, strict=True))
 
 
-def test_drawn_scans_get_gains_as_the_training_scans_have_them():
-    codec, images = SimpleNamespace(latent_mean=torch.zeros(1)), torch.full((200, 1, 2, 2, 2), 0.4)
-    sampler = LatentSampler(codec, torch.nn.Identity(), RectifiedFlow(2), [1, 1, 1, 1], gains=[0.5, 1.0, 4.0])
-    drawn = sampler.with_gains(images, list(range(200)))
-    assert torch.equal(sampler.with_gains(images[:1], [7]), drawn[7:8]), "whatever else is in the batch"
-    gains = drawn[:, 0, 0, 0, 0] / 0.4
-    assert 0.9 < gains.median() < 1.15 and gains.min() == pytest.approx(0.5, abs=0.05)
-    assert drawn.max() == 1 and 0.15 < (drawn == 1).float().mean() < 0.35, "as every prepared scan, none is above 1"
-    other = LatentSampler(codec, torch.nn.Identity(), RectifiedFlow(2), [1, 1, 1, 1], seed=1, gains=[0.5, 1.0, 4.0])
-    assert not torch.equal(other.with_gains(images, list(range(200))), drawn)
-    plain = LatentSampler(codec, torch.nn.Identity(), RectifiedFlow(2), [1, 1, 1, 1])
-    assert torch.equal(plain.with_gains(images, list(range(200))), images)
+def test_drawn_scans_get_gains_as_the_training_scans_have_them(scans):
+    codec = load_codec(scans.codec, "image")
+    samplers = [
+        LatentSampler(codec, torch.nn.Identity(), RectifiedFlow(2), [8, 1, 1, 1], seed, autocast=False, gains=gains)
+        for seed, gains in ((0, [0.5, 1.0, 4.0]), (1, [0.5, 1.0, 4.0]), (0, None))
+    ]
+    cases = list(range(200))
+    gains, other, none = (sampler.draw_gains(cases) for sampler in samplers)
+    assert none is None and other != gains
+    assert samplers[0].draw_gains([7]) == gains[7:8], "whatever else is in the batch"
+    assert 0.9 < np.median(gains) < 1.15 and min(gains) == pytest.approx(0.5, abs=0.05) and 3.5 < max(gains) <= 4
+    bright = codec.encode(scans.images[3] * 3)[0]  # of a dark scan that was brought to the mean gain
+    assert scans.images[3].max() * 3 > 1
+    decoded = samplers[0].decode(torch.cat([bright, bright]), gains=[1 / 3, 4.0])
+    torch.testing.assert_close(decoded[:1], scans.images[3], atol=1e-4, rtol=0)
+    assert decoded.max() == 1, "as in every prepared scan"
+
+
+def test_what_is_as_good_as_empty_is_not_made_bright(scans, tmp_path):
+    case = load_cases(scans.dataset, "training")[0]
+    image, affine = load_nifti(case.image)
+    save_nifti(case.image, image * np.float32(1e-4), affine)
+    encode(str(scans.dataset), scans.codec, str(tmp_path / "evened"), even_gains=True)
+    latents = LatentDataset(str(tmp_path / "evened"), "training", ["image_mean"])
+    decoded = load_codec(scans.codec, "image").decode(latents[0]["image_mean"][None])
+    assert latents.gains[0] > 0.4 and decoded.max() < 1e-3
 
 
 def test_an_autoencoder_is_given_no_scans_brighter_than_it_knows(tiny_dataset, codecs, tmp_path):

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from lldm3d.errors import UserError
-from lldm3d.files import write_json
+from lldm3d.files import write_json, write_yaml
 from lldm3d.methods.registry import load_method
 from lldm3d.pipeline.axes import pairs_at_hand, pairs_to_make
 from lldm3d.pipeline.plan import Plan
-from lldm3d.pipeline.run import leave_out_missing, planned, require_data
+from lldm3d.pipeline.run import leave_out_missing, planned, require_data, study
 
 from .conftest import DRAWN, plan_of
 
@@ -92,3 +92,27 @@ def test_a_study_of_pairs_that_nothing_trained_can_make_says_which_command_makes
         f"{tmp_path}/pairs/ddpm/pseudo_labelled/seed_0: holds no pairs, which some regimes take; `lldm3d run --workdir "
         f"{tmp_path} --methods lldm,ddpm --sources drawn --until pairs` makes them"
     )
+
+
+@pytest.mark.parametrize(
+    ("pairs", "given", "message"),
+    [
+        ("ddpm/training", False, "ddpm has no pairs of the source 'training'; it has drawn, pseudo_labelled"),
+        ("lldm/pseudo_labelled", False, "lldm has no pairs of the source 'pseudo_labelled'; it has drawn, training"),
+        ("warped", True, "--pairs warped: real scans that `lldm3d run` warps, but no run made this data set"),
+    ],
+)
+def test_pairs_that_no_command_can_make_are_refused(tiny_dataset, tmp_path, pairs, given, message):
+    (tmp_path / "dataset").symlink_to(tiny_dataset)
+    plan = replace(plan_of(tmp_path, grid={"pairs": [pairs], "regimes": ["R", "R+S"]}), given=given)
+    with pytest.raises(UserError, match=message):
+        require_data(tmp_path, plan, making=set())
+
+
+def test_a_study_takes_no_vote_of_one_network(tiny_dataset, tmp_path):
+    (tmp_path / "dataset").symlink_to(tiny_dataset)
+    write_yaml(tmp_path / "run.yaml", planned(tmp_path, "demo", {"data": str(tmp_path)}, methods=["ddpm"]))
+    (tmp_path / "pairs/ddpm/drawn/seed_0").mkdir(parents=True)
+    shutil.copy(tiny_dataset / "dataset.json", tmp_path / "pairs/ddpm/drawn/seed_0")
+    with pytest.raises(UserError, match="--sources pseudo_labelled: 2 segmentations in regime R or more have to vote"):
+        study(str(tmp_path), pairs="ddpm/pseudo_labelled", regimes="R,R+S", seeds="0", dry_run=True)

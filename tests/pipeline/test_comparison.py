@@ -8,11 +8,13 @@ import pytest
 from tests.in_process import do_stages, write_run
 from tests.methods.conftest import GUEST, bundles_with_guest, with_guest  # noqa: F401 fixtures
 
+from lldm3d.errors import UserError
 from lldm3d.files import read_json
 from lldm3d.methods.registry import load_method
 from lldm3d.pipeline.plan import Plan
 from lldm3d.pipeline.stage import read_plan
 from lldm3d.pipeline.stages import all_jobs
+from lldm3d.report.comparison import read_results
 
 pytestmark = pytest.mark.usefixtures("with_guest")
 MINUTES = 0.01
@@ -65,3 +67,13 @@ def test_the_dice_that_the_pairs_bring_stands_beside_the_distances(compared):
     assert table["value"].tolist() == pytest.approx(gains["gain"].tolist())
     assert table["low"].tolist() == pytest.approx(gains["gain_low"].tolist())
     assert "| Dice, R+0.5S less R ↑ | 0 | " in (compared / "comparison/table.md").read_text()
+
+
+def test_a_table_of_gains_that_somebody_broke_is_named(compared):
+    path = compared / "study/gains.csv"
+    whole = path.read_text()
+    for broken in ("a;b\n1;2\n", whole.replace(",R,", ",R,x")):
+        path.write_text(broken)
+        with pytest.raises(UserError, match="gains.csv: is not as a study writes it"):
+            read_results(compared, [GUEST], ["training"], [3])
+    path.write_text(whole)

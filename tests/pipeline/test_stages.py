@@ -261,5 +261,5 @@ def test_labels_are_mended_by_two_networks_or_more_and_by_none_that_sees_more_th
         check_plan(plan_of(tmp_path, profile, sources=["refined"], seen={"label_fraction": 0.1}))
     with pytest.raises(UserError, match="--sources left_out: .* `lldm3d refine --regime 0.1R --contradicted left_out`"):
         check_plan(plan_of(tmp_path, profile, sources=["left_out"], seen={"label_fraction": 0.1}))
-    with pytest.raises(UserError, match="take --sources drawn, then `lldm3d pseudo_label --regime 0.1R --pairs"):
+    with pytest.raises(UserError, match="take --sources drawn, then `lldm3d pseudo_label --regime 0.1R` on these"):
         check_plan(plan_of(tmp_path, profile, sources=["pseudo_labelled"], seen={"label_fraction": 0.1}))

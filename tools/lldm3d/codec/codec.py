@@ -96,10 +96,13 @@ class Codec(nn.Module):
         return (mean - self.latent_mean) / self.latent_std, sigma / self.latent_std
 
     @torch.no_grad()
-    def decode(self, latent: torch.Tensor, in_slabs: bool = False, size: Sequence[int] | None = None) -> torch.Tensor:
+    def decode(
+        self, latent: torch.Tensor, in_slabs: bool = False, size: Sequence[int] | None = None, gain: float = 1.0
+    ) -> torch.Tensor:
         """An image in [0, 1], or class indices (uint8), [B, 1, X, Y, Z]; in slabs the same with less memory.
 
-        Given a `size`, what encoding added to reach a multiple of the stride is cut off.
+        Given a `size`, what encoding added to reach a multiple of the stride is cut off. An image is multiplied by
+        `gain` before it is cut at 1, which scans that were encoded with another gain exceed.
         """
         latent = latent * self.latent_std + self.latent_mean
         in_slabs = in_slabs and not self.lossless  # the Haar transform takes no more than its volumes
@@ -108,7 +111,7 @@ class Codec(nn.Module):
             decoded = decoded[(..., *map(slice, size))]
         if self.kind == "label":
             return decoded.argmax(1, keepdim=True).to(torch.uint8)
-        return decoded.float().clamp(0, 1)
+        return (decoded.float() * gain).clamp(0, 1)
 
 
 def save_codec(

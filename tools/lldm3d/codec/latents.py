@@ -19,7 +19,8 @@ from lldm3d.data.warping import warp_pair
 from lldm3d.errors import UserError
 from lldm3d.files import output_folder, read_json, require_replaceable, sha256, write_json
 
-QUANTILES = 21  # of the training images' gains in latents.json: too few to tell one patient's
+QUANTILES = 21  # of the training images' gains, in latents.json and checkpoints
+LEAST_GAIN = 0.05  # of the mean one: what is darker is as good as empty, and stays as it is
 TENSORS = ("image_mean", "image_sigma", "label_mean", "label_sigma", "label")  # one file of each split holds each
 
 
@@ -132,15 +133,15 @@ def gain_of(image: torch.Tensor) -> float:
 
 
 def training_gains(dataset_dir: str, schema: Schema) -> list[float]:
-    """The gain of each training image that is not empty."""
-    found = (gain_of(read_case(case, schema)["image"]) for case in load_cases(dataset_dir, "training"))
-    return [gain for gain in found if gain > 0]
+    """The gain of each training image that is not as good as empty."""
+    found = [gain_of(read_case(case, schema)["image"]) for case in load_cases(dataset_dir, "training")]
+    return [gain for gain in found if gain > LEAST_GAIN * np.mean(found)]
 
 
 def with_gain(volumes: dict[str, torch.Tensor], gain: float) -> dict[str, torch.Tensor]:
-    """A case whose image has this gain; an empty image stays so."""
+    """A case whose image has this gain; one that is as good as empty stays so."""
     own = gain_of(volumes["image"])
-    return volumes | {"image": volumes["image"] * (gain / own)} if own > 0 else volumes
+    return volumes | {"image": volumes["image"] * (gain / own)} if own > LEAST_GAIN * gain else volumes
 
 
 def write_split(folder: Path, entries: Iterator[dict[str, torch.Tensor]], count: int) -> None:

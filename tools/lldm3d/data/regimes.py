@@ -188,7 +188,8 @@ def synthetic_pairs(real_dir: str | Path, pairs_dir: str | Path | None, regime: 
     require_alike(real_dir, pairs_dir)
     if without := [pair.patient for pair in pairs if pair.label is None]:
         raise UserError(
-            f"{pairs_dir}/dataset.json: {without[0]} has no label; a segmentation needs pairs of image and label"
+            f"{pairs_dir}/dataset.json: {without[0]} has no label; a segmentation needs pairs of image and label "
+            "(`lldm3d pseudo_label --pairs` makes some of images alone)"
         )
     if len(pairs) < number:
         cases = len(labelled_training(load_cases(real_dir, "training")))

@@ -104,7 +104,9 @@ def pseudo_label(
     dataset, target = (Path(workdir) / "dataset").resolve(), Path(output_dir).resolve()
     source = Path(pairs).resolve() if pairs else dataset
     require_replaceable(target, overwrite, [source])
-    if all(case.label for case in load_cases(source, "training")):
+    if not (found := load_cases(source, "training")):
+        raise UserError(f"{source}: its dataset.json names no images in training")
+    if all(case.label for case in found):
         other = "mend them by `lldm3d refine`" if pairs else "add others with `--unlabelled` of `lldm3d run`"
         raise UserError(f"{source}: all training scans have labels; {other}")
     voting = [path.parent for path in ensemble(workdir, regime, VOTERS)]

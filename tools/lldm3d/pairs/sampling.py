@@ -84,19 +84,22 @@ class LatentSampler:
             noise = noise.pin_memory().to(self.device, non_blocking=True)
         return self.noise_scheduler.sample(self.predictor(condition), noise)
 
-    def decode(self, latent: torch.Tensor, in_slabs: bool = False) -> torch.Tensor:
-        """Volumes [B, 1, X, Y, Z], case by case: one alone fills a GPU, and more would take more memory."""
+    def decode(
+        self, latent: torch.Tensor, in_slabs: bool = False, gains: Sequence[float] | None = None
+    ) -> torch.Tensor:
+        """Volumes [B, 1, X, Y, Z], images with these gains, case by case: one alone fills a GPU, and more would take
+        more memory."""
+        cases = zip(latent.split(1), gains or [1.0] * len(latent), strict=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.inferer.enabled):
-            return torch.cat([self.codec.decode(case, in_slabs) for case in latent.split(1)])
+            return torch.cat([self.codec.decode(case, in_slabs, gain=gain) for case, gain in cases])
 
-    def with_gains(self, images: torch.Tensor, indices: list[int]) -> torch.Tensor:
-        """Images [B, 1, X, Y, Z] of these cases in [0, 1], each with a gain as the training images have them."""
+    def draw_gains(self, indices: list[int]) -> list[float] | None:
+        """The gain of each of these cases, as the training images have them; None where their own were learnt."""
         if self.gains is None:
-            return images
+            return None
         generators = [seeded_generator(self.seed, index, GAIN_STREAM) for index in indices]
         places = [torch.rand(1, generator=generator).item() for generator in generators]
-        drawn = np.interp(places, np.linspace(0, 1, len(self.gains)), self.gains)
-        return (images * torch.tensor(drawn).to(images).view(-1, 1, 1, 1, 1)).clamp(0, 1)
+        return np.interp(places, np.linspace(0, 1, len(self.gains)), self.gains).tolist()
 
 
 class Generation:
@@ -127,7 +130,7 @@ class Generation:
             output["label"] = self.label.decode(latent, self.in_slabs)
         if self.image is not None:
             drawn = self.image.draw(indices, self.guide(output, latent))
-            output["image"] = self.image.with_gains(self.image.decode(drawn, self.in_slabs), indices)
+            output["image"] = self.image.decode(drawn, self.in_slabs, self.image.draw_gains(indices))
         return output
 
     def guide(self, output: dict, latent: torch.Tensor | None) -> torch.Tensor | None:

@@ -17,6 +17,7 @@ from lldm3d.pairs.sources import (
     BOTH,
     DRAWN,
     JOINED,
+    KINDS,
     RECONSTRUCTED,
     SHAPES,
     TEST,
@@ -239,10 +240,10 @@ def check_voters(plan: Plan, source: str) -> None:
         )
     if plan.restricted:
         mends = f"refine --regime 0.1R --contradicted {source}"
-        command = "pseudo_label --regime 0.1R --pairs" if source == PSEUDO_LABELLED else mends
+        command = "pseudo_label --regime 0.1R" if source == PSEUDO_LABELLED else mends
         raise UserError(
             f"--sources {source}: its networks see all labels, the methods of this run do not; take --sources "
-            f"{JOINED[source][0]}, then `lldm3d {command}`"
+            f"{JOINED[source][0]}, then `lldm3d {command}` on these"
         )
 
 
@@ -267,9 +268,14 @@ def check_pseudo_labels(plan: Plan) -> None:
 
 
 def check_pairs(plan: Plan) -> None:
-    """Raises UserError where segmentations would learn from test labels, or from more pairs than a source has."""
+    """Raises UserError for pairs that cannot be had, would show test labels, or are fewer than a regime takes."""
     for name in plan.pairs:
         method, _, source = name.partition("/")
+        if name == WARPED and plan.given:
+            raise UserError(f"--pairs {WARPED}: real scans that `lldm3d run` warps, but no run made this data set")
+        if method in method_names() and source in KINDS and source not in load_method(method).sources:
+            can = ", ".join(load_method(method).sources)
+            raise UserError(f"--pairs {name}: {method} has no pairs of the source {source!r}; it has {can}")
         if method in method_names() and source == TEST:
             raise UserError(f"segment#pairs: {name} shows the labels of test cases; a segmentation must not learn them")
         if method in method_names() and source in ONE_EACH and regimes_with_pairs(plan) > 1:

@@ -11,9 +11,9 @@ from lldm3d.data.scans import check_headers
 from lldm3d.data.volumes import lies_along
 from lldm3d.errors import UserError
 from lldm3d.methods.registry import OURS, load_method, method_names
-from lldm3d.pairs.sources import DRAWN, WARPED, parse_source
+from lldm3d.pairs.sources import DRAWN, VOTED, WARPED, parse_source
 from lldm3d.pipeline.axes import ladder_axes, pairs_at_hand, pairs_to_make, sources_with
-from lldm3d.pipeline.plan import FORMAT, Plan, check_pairs, check_plan, pairs_of, regimes_with_pairs
+from lldm3d.pipeline.plan import FORMAT, Plan, check_pairs, check_plan, check_voters, pairs_of, regimes_with_pairs
 from lldm3d.pipeline.profile import BUILT_IN, idle_methods, is_gone, load_profile
 from lldm3d.pipeline.stage import read_plan
 from lldm3d.pipeline.stages import OF_STUDY, all_jobs, selected_jobs
@@ -57,7 +57,8 @@ def run(
         sources: of the labels that images are drawn for: drawn, training (warped), unwarped, test, or folders; further
             reconstructed (training pairs through the image codec), both (training and drawn), pseudo_labelled (of
             methods that make images alone); default: the profile's.
-        regimes: of the study, as R,R+S, which say how many pairs are made; default: the profile's.
+        regimes: of the study, as R,R+S, which say how many pairs are made; default: the profile's. Another profile
+            makes them be forgotten.
         ladder: with a study of where Dice is lost, as `lldm3d study --ladder`, and all sources that it needs.
         label_fraction: of the training patients, whose labels the methods see, as in the regime 0.1R; default: 1.
         labelled_only: the methods see no image of the other patients either; default: the images of all.
@@ -138,8 +139,10 @@ def study(
     axes = {"pairs": pairs, "networks": networks, "tasks": tasks, "regimes": regimes_of(regimes), "until": until}
     grid = {key: as_list(value) for key, value in axes.items() if value}
     if "pairs" in grid:  # Snakemake has another current folder
-        own = (WARPED, *method_names())
-        grid["pairs"] = [name if name.partition("/")[0] in own else absolute(name) for name in grid["pairs"]]
+        own = method_names()
+        grid["pairs"] = [
+            name if name == WARPED or name.partition("/")[0] in own else absolute(name) for name in grid["pairs"]
+        ]
     if seeds is not None:
         grid["seeds"] = [int(seed) if str(seed).isdigit() else seed for seed in as_list(seeds)]
     if (work / "run.yaml").is_file():
@@ -150,6 +153,9 @@ def study(
         leave_out_missing(work, content)
     plan = Plan.of(content)
     making = pairs_to_make(work, plan)
+    for source in VOTED:
+        if any(job.values.get("source") == source for job in making):
+            check_voters(plan, source)
     require_data(work, plan, {job.name for job in making})
     where = {"cores": cores, "gpus": gpus, "executor": executor, "jobs": jobs}
     execute(work, content, [*making, *selected_jobs(plan, stages=OF_STUDY)], dry_run, **where)

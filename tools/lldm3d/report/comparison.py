@@ -1,7 +1,7 @@
 """The table of methods, from what their stages left: Markdown for reading, LaTeX for a manuscript."""
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -152,21 +152,29 @@ def gains_of(work: Path, method: str, source: str, seed: int) -> list[Result]:
     Images without labels are judged by those that networks saw in them. Over all seeds of the segmentations.
     """
     path = work / "study/gains.csv"
-    rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+    if not path.is_file():
+        return []
     sources = {source, *([PSEUDO_LABELLED] if source == DRAWN and not load_method(method).has_labels else [])}
     slugs = {pairs_slug(f"{method}/{name}", [method]) for name in sources}
     slugs |= {method} if source == load_method(method).sources[0] else set()
-    found = []
-    for row in rows:
-        first = all(row[axis] == rows[0][axis] for axis in ("until", "network"))
+    try:
+        return [Result(method, source, seed, *gain, floor=0.0) for gain in read_gains(path, slugs)]
+    except (KeyError, ValueError):  # of a table that somebody changed
+        raise UserError(f"{path}: is not as a study writes it; delete it, and `lldm3d study` writes it again") from None
+
+
+def read_gains(path: Path, slugs: set[str]) -> Iterator[tuple[Measure, float, tuple[float, float] | None]]:
+    """Measure, value and interval of each gain in Dice by pairs of these names, of one network and one `until`."""
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    own = [row for row in rows if row["metric"] == "dice" and row["pairs"] in slugs and row["gain"]]
+    for row in own:
+        first = all(row[axis] == own[0][axis] for axis in ("until", "network"))
         of_all = row["class"] == "mean" or len({o["class"] for o in rows if o["task"] == row["task"]}) == 1
-        if first and of_all and row["metric"] == "dice" and row["pairs"] in slugs and row["gain"]:
+        if first and of_all:
             title = f"Dice, {row['regime']} less {row['reference']}"
             task = row["task"] if len({other["task"] for other in rows}) > 1 else None
             interval = (float(row["gain_low"]), float(row["gain_high"])) if row["gain_low"] else None
-            measure = Measure(GAIN, title, direction=HIGHER, class_name=task, variant=row["network"])
-            found.append(Result(method, source, seed, measure, float(row["gain"]), interval, floor=0.0))
-    return found
+            yield Measure(GAIN, title, "", HIGHER, task, row["network"]), float(row["gain"]), interval
 
 
 def over_seeds(results: Iterable[Result]) -> dict[Measure, dict[str, SeedSummary]]:
