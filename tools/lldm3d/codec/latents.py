@@ -102,7 +102,8 @@ def encode(
     codecs = load_codecs(paths, schema, dataset_dir)
     if even_gains and not codecs["image"].lossless:
         raise UserError(f"{image_codec}: loses what is brighter than it has learnt; leave out even_gains")
-    gains = training_gains(dataset_dir, schema) if even_gains and schema.intensity != "window" else None
+    gains = training_gains(dataset_dir, schema) if even_gains and schema.intensity != "window" else []
+    mean = np.mean(gains) if gains else None
     with output_folder(output_dir, overwrite, inputs) as folder:
         for split in SPLITS:
             cases, entries = load_cases(dataset_dir, split), views if split == "training" else 1
@@ -111,13 +112,13 @@ def encode(
             pairs = zip(cases, seeds, strict=True)
             volumes = chain.from_iterable(views_of(*pair, schema, entries, strength) for pair in pairs)
             volumes = tqdm(volumes, f"latents of {split}", mininterval=1)
-            evened = (with_gain(item, np.mean(gains)) if gains else item for item in volumes)
+            evened = (with_gain(item, mean) if gains else item for item in volumes)
             encoded = (encode_case(item, codecs) for item in evened)
             write_split(folder / split, encoded, len(cases) * entries)
         description = {
             "class_names": list(schema.class_names),
             "latent_shape": {kind: list(mapped(folder / f"training/{kind}_mean.npy").shape[1:]) for kind in codecs},
-            "gains": np.quantile(gains / np.mean(gains), np.linspace(0, 1, QUANTILES)).tolist() if gains else None,
+            "gains": np.quantile(gains / mean, np.linspace(0, 1, QUANTILES)).tolist() if gains else None,
             "spacing": list(schema.spacing),
             "roi_size": list(schema.roi_size),
             "codecs": {kind: sha256(path) for kind, path in paths.items()},
