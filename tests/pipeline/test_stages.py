@@ -4,7 +4,7 @@ import pytest
 from tests.in_process import write_profile
 
 from lldm3d.errors import UserError
-from lldm3d.pipeline.plan import Plan, check_plan
+from lldm3d.pipeline.plan import Plan, check_plan, require_takers
 from lldm3d.pipeline.stages import STAGES, all_jobs, find_job, rule_name, selected_jobs
 
 from .conftest import plan_of
@@ -81,6 +81,18 @@ def test_a_ladder_keeps_the_axes_that_are_given(tmp_path):
     plan = plan_of(tmp_path, ladder=True, grid={"until": ["steps"], "pairs": ["lldm/both"]})
     assert plan.settings["segment"]["until"] == ["steps"] and plan.pairs == {"lldm/both": "lldm-both"}
     assert plan.sources == ("drawn", "both") and "labels/training/seed_0" in names(plan)
+
+
+def test_regimes_that_are_given_stand_beside_those_of_the_ladder(tmp_path):
+    plan = plan_of(tmp_path, ladder=True, grid={"regimes": ["R", "R+S"]})
+    assert plan.settings["segment"]["regimes"] == ["R", "S", "R+S"]
+
+
+def test_a_source_that_no_method_of_the_run_has_is_refused(tmp_path):
+    plan = plan_of(tmp_path, methods=["haar_ldm", "ddpm"])
+    require_takers(plan, ["training", "pseudo_labelled"])
+    with pytest.raises(UserError, match="--sources pseudo_labelled: no method of this run .*haar_ldm has drawn, "):
+        require_takers(plan_of(tmp_path, methods=["haar_ldm"]), ["pseudo_labelled"])
 
 
 def test_several_methods_share_data_labels_and_tables(tmp_path):

@@ -109,6 +109,8 @@ def pseudo_label(
     if all(case.label for case in found):
         other = "mend them by `lldm3d refine`" if pairs else "add others with `--unlabelled` of `lldm3d run`"
         raise UserError(f"{source}: all training scans have labels; {other}")
+    if labelled := sum(bool(case.label) for case in found) if pairs else 0:
+        print(f"lldm3d: leaves out {labelled} images of {source} that have labels")
     voting = [path.parent for path in ensemble(workdir, regime, VOTERS)]
     require_alike(dataset, source)
     label_images(voting, source, target, drawn=pairs is not None, overwrite=overwrite)

@@ -5,6 +5,7 @@ Read without torch.
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -229,6 +230,15 @@ def check_plan(plan: Plan) -> None:
         if not Path(folder).is_absolute() and folder not in made:
             raise UserError(f"segment#pairs: {name} is drawn by no method and source of this run: add it to --methods")
     check_pairs(plan)
+
+
+def require_takers(plan: Plan, sources: Iterable[str]) -> None:
+    """Raises UserError for a source that is asked for, of which no method of the run has pairs."""
+    had = {name: load_method(name).sources for name in plan.methods}
+    for text in sources:
+        if not any(parse_source(text).kind in kinds for kinds in had.values()):
+            have = "; ".join(f"{name} has {', '.join(kinds)}" for name, kinds in had.items())
+            raise UserError(f"--sources {text}: no method of this run has such pairs: {have}")
 
 
 def check_voters(plan: Plan, source: str) -> None:

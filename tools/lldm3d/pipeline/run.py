@@ -13,7 +13,16 @@ from lldm3d.errors import UserError
 from lldm3d.methods.registry import OURS, load_method, method_names
 from lldm3d.pairs.sources import DRAWN, VOTED, WARPED, parse_source
 from lldm3d.pipeline.axes import ladder_axes, pairs_at_hand, pairs_to_make, sources_with
-from lldm3d.pipeline.plan import FORMAT, Plan, check_pairs, check_plan, check_voters, pairs_of, regimes_with_pairs
+from lldm3d.pipeline.plan import (
+    FORMAT,
+    Plan,
+    check_pairs,
+    check_plan,
+    check_voters,
+    pairs_of,
+    regimes_with_pairs,
+    require_takers,
+)
 from lldm3d.pipeline.profile import BUILT_IN, idle_methods, is_gone, load_profile
 from lldm3d.pipeline.stage import read_plan
 from lldm3d.pipeline.stages import OF_STUDY, all_jobs, selected_jobs
@@ -82,6 +91,7 @@ def run(
     content = planned(work, profile, source_of(files), grid, as_list(methods), as_list(sources), ladder, seen)
     require_own_data(work, content)
     plan = Plan.of(content)
+    require_takers(plan, as_list(sources) or [])
     check_plan(plan)
     if methods is None and (idle := idle_methods(content["profile"], plan.methods)):
         trained, others = ", ".join(plan.methods), ", ".join(idle)
@@ -216,8 +226,8 @@ def planned(
     """The content of `run.yaml`; what is None is taken from the last run.
 
     `grid` replaces entries of the profile's section `segment`, and is remembered until another profile is given; with
-    `ladder` it need not say the axes of the ladder. `seen` replaces those of its section `methods` that say what the
-    methods see. A fold of a cross-validation stays one.
+    `ladder` it need not say the axes of the ladder, and its regimes stand beside R and S. `seen` replaces those of its
+    section `methods` that say what the methods see. A fold of a cross-validation stays one.
 
     Raises UserError for other data than those of which the data set was prepared.
     """
@@ -235,7 +245,10 @@ def planned(
     sources = sources or before.get("sources") or preset.get("sources", [DRAWN])
     for name in methods:
         load_method(name)
-    grid = kept | (ladder_axes(methods) if ladder else {}) | (grid or {})
+    climbed = ladder_axes(methods) if ladder else {}
+    grid = kept | climbed | (grid or {})
+    if ladder:  # further regimes stand beside its own
+        grid["regimes"] = list(dict.fromkeys([*climbed["regimes"], *grid["regimes"]]))
     sources = sources_with(sources, grid.get("pairs", []), methods)
     sources = [text if parse_source(text).folder is None else str(Path(text).resolve()) for text in sources]
     seen = before.get("seen", {}) | (seen or {})
