@@ -76,6 +76,12 @@ def test_of_a_given_data_set_the_rungs_are_the_folders_that_lie_there(tmp_path):
     assert pairs_at_hand(tmp_path, plan) == ["lldm/unwarped"] and to_make(tmp_path, plan) == []
 
 
+def test_a_given_data_set_is_studied_without_the_controls_that_a_run_makes(tmp_path):
+    plan = plan_of(tmp_path, "small", grid={"regimes": ["R"]})
+    assert list(plan.pairs) == ["lldm", "warped"]
+    assert list(replace(plan, given=True).pairs) == ["lldm"]
+
+
 def test_a_study_never_draws_test_labels_to_learn_from(tiny_dataset, tmp_path):
     (tmp_path / "dataset").symlink_to(tiny_dataset)
     plan = plan_of(tmp_path, grid={"pairs": ["lldm/test"]})

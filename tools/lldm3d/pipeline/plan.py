@@ -177,11 +177,11 @@ def draws_labels(plan: Plan, method: str) -> bool:
 
 
 def default_pairs(plan: Plan) -> list[str]:
-    """The first pairs with labels of each method, but never those of test cases; and the profile's controls."""
+    """The first pairs with labels of each method, but never those of test cases; and the controls that a run makes."""
     left = {name: (TEST,) if load_method(name).has_labels else (DRAWN,) for name in plan.methods}
     sources = {name: [source for source in method_sources(plan, name) if source not in left[name]] for name in left}
     found = {name: of[0] for name, of in sources.items() if of}
-    controls = plan.settings["segment"].get("controls", [])
+    controls = [] if plan.given else plan.settings["segment"].get("controls", [])
     return [*(name if source == DRAWN else f"{name}/{source}" for name, source in found.items()), *controls]
 
 
