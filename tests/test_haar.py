@@ -7,7 +7,8 @@ import pywt
 import torch
 
 from lldm3d.codec.codec import load_codec, save_codec
-from lldm3d.codec.haar import HaarTransform
+from lldm3d.codec.haar import HaarDistances, HaarTransform
+from lldm3d.data.labels import signed_distance
 
 NAMES = ["background", "liver", "vein", "a class that no case has"]
 
@@ -68,3 +69,22 @@ def test_a_saved_codec_of_labels_gives_them_back(tmp_path):
     assert not latents[:, 24:].any()
     for label in labels:
         assert torch.equal(codec.decode(codec.encode(label)[0]), label.to(torch.uint8))
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_labels_as_distances_come_back_and_errors_move_their_surface_alone(tmp_path, levels):
+    """A voxel's one-hot value is as near to a flip anywhere; its depth only at the surface."""
+    grid = torch.stack(torch.meshgrid(*[torch.arange(n) - n / 2 for n in (32, 48, 30)], indexing="ij"))
+    ball = (grid.square().sum(0) < 100) * (1 + (grid[0] > 0))  # two halves: classes 1 and 2, and 3 that is nowhere
+    architecture = partial(HaarDistances, channels=len(NAMES), levels=levels)
+    label = ball[None, None].to(torch.uint8)
+    save_codec(str(tmp_path / "codec.pt"), architecture(), architecture, "label", NAMES, [label], "cpu")
+    codec = load_codec(tmp_path / "codec.pt", "label")
+    latent = codec.encode(label)[0]
+    assert codec.lossless and torch.equal(codec.decode(latent, size=label.shape[2:]), label)
+    assert len(codec.latent_std.unique()) == 1 and latent.std((0, 2, 3, 4)).max() == pytest.approx(1, abs=1e-3)
+    noise = 0.15 * torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))  # of a depth of 1 at most
+    noisy = codec.decode(latent + noise / codec.latent_std)
+    wrong = (noisy[..., :30] != label)[0, 0]
+    far = torch.from_numpy(abs(signed_distance(ball.numpy() > 0, (1, 1, 1))) > 3) & (abs(grid[0]) > 3)
+    assert wrong.any() and not wrong[far].any()

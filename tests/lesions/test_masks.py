@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from lldm3d.lesions.masks import Ellipsoid, RealShape, fitted_scale, long_axis, rasterised, signed_distance
+from lldm3d.data.labels import signed_distance
+from lldm3d.lesions.masks import Ellipsoid, RealShape, fitted_scale, long_axis, rasterised
 
 STILL = (0.0, 0.0, 0.0)
 

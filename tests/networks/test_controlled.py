@@ -4,10 +4,10 @@ import pytest
 import torch
 from monai.networks.nets import ControlNet, DiffusionModelUNet
 
-from lldm3d.diffusion.networks import ControlledDiffusion
+from lldm3d.diffusion.networks import ControlledDiffusion, load_network
 from lldm3d.errors import UserError
 from lldm3d.files import write_json
-from lldm3d.training.checkpoints import load_network, save_network
+from lldm3d.training.checkpoints import save_network
 
 SIZES = {
     "spatial_dims": 3, "in_channels": 2, "channels": (16, 32), "attention_levels": (False, True), "num_res_blocks": 1,

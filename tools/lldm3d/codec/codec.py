@@ -9,7 +9,7 @@ from monai.networks.nets import AutoencoderKL
 from torch import nn
 from tqdm import tqdm
 
-from lldm3d.codec.haar import HaarTransform
+from lldm3d.codec.haar import HaarDistances, HaarTransform
 from lldm3d.codec.tiled_decoding import decode_in_slabs
 from lldm3d.data.labels import one_hot
 from lldm3d.data.slices import slices_of, stack_slices
@@ -47,7 +47,8 @@ class SliceAutoencoder(AutoencoderKL):
 
 
 NETWORKS = {
-    network.__name__: network for network in (AutoencoderKL, TrilinearAutoencoder, SliceAutoencoder, HaarTransform)
+    network.__name__: network
+    for network in (AutoencoderKL, TrilinearAutoencoder, SliceAutoencoder, HaarTransform, HaarDistances)
 }
 
 
@@ -162,6 +163,8 @@ def latent_statistics(
     mean = total / count
     # bands of a class that no case has are constant
     std = (squares / count - mean.square()).clamp(min=LEAST_STD**2).sqrt()
+    if not getattr(codec.autoencoder, "each_band_scaled", True):
+        std = std.max().expand_as(std)
     return mean.float().view(1, -1, 1, 1, 1), std.float().view(1, -1, 1, 1, 1)
 
 

@@ -1,6 +1,10 @@
-"""Label maps and their one-hot form."""
+"""Label maps, their one-hot form, and the distance of voxels to a class."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+from scipy import ndimage
 
 
 def one_hot(label: torch.Tensor, num_classes: int) -> torch.Tensor:
@@ -18,3 +22,17 @@ def one_hot(label: torch.Tensor, num_classes: int) -> torch.Tensor:
         raise ValueError(f"label values must lie in 0..{num_classes - 1}, got {low}..{high}")
     hot = torch.zeros(len(label), num_classes, *label.shape[2:], device=label.device)
     return hot.scatter_(1, label, 1.0)
+
+
+def signed_distance(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Distance (mm) of each voxel's centre to the surface of a mask [X, Y, Z], negative inside.
+
+    The surface lies half a voxel beyond the last centre inside. Where there is none, all is infinitely far from it.
+    MONAI's `DistanceTransformEDT` is one-sided.
+    """
+    if mask.all() or not mask.any():
+        return np.where(mask, -np.inf, np.inf).astype(np.float32)
+    outside = ndimage.distance_transform_edt(~mask, spacing)
+    inside = ndimage.distance_transform_edt(mask, spacing)
+    half = min(spacing) / 2
+    return np.where(mask, half - inside, outside - half).astype(np.float32)

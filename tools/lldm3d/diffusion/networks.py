@@ -1,6 +1,7 @@
 """Diffusion networks that take a condition, or less memory."""
 
 import math
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Literal
 
@@ -8,13 +9,16 @@ import torch
 from einops import rearrange
 from monai.networks.blocks import Convolution, SpatialAttentionBlock
 from monai.networks.layers import Conv
-from monai.networks.nets import DiffusionModelUNet
+from monai.networks.nets import ControlNet, DiffusionModelUNet
 from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock, get_timestep_embedding
 from torch import nn
 from torch.distributed.algorithms._checkpoint import checkpoint_wrapper as torch_wrapper
 
 from lldm3d.diffusion.noise import TIME_SCALE
 from lldm3d.errors import UserError
+from lldm3d.training.checkpoints import load_model
+
+LEAST_DEVIATION = 1e-3  # of a channel, such as those of a class that no case has
 
 
 class ControlledDiffusion(nn.Module):
@@ -70,6 +74,52 @@ class ControlledDiffusion(nn.Module):
         )
 
 
+def velocity(
+    network: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    timesteps: torch.Tensor,
+    deviation: torch.Tensor | float = 1.0,
+) -> torch.Tensor:
+    """The velocity of rectified flow at x [B, C, ...]: the best linear answer, and the rest by a network of scaled x.
+
+    Karras et al. 2022, table 1, for this process: with data of deviation s, noise of 1 and a = (1 - t)² s² + t², x is
+    taken ((1 - t) s² - t) / a times, the network sees x / √a, and its answer is taken s / √a times.
+    """
+    time = (timesteps / TIME_SCALE).view(-1, *[1] * (x.ndim - 1))
+    variance = (1 - time) ** 2 * deviation**2 + time**2
+    rest = network(x / variance.sqrt())
+    return ((1 - time) * deviation**2 - time) / variance * x + deviation / variance.sqrt() * rest
+
+
+class LabelDiffusion(DiffusionModelUNet):
+    """MONAI's diffusion model without a condition, that may begin with the best linear answer to each channel.
+
+    Where channels vary far less than others their velocity is nearly the noise itself, all of which a network has to
+    hand on, through fewer channels than the latent has. So it answers that from the first step, and learns the rest.
+
+    Args:
+        preconditioned: the network learns what `velocity` leaves, by the channels' deviations that `measure` takes.
+        unet: arguments of `DiffusionModelUNet`.
+    """
+
+    def __init__(self, preconditioned: bool = False, **unet: object) -> None:
+        super().__init__(**unet)
+        self.preconditioned = preconditioned
+        if preconditioned:
+            self.register_buffer("deviation", torch.ones(unet["in_channels"]))
+
+    def measure(self, latents: Iterable[torch.Tensor]) -> None:
+        """Take the deviation of each channel from latents [C, x, y, z] of mean 0."""
+        self.deviation.copy_(torch.stack([latent.square().mean((1, 2, 3)) for latent in latents]).mean(0).sqrt())
+
+    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, **further: object) -> torch.Tensor:
+        """Noisy latent [B, C, x, y, z], times [B]; gives the prediction like x."""
+        predict = partial(super().forward, timesteps=timesteps, **further)
+        if not self.preconditioned:
+            return predict(x)
+        return velocity(predict, x, timesteps, self.deviation.clamp(min=LEAST_DEVIATION).view(-1, 1, 1, 1))
+
+
 class ConcatenatedDiffusion(nn.Module):
     """A diffusion model that sees the label beside the noisy latent, as one network of (x, timesteps, condition).
 
@@ -82,9 +132,7 @@ class ConcatenatedDiffusion(nn.Module):
         num_classes: K of the one-hot label, with background.
         stride: voxels of the label for each latent voxel, along each axis.
         out_channels: of the prediction; None: C.
-        preconditioned: add the best linear answer to velocities of rectified flow, with data and noise of variance 1,
-            so that the network learns the rest alone (Karras et al. 2022, table 1, for this process: skip (1 - 2t) / a,
-            input and output 1 / √a with a = (1 - t)² + t²).
+        preconditioned: the network learns what the best linear answer of `velocity` leaves.
         unet: further arguments of `DiffusionModelUNet`.
     """
 
@@ -112,10 +160,7 @@ class ConcatenatedDiffusion(nn.Module):
             beside = rearrange(condition, "b k (x i) (y j) (z l) -> b (k i j l) x y z", **steps)
         if not self.preconditioned:
             return self.unet(torch.cat([x, beside], 1), timesteps=timesteps)
-        time = (timesteps / TIME_SCALE).view(-1, *[1] * (x.ndim - 1))
-        variance = (1 - time) ** 2 + time**2
-        rest = self.unet(torch.cat([x / variance.sqrt(), beside], 1), timesteps=timesteps)
-        return (1 - 2 * time) / variance * x + rest / variance.sqrt()
+        return velocity(lambda scaled: self.unet(torch.cat([scaled, beside], 1), timesteps=timesteps), x, timesteps)
 
 
 class DualEncoderDiffusion(nn.Module):
@@ -232,3 +277,11 @@ def checkpointed(network: nn.Module) -> nn.Module:
         network, checkpoint_wrapper_fn=wrap, check_fn=lambda block: isinstance(block, BLOCKS)
     )
     return network
+
+
+ARCHITECTURES = {"label_ldm": LabelDiffusion, "image_ldm": DiffusionModelUNet, "controlnet": ControlNet}
+
+
+def load_network(path: str, stage: str) -> tuple[nn.Module, dict]:
+    """The network that `stage` (label_ldm, image_ldm or controlnet) trained; as `load_model` otherwise."""
+    return load_model(path, ARCHITECTURES[stage], stage)

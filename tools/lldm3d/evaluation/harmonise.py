@@ -15,7 +15,7 @@ from lldm3d.evaluation.filtering import agreement_of, ensemble
 from lldm3d.files import write_json
 from lldm3d.methods.registry import load_method
 from lldm3d.pairs.drawing import draw_pairs
-from lldm3d.pairs.generate import trained_folder
+from lldm3d.pairs.generate import settings_of_run, trained_folder
 from lldm3d.pairs.own_labels import CLASSES, own_labels
 from lldm3d.pairs.sources import LabelFile
 from lldm3d.pairs.start_slices import OTHER
@@ -72,8 +72,9 @@ def harmonise(
     if not cases:
         raise UserError(f"{source}: has no labelled case to draw anew")
     files = own_labels([LabelFile(case.label, case.name, case.patient) for case in cases], schema, CLASSES)
-    settings = {"start": OTHER, "reference": reference, **settings}
-    draw_pairs(method, models, work / "dataset", target, files, 1, 0, seed, settings, overwrite=overwrite)
+    by_run, overlays = settings_of_run(work, METHOD)
+    settings = by_run | {"start": OTHER, "reference": reference, **settings}
+    draw_pairs(method, models, work / "dataset", target, files, 1, 0, seed, settings, overlays, overwrite=overwrite)
     write_comparison_with(work, target, cases, schema, reference)
 
 

@@ -5,7 +5,7 @@ from scipy import ndimage
 from skimage.measure import label as components
 from skimage.morphology import skeletonize
 
-from lldm3d.lesions.masks import signed_distance
+from lldm3d.data.labels import signed_distance
 
 
 def with_calibre(

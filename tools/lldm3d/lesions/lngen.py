@@ -15,12 +15,13 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from lldm3d.codec.codec import Codec
+from lldm3d.data.labels import signed_distance
 from lldm3d.diffusion.batches import generators_of
 from lldm3d.diffusion.gaussian import GaussianDiffusion
 from lldm3d.diffusion.noise import noise_like
 from lldm3d.errors import UserError
 from lldm3d.files import write_json
-from lldm3d.lesions.masks import Shape, packed, signed_distance
+from lldm3d.lesions.masks import Shape, packed
 from lldm3d.lesions.pool import LesionPool, Scans, lesion_classes
 from lldm3d.phantom.painting import largest_component
 

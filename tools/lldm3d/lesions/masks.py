@@ -13,6 +13,7 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.spatial.transform import Rotation
 from skimage.measure import label as components
 
+from lldm3d.data.labels import signed_distance
 from lldm3d.phantom.anatomy import Waves, ellipsoid
 from lldm3d.phantom.painting import largest_component
 
@@ -166,17 +167,6 @@ def lesion_parts(label: np.ndarray, value: int) -> list[tuple[np.ndarray, tuple[
     """The mask of each lesion of a class in a label map [X, Y, Z] within its box, and the box, in a fixed order."""
     parts = components(label == value, connectivity=3)
     return [(parts[box] == number, box) for number, box in enumerate(ndimage.find_objects(parts), start=1)]
-
-
-def signed_distance(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
-    """Distance (mm) of each voxel's centre to the surface of a mask [X, Y, Z], negative inside.
-
-    The surface lies half a voxel beyond the last centre inside. MONAI's `DistanceTransformEDT` is one-sided.
-    """
-    outside = ndimage.distance_transform_edt(~mask, spacing)
-    inside = ndimage.distance_transform_edt(mask, spacing)
-    half = min(spacing) / 2
-    return np.where(mask, half - inside, outside - half).astype(np.float32)
 
 
 def long_axis(mask: np.ndarray, spacing: tuple[float, float, float]) -> float:

@@ -124,6 +124,8 @@ def check_settings(method: Method, configs: list[str], settings: dict) -> None:
                 raise UserError(f"--{name} must be {words}, got {value!r}")
     if type(number := settings.get("batch_size")) is int and number < 1:
         raise UserError(f"--batch_size must be at least 1, got {number}")
+    if type(scale := settings.get("guidance_scale")) in (int, float) and scale < 1:
+        raise UserError(f"--guidance_scale must be at least 1, which is none, got {scale}: less forgets the label")
     budget = settings.get("memory_gb")
     if budget is not None and not (type(budget) in (int, float) and budget > 0):
         raise UserError(f"--memory_gb must be a number of GB above 0, got {budget!r}")
@@ -135,5 +137,6 @@ def check_settings(method: Method, configs: list[str], settings: dict) -> None:
             parser.get_parsed_content("noise_scheduler")
     except Exception as error:  # an expression of the user's may raise anything
         cause = error.__cause__ or error
-        named = [name for name in settings if name != "noise_scheduler"]
-        raise UserError(f"--{next(iter(named), 'overlays')}: {cause}") from None
+        given = [name for name in settings if name != "noise_scheduler"] or ["overlays"]
+        named = [name for name in given if name in str(cause)] or given
+        raise UserError(f"--{', --'.join(named)}: {cause}") from None

@@ -75,11 +75,12 @@ def generate(
         strength: of the warp of training labels; 0 leaves them as they are.
         first: the first of n drawn pairs, so that several calls, each with a folder of its own, share a large number.
         processes: on this machine, that share the pairs, each with a GPU of its own if there are any.
-        overlays: further configs of the method's bundle, such as ddpm.yaml.
+        overlays: further configs of the method's bundle, such as ddpm.yaml, instead of those of the run.
         reference: of gem3d with --start other_patient or own, the scan or slice from which all volumes begin: the name
             of a case, or a NIfTI file.
         overwrite: replace pairs that were drawn with other settings or models.
-        settings: further ids of the method's inference config, such as guidance_scale, num_inference_steps, batch_size.
+        settings: further ids of the method's inference config, such as guidance_scale, num_inference_steps, batch_size;
+            default: what the run draws by, unless overlays are given.
 
     Raises:
         UserError: for an option that is not allowed, a method that is not trained, a label that does not fit, or a
@@ -105,6 +106,9 @@ def generate(
     if source == RECONSTRUCTED:
         return reconstruct_pairs(found, models, seen_data(work, models), target, seed, overwrite)
     require_ours(target)
+    if not overlays:
+        by_run, overlays = settings_of_run(work, found.name)
+        settings = by_run | settings
     with ExitStack() as held:
         lock = target.with_name(f".{target.name}.lock")
         held.enter_context(locked(lock, "the folder of the pairs"))
@@ -160,6 +164,16 @@ def read_run_yaml(work: Path) -> dict:
     """What `lldm3d run` noted of a work directory; {} where it did not make it."""
     path = work / "run.yaml"
     return read_yaml(path, "it is of `lldm3d run`") if path.is_file() else {}
+
+
+def settings_of_run(work: Path, method: str) -> tuple[dict, list[str]]:
+    """Ids of the inference, and overlays, by which a run of the work directory draws with a method; it prints them."""
+    methods = read_run_yaml(work).get("settings", {}).get("methods", {})
+    section = {key: value for key, value in methods.get(method, {}).get("inference", {}).items() if key != "processes"}
+    if section:
+        print(f"lldm3d: draws as the run does: {', '.join(f'{key} {value}' for key, value in section.items())}")
+    overlays = section.pop("overlays", [])
+    return section, overlays
 
 
 def check_trained(work: Path, method: Method, models: Path, given: bool) -> None:

@@ -12,11 +12,11 @@ from torch import nn
 from lldm3d.codec.codec import Codec, load_codec
 from lldm3d.data.labels import one_hot
 from lldm3d.diffusion.guidance import guided
-from lldm3d.diffusion.networks import ControlledDiffusion
+from lldm3d.diffusion.networks import ARCHITECTURES, ControlledDiffusion
 from lldm3d.diffusion.noise import NoiseProcess, noise_like
 from lldm3d.errors import UserError
 from lldm3d.files import sha256
-from lldm3d.training.checkpoints import ARCHITECTURES, load_model
+from lldm3d.training.checkpoints import load_model
 from lldm3d.training.inferers import AutocastInferer
 
 GAIN_STREAM = 2  # stands beside 0 and 1, the kinds of noise, in the seed of a case's gain

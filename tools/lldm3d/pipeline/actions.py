@@ -79,7 +79,7 @@ def number_of_pairs(work: Path, plan: Plan) -> int:
     Raises UserError as `needed_pairs` does.
     """
     cases = number_of_labelled(work)
-    return plan.settings["methods"].get("n", max(cases, needed_pairs(plan, cases)))
+    return plan.settings["methods"].get("n") or max(cases, needed_pairs(plan, cases))
 
 
 def write_labels(work: Path, job: Job, plan: Plan) -> None:

@@ -15,10 +15,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from lldm3d.bundle import TRAIN, bundle_path
 from lldm3d.data.dataset import Schema, load_cases, load_schema
-from lldm3d.data.regimes import labelled_training
 from lldm3d.diffusion.networks import ControlledDiffusion
 from lldm3d.errors import UserError
 from lldm3d.methods.registry import Method
+from lldm3d.pipeline.actions import number_of_pairs
 from lldm3d.pipeline.cluster import limit_key, note_limits
 from lldm3d.pipeline.plan import DATASET, Plan, draws_labels
 from lldm3d.pipeline.profile import SEGMENT_OVERLAY, overlays_of, overrides_of
@@ -108,8 +108,7 @@ def print_method_cost(work: Path, plan: Plan, method: Method, schema: Schema, jo
     if drawing and learning and all(name in known for name in learning):
         seconds = pair_seconds(plan, method, known, schema)
         print(f"pairs of {method.name}: {seconds:.3g} s for each pair")
-        number = plan.settings["methods"].get("n") or len(labelled_training(load_cases(work / "dataset", "training")))
-        minutes[limit_key(drawing[0])] = number * seconds / 60 / max(1, drawing[0].processes)
+        minutes[limit_key(drawing[0])] = number_of_pairs(work, plan) * seconds / 60 / max(1, drawing[0].processes)
     return minutes
 
 

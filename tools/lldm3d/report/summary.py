@@ -6,6 +6,7 @@ from lldm3d.evaluation.alignment import WANTED_RATIO
 from lldm3d.evaluation.features import TEXTURE
 from lldm3d.evaluation.metrics import Compared, Metric, find_row, find_rows
 from lldm3d.evaluation.metrics import format_number as number
+from lldm3d.pairs.sources import WARPED
 from lldm3d.study.stages import Arm
 from lldm3d.study.statistics import Line, of_task
 from lldm3d.study.tables import TRAINED
@@ -38,8 +39,8 @@ def utility_answers(lines: list[Line]) -> list[dict]:
 
 
 def beside_all(line: Line) -> list[Arm]:
-    """The arms that learn from all real cases and synthetic pairs beside them."""
-    return [arm for arm in line.gains if parse_regime(arm.regime).beside_all]
+    """The arms that learn from all real cases and synthetic pairs beside them; the control has no synthetic ones."""
+    return [arm for arm in line.gains if parse_regime(arm.regime).beside_all and arm.pairs != WARPED]
 
 
 def utility_answer(question: str, line: Line, arm: Arm) -> dict:
@@ -50,6 +51,8 @@ def utility_answer(question: str, line: Line, arm: Arm) -> dict:
     words = "Too few test cases to tell" if few else words
     interval = f" [{number(gain.interval[0], True)}, {number(gain.interval[1], True)}]" if gain.interval else ""
     detail = f"{line.class_name} Dice {number(gain.absolute, True)}{interval} for {arm} over {gain.reference}"
+    if control := line.gains.get(Arm(arm.regime, WARPED)):
+        detail += f" (the real scans, warped as the labels are, bring {number(control.absolute, True)})"
     numbers = f"{gain.patients} test patients, {len(gain.seeds)} seed{'s' if len(gain.seeds) > 1 else ''}"
     return answer(question, words, f"{line.network}, {line.task}, {TRAINED[line.until]}: {detail}, {numbers}", tone)
 

@@ -5,14 +5,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from monai.networks.nets import ControlNet, DiffusionModelUNet
 from torch import nn
 
 from lldm3d.data.dataset import load_schema
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint, read_json, save_checkpoint, sha256
-
-ARCHITECTURES = {"label_ldm": DiffusionModelUNet, "image_ldm": DiffusionModelUNet, "controlnet": ControlNet}
 
 
 def as_lists(value: object) -> object:
@@ -67,11 +64,6 @@ def load_model(path: str, architecture: Callable[..., nn.Module], made_by: str) 
     return network.eval(), checkpoint
 
 
-def load_network(path: str, stage: str) -> tuple[nn.Module, dict]:
-    """The network that `stage` (label_ldm, image_ldm or controlnet) trained; as `load_model` otherwise."""
-    return load_model(path, ARCHITECTURES[stage], stage)
-
-
 WEIGHTS = ("model", "autoencoder")  # where model.pt and codec.pt hold them
 
 
@@ -90,7 +82,7 @@ def initialise_from(network: nn.Module, path: str) -> None:
     if weights is None:
         raise UserError(f"init_path: {path} holds {sorted(checkpoint)[:5]}, none of {WEIGHTS}; {remedy}")
     there, here = checkpoint.get("architecture"), type(network).__name__
-    if there not in (None, here):  # whose weights may have the same names and shapes
+    if there not in (None, *(kind.__name__ for kind in type(network).mro())):  # alike in names and shapes, perhaps
         raise UserError(f"init_path: {path} is of a {there}, and this network is a {here}; {remedy}")
     if fault := first_difference(network.state_dict(), weights):
         raise UserError(f"init_path: {path} has another architecture: {fault} here; {remedy}")
