@@ -138,6 +138,15 @@ def test_one_channel_may_be_written_in_several_ways(tmp_path, channels):
     assert faults_of(open_source(nnunet(tmp_path, channel_names=channels))) == []
 
 
+def test_a_channel_of_4d_files_of_nnunet_is_taken_from_them(tmp_path):
+    raw = nnunet(tmp_path)
+    for path in (raw / "imagesTr").iterdir():
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(np.stack([image.get_fdata()] * 2, 3), image.affine), path)
+    assert "3D is needed (--channel chooses" in faults_of(open_source(raw))[0]
+    assert faults_of(open_source(raw, channel=1), channel=1) == []
+
+
 def test_an_image_of_nnunet_without_its_label_is_named(tmp_path):
     (nnunet(tmp_path) / "labelsTr/case_1.nii.gz").unlink()
     with pytest.raises(UserError, match="1 images have no label in labelsTr, such as case_1_0000.nii.gz"):

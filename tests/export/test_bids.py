@@ -53,6 +53,20 @@ def test_it_says_who_is_synthetic_and_what_for(exported):
     assert [row["split"] for row in rows.values()].count("test") == 2
 
 
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_pairs_that_only_list_images_of_another_folder_are_subjects_of_their_own(tiny_dataset, tmp_path, synthetic):
+    """As `lldm3d join` and `filter` list them; real scans, warped, are not synthetic."""
+    (tmp_path / "pairs").mkdir()
+    write_dataset(tmp_path / "pairs", {"training": 4, "validation": 0, "test": 0}, prefix="made", seed=100)
+    content = read_json(tmp_path / "pairs/dataset.json")
+    cases = [{key: f"../pairs/{case[key]}" for key in ("image", "label")} for case in content["training"]]
+    write_json(tmp_path / "joined/dataset.json", content | {"training": cases, "synthetic": synthetic})
+    export(str(tiny_dataset), str(tmp_path / "bids"), str(tmp_path / "joined"), "S", format="bids")
+    rows = {name: row for name, row in participants(tmp_path / "bids").items() if row["split"] == "training"}
+    assert [name.startswith("sub-made") for name in rows] == [True] * 4
+    assert {row["synthetic"] for row in rows.values()} == {"yes" if synthetic else "no"}
+
+
 def test_what_was_written_is_read_back(exported, tiny_dataset):
     source = open_source(exported)
     assert len(source.cases) == 12 and source.about["labels"] == dict(enumerate_names())

@@ -49,6 +49,13 @@ def upright(image: nib.Nifti1Image) -> tuple[np.ndarray, np.ndarray]:
     return np.asanyarray(turned.dataobj), turned.affine
 
 
+def test_scans_of_patients_are_not_marked_as_synthetic(tiny_dataset, pairs, tmp_path):
+    warped = shutil.copytree(pairs, tmp_path / "warped")
+    write_json(warped / "dataset.json", read_json(warped / "dataset.json") | {"synthetic": False})
+    with pytest.raises(UserError, match="shows patients, whom --format dicom would mark as synthetic"):
+        export(str(tiny_dataset), str(tmp_path / "out"), str(warped), "S", format="dicom")
+
+
 def test_each_object_says_that_it_is_synthetic_and_of_no_patient(exported):
     files = sorted(path for path in exported.rglob("*") if path.suffix == ".dcm")
     assert len(files) == 4 * 17 and {path.parents[-2].name for path in [p.relative_to(exported) for p in files]}

@@ -328,6 +328,20 @@ def test_a_label_that_is_refused_leaves_a_folder_for_the_right_one(workdir, tmp_
     assert list(draw(workdir, tmp_path / "out", 1, label=str(tmp_path / "mine.nii.gz"))) == ["mine.nii.gz"]
 
 
+def test_a_run_s_settings_draw_unless_others_are_given(workdir, tmp_path, capsys):
+    """Else pairs that are asked for later would not be those that were judged."""
+    work = tmp_path / "work"
+    work.mkdir()
+    for name in ("dataset", "methods"):
+        (work / name).symlink_to(workdir / name)
+    inference = {"processes": 1, "solver": "heun", "guidance_scale": 2.0}
+    write_json(work / "run.yaml", {"settings": {"methods": {"lldm": {"inference": inference}}}})
+    draw(work, tmp_path / "out", 1, guidance_scale=1.5)
+    settings = read_json(tmp_path / "out/manifest.json")["settings"]
+    assert settings == {"solver": "heun", "guidance_scale": 1.5, "num_inference_steps": 2}
+    assert "draws as the run does: solver heun, guidance_scale 2.0" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -341,6 +355,8 @@ def test_a_label_that_is_refused_leaves_a_folder_for_the_right_one(workdir, tmp_
         ({"batch_size": 0}, "--batch_size must be at least 1"),
         ({"batch_size": "many"}, "--batch_size must be a whole number, got 'many'"),
         ({"guidance_scale": float("nan")}, "--guidance_scale must be a number"),
+        ({"guidance_scale": 0}, "--guidance_scale must be at least 1, which is none, got 0"),
+        ({"guidance_scale": 2.0, "num_inference_steps": 0}, "--num_inference_steps: num_inference_steps must be at"),
         ({"memory_gb": True}, "--memory_gb must be"),
         ({"num_cases": 3}, "--num_cases is what this command itself gives"),
     ],

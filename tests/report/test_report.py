@@ -14,9 +14,11 @@ from lldm3d.evaluation.metrics import Metric, format_number, read_metrics
 from lldm3d.files import write_json
 from lldm3d.report import pictures
 from lldm3d.report.comparison_figure import write_comparison
+from lldm3d.report.summary import answers, next_step
 from lldm3d.report.write import report, with_code
 from lldm3d.study.scores import HEADER
-from lldm3d.study.stages import REAL, SegmentStage
+from lldm3d.study.stages import REAL, Arm, SegmentStage
+from lldm3d.study.statistics import ArmResult, Gain, Line
 from lldm3d.study.tables import markdown_table
 
 
@@ -160,6 +162,20 @@ def test_the_methods_are_compared_by_all_that_they_have(work, html):
     assert {path.name for path in (work / "comparison").iterdir()} == {
         *("comparison.csv", "comparison.json", "table.md", "table.tex", "quality.png", "figure.png")
     }
+
+
+def test_the_control_answers_nothing_and_stands_beside_the_pairs_that_have_to_beat_it():
+    """Real scans, warped, help without any synthetic one."""
+    real, cell = Arm("R", REAL), ArmResult(0.8, 0.01, {0: 0.79, 1: 0.81}, 40)
+    nothing = Gain(real, 0.0, (-0.01, 0.01), 0.0, 0.9, 40, {0: 0.01, 1: -0.01})
+    helps = Gain(real, 0.05, (0.04, 0.06), 6.0, 1e-9, 40, {0: 0.05, 1: 0.05}, 1e-8)
+    drawn, control = Arm("4xR+4S", "haar_ldm-training"), Arm("4xR+4S", "warped")
+    line = Line("dice", "steps", "seg_unet", "multi", "mean", dict.fromkeys((real, drawn, control), cell),
+                {drawn: nothing, control: helps})  # fmt: skip
+    found = [item for item in answers([], [line]) if "improve" in item["question"]]
+    assert [item["answer"] for item in found] == ["No clear difference"]
+    assert "real scans, warped as the labels are, bring +0.05" in found[0]["detail"]
+    assert "it cannot be told" in next_step([line])["words"]
 
 
 def test_one_method_is_compared_with_real_data_alone(work, tmp_path):

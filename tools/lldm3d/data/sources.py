@@ -142,7 +142,8 @@ def _nnunet(folder: Path, about: dict, channel: int | None) -> list[Case]:
     if len(channels) > 1 and channel is None:
         raise UserError(f"{folder}: the images have the channels {channels}; choose one with --channel NUMBER")
     labels = [path for path in scan_files(folder / "labelsTr").values() if path.name.endswith(ending)]
-    images = [folder / "imagesTr" / f"{stem(label)}_{channel or 0:04d}{ending}" for label in labels]
+    number = (channel or 0) if len(channels) > 1 else 0  # of the file; one of 4D holds all channels
+    images = [folder / "imagesTr" / f"{stem(label)}_{number:04d}{ending}" for label in labels]
     known = {stem(label) for label in labels}
     if alone := [path.name for path in scan_files(folder / "imagesTr").values() if stem(path)[:-5] not in known]:
         raise UserError(f"{folder}: {len(alone)} images have no label in labelsTr, such as {alone[0]}; remove them")

@@ -129,7 +129,7 @@ def label_images(voting: Sequence[Path], source: Path, target: Path, drawn: bool
             save_nifti(folder / f"labelsTr/{case.name}.nii.gz", by_majority(votes, votes[0]), scan.affine)
             content.append(moved(entry, source, target) | {"label": f"./labelsTr/{case.name}.nii.gz"})
         made = {"numTraining": len(content), "numTest": 0, "training": content, "validation": [], "test": []}
-        write_json(folder / "dataset.json", entries | made)
+        write_json(folder / "dataset.json", entries | made | {"synthetic": drawn})
         if drawn:
             manifest = manifest_of(source)
             rows = manifest_rows(manifest, [case.name for case, _ in cases], "pseudo_labelled", [True] * len(cases))

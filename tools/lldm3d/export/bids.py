@@ -55,23 +55,25 @@ def subject_names(cases: list[dict]) -> list[str]:
     return [f"sub-{subject}" + (f"_run-{run}" if runs[subject] > 1 else "") for subject, run in names]
 
 
-def write_bids(content: dict, schema: Schema, task: Task, synthetic: str | None, regime: str, folder: Path) -> None:
+def write_bids(
+    content: dict, schema: Schema, task: Task, made: set[Path], synthetic: bool, regime: str, folder: Path
+) -> None:
     """Write the cases of a data list as subjects, with the labels of the task as a derivative.
 
     Args:
-        synthetic: the folder of the pairs: its cases are subjects of their own, whatever patient's label they bear.
+        made: images of the pairs, which are subjects of their own, whatever patient's label they bear.
+        synthetic: whether these show no patients.
 
     Raises:
         UserError: for CT, and where names of patients do not differ in letters and digits.
     """
     suffix = image_suffix(str(modalities(content).get("0", "")))
-    pairs = Path(synthetic).resolve() if synthetic else None
     cases = []
     for split in SPLITS:
         for case in content[split]:
-            made = pairs is not None and Path(case["image"]).is_relative_to(pairs)
-            subject = Path(case["image"]).name.removesuffix(".nii.gz").removesuffix(".nii") if made else case["patient"]
-            cases.append(case | {"subject": subject, "split": split, "synthetic": "yes" if made else "no"})
+            own = Path(case["image"]).resolve() in made
+            subject = Path(case["image"]).name.removesuffix(".nii.gz").removesuffix(".nii") if own else case["patient"]
+            cases.append(case | {"subject": subject, "split": split, "synthetic": "yes" if own and synthetic else "no"})
     names, labels = subject_names(cases), folder / "derivatives/labels"
     for case, name in zip(cases, names, strict=True):
         place = Path(name.split("_")[0], "anat")

@@ -32,9 +32,9 @@ go into the folder `dataset` (or `latents`) beside `configs`. Python packages th
 
 def copies_note(work: Path, method: str = "*") -> str:
     """How near the synthetic cases of a method come to its patients: what to know before its models are shared."""
-    found = sorted(work.glob(f"evaluation/{method}/*/seed_*/metrics.json"))
-    metrics = next((path for path in found if path.parts[-3] != RECONSTRUCTED), None)  # those are no synthetic pairs
-    found = near_copies_share(read_json(metrics)) if metrics else None
+    paths = sorted(work.glob(f"evaluation/{method}/*/seed_*/metrics.json"))
+    drawn = [path for path in paths if path.parts[-3] != RECONSTRUCTED]  # those are no synthetic pairs
+    found = max(filter(None, (near_copies_share(read_json(path)) for path in drawn)), default=None)  # of the worst
     if found is None:
         return (
             "**Copies of patients: not measured.** Models learnt from few patients can repeat them: before you "

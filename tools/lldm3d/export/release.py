@@ -39,6 +39,7 @@ from lldm3d.files import (
     write_json,
 )
 from lldm3d.methods.registry import load_method
+from lldm3d.pairs.sources import DRAWN, EDITED, RECONSTRUCTED, TRAINING, UNWARPED
 from lldm3d.pairs.start_slices import GENERATED
 from lldm3d.report.comparison import evaluation_dir, pairs_dir, source_title
 from lldm3d.report.summary import answers
@@ -115,6 +116,11 @@ def chosen_pairs(work: Path, pairs: str | None) -> tuple[str, str, int]:
 def releasable(work: Path, place: tuple[str, str, int]) -> list[dict]:
     """The rows of the evaluation of the pairs. Raises UserError where there is none, it judged others, or found
     copies."""
+    if place[1] in (UNWARPED, RECONSTRUCTED, *EDITED):
+        raise UserError(
+            f"{pairs_dir(work, *place)}: shows labels or scans of patients as they are, which are not released; take "
+            f"pairs of the source {TRAINING}, whose labels are warped, or {DRAWN}"
+        )
     path = evaluation_dir(work, *place) / "metrics.json"
     content = read_metrics(path) if path.is_file() else {}
     found = near_copies_share(content)
@@ -156,6 +162,7 @@ def description(work: Path, place: tuple[str, str, int], schema: Schema, rows: l
         "training": f"{content['name']}, licence {source or 'not stated'}, by {content.get('reference', 'unknown')}",
         "patients": {split: len({case.patient for case in load_cases(work / "dataset", split)}) for split in SPLITS},
         "method": f"{load_method(method).title} ({source_title(labels).lower()}; seed {seed})",
+        "labels": source_title(labels),
         "models": made.get("checkpoints", {}),
         "figures": [row for key, compared in FIGURES.items() for row in find_rows(rows, key, compared)],
         "answers": answers(rows, lines),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lldm3d.bundle import literal
 from lldm3d.children import quoted
-from lldm3d.data.dataset import ALL, SPLITS, axes_of, load_schema
+from lldm3d.data.dataset import ALL, SPLITS, axes_of, load_cases, load_schema
 from lldm3d.data.regimes import parse_regime
 from lldm3d.data.volumes import lies_along
 from lldm3d.errors import UserError
@@ -13,7 +13,7 @@ from lldm3d.export.auto3dseg import write_auto3dseg
 from lldm3d.export.bids import write_bids
 from lldm3d.export.dicom import write_dicom
 from lldm3d.export.nnunet import check_name, write_nnunet
-from lldm3d.files import output_folder, require_replaceable, write_json
+from lldm3d.files import output_folder, read_json, require_replaceable, write_json
 from lldm3d.study.scores import data_list
 
 FORMATS = ("decathlon", "nnunet", "auto3dseg", "bids", "dicom")
@@ -59,6 +59,8 @@ def export(
     counted = parse_regime(regime)
     if format == "dicom" and counted.real:
         raise UserError(f"--format dicom writes synthetic pairs alone, and --regime {regime} has real cases; take S")
+    if format == "dicom" and synthetic and not is_synthetic(synthetic):
+        raise UserError(f"{synthetic}: shows patients, whom --format dicom would mark as synthetic; give drawn pairs")
     inputs = [folder for folder in (real, synthetic) if folder]
     require_replaceable(target, overwrite, inputs)
     if format != "decathlon" and any(phase.times > 1 for phase in counted.phases):
@@ -83,7 +85,8 @@ def export(
         if format == "nnunet":
             write_nnunet(content, schema, chosen, folder)
         elif format == "bids":
-            write_bids(content, schema, chosen, synthetic, regime, folder)
+            made = {Path(case.image).resolve() for case in load_cases(synthetic, "training")} if synthetic else set()
+            write_bids(content, schema, chosen, made, not synthetic or is_synthetic(synthetic), regime, folder)
         elif format == "dicom":
             write_dicom(content, schema, chosen, folder)
         elif format == "auto3dseg":
@@ -95,6 +98,12 @@ def export(
     if format == "decathlon":
         names, targets = (quoted(str(literal(list(of)))) for of in (chosen.class_names, chosen.targets))
         print(f"for a bundle: --class_names {names} --targets {targets}")
+
+
+def is_synthetic(pairs: str) -> bool:
+    """Whether a folder of pairs shows no patients; so does any that says nothing, as those of other programs."""
+    path = Path(pairs) / "dataset.json"
+    return not path.is_file() or read_json(path).get("synthetic", True)
 
 
 def require_own_axes(content: dict) -> None:

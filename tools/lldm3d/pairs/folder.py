@@ -149,6 +149,7 @@ def write_dataset_json(
     content = read_json(dataset_dir / "dataset.json") | {
         "name": f"{schema.name} ({kind})",
         "description": about,
+        "synthetic": kind == "synthetic",
         "numTraining": len(cases),
         "numTest": 0,
         "training": cases,

@@ -281,6 +281,9 @@ def check_pairs(plan: Plan) -> None:
     """Raises UserError for pairs that cannot be had, would show test labels, or are fewer than a regime takes."""
     for name in plan.pairs:
         method, _, source = name.partition("/")
+        if method in method_names() and source not in KINDS and Path(source).is_dir():
+            slug = parse_source(str(Path(source).resolve())).slug
+            raise UserError(f"--pairs {name}: pairs of the labels in a folder are called {method}/{slug}")
         if name == WARPED and plan.given:
             raise UserError(f"--pairs {WARPED}: real scans that `lldm3d run` warps, but no run made this data set")
         if method in method_names() and source in KINDS and source not in load_method(method).sources:
