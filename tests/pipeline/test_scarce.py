@@ -17,8 +17,7 @@ from lldm3d.files import read_json, read_yaml, write_json
 from lldm3d.methods.registry import load_method
 from lldm3d.pairs.generate import source_labels
 from lldm3d.pairs.sources import LabelSource
-from lldm3d.pipeline.actions import number_of_pairs
-from lldm3d.pipeline.plan import Plan, check_plan, pairs_of
+from lldm3d.pipeline.plan import Plan, check_plan, number_of_pairs, pairs_of
 from lldm3d.pipeline.run import planned, run
 from lldm3d.pipeline.stage import read_plan
 from lldm3d.pipeline.stages import all_jobs

@@ -11,9 +11,8 @@ from tests.in_process import SEGMENT, do_stages, write_profile
 
 from lldm3d.data.dataset import add_tasks
 from lldm3d.errors import UserError
-from lldm3d.pipeline.actions import number_of_pairs
 from lldm3d.pipeline.cost import print_cost
-from lldm3d.pipeline.plan import Plan
+from lldm3d.pipeline.plan import Plan, number_of_pairs
 from lldm3d.pipeline.run import planned, run, study
 from lldm3d.pipeline.stage import read_plan
 from lldm3d.pipeline.stages import selected_jobs

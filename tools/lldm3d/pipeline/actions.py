@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from lldm3d.data.regimes import parse_regime
-from lldm3d.errors import UserError
 from lldm3d.locks import free_gpus
 from lldm3d.pairs.sources import (
     BOTH,
@@ -19,7 +17,15 @@ from lldm3d.pairs.sources import (
     parse_source,
     shapes_path,
 )
-from lldm3d.pipeline.plan import Plan, labels_folder, method_folder, method_sources, pseudo_labels_of, seen_by
+from lldm3d.pipeline.plan import (
+    Plan,
+    labels_folder,
+    method_folder,
+    method_sources,
+    number_of_pairs,
+    pseudo_labels_of,
+    seen_by,
+)
 from lldm3d.pipeline.stages import Job, all_jobs
 
 DRAWN_AGAIN, AGAIN_SEED = 10, 1_000_000  # test labels drawn a second time, and what is added to their seed
@@ -51,35 +57,6 @@ def choose_seen(work: Path, job: Job, plan: Plan) -> None:
     seed = job.values["seed"]
     limits = plan.limits | {"pseudo_labels": pseudo_labels_of(plan, seed)}
     write_seen(work / "dataset", work / job.name, seed=seed, **limits)
-
-
-def number_of_labelled(work: Path) -> int:
-    """How many training cases have a label."""
-    from lldm3d.data.dataset import load_cases
-    from lldm3d.data.regimes import labelled_training
-
-    return len(labelled_training(load_cases(work / "dataset", "training")))
-
-
-def needed_pairs(plan: Plan, cases: int) -> int:
-    """As many as the regimes take for so many labelled training cases.
-
-    Raises UserError where the profile's number is smaller.
-    """
-    number = plan.settings["methods"].get("n")
-    needed = {regime: parse_regime(regime).pairs(cases) for regime in plan.settings["segment"]["regimes"]}
-    if wanting := {regime: pairs for regime, pairs in needed.items() if number is not None and pairs > number}:
-        raise UserError(f"methods#n is {number}, but the regimes take more pairs: {wanting}; raise it in the profile")
-    return max(needed.values())
-
-
-def number_of_pairs(work: Path, plan: Plan) -> int:
-    """As many as the regimes take, and as the real training cases at least, unless the profile gives a number.
-
-    Raises UserError as `needed_pairs` does.
-    """
-    cases = number_of_labelled(work)
-    return plan.settings["methods"].get("n") or max(cases, needed_pairs(plan, cases))
 
 
 def write_labels(work: Path, job: Job, plan: Plan) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 from lldm3d.files import read_json
 from lldm3d.methods.registry import load_method
 from lldm3d.pairs.sources import DRAWN, JOINED, WRITTEN
-from lldm3d.pipeline.actions import needed_pairs, number_of_labelled
-from lldm3d.pipeline.plan import Plan, pairs_of
+from lldm3d.pipeline.plan import Plan, needed_pairs, number_of_labelled, pairs_of
 from lldm3d.pipeline.stages import Job, labels_jobs, pairs_jobs, real_segment_jobs
 from lldm3d.study.stages import RUNGS, UNTIL
 

@@ -18,9 +18,8 @@ from lldm3d.data.dataset import Schema, load_cases, load_schema
 from lldm3d.diffusion.networks import ControlledDiffusion
 from lldm3d.errors import UserError
 from lldm3d.methods.registry import Method
-from lldm3d.pipeline.actions import number_of_pairs
 from lldm3d.pipeline.cluster import limit_key, note_limits
-from lldm3d.pipeline.plan import DATASET, Plan, draws_labels
+from lldm3d.pipeline.plan import DATASET, Plan, draws_labels, number_of_pairs
 from lldm3d.pipeline.profile import SEGMENT_OVERLAY, overlays_of, overrides_of
 from lldm3d.pipeline.stages import Job
 from lldm3d.study.stages import CAP, SegmentStage

@@ -196,6 +196,35 @@ def regimes_with_pairs(plan: Plan) -> float:
     return max((parse_regime(name).synthetic for name in plan.settings["segment"]["regimes"]), default=0)
 
 
+def number_of_labelled(work: Path) -> int:
+    """How many training cases have a label."""
+    from lldm3d.data.dataset import load_cases
+    from lldm3d.data.regimes import labelled_training
+
+    return len(labelled_training(load_cases(work / "dataset", "training")))
+
+
+def needed_pairs(plan: Plan, cases: int) -> int:
+    """As many as the regimes take for so many labelled training cases.
+
+    Raises UserError where the profile's number is smaller.
+    """
+    number = plan.settings["methods"].get("n")
+    needed = {regime: parse_regime(regime).pairs(cases) for regime in plan.settings["segment"]["regimes"]}
+    if wanting := {regime: pairs for regime, pairs in needed.items() if number is not None and pairs > number}:
+        raise UserError(f"methods#n is {number}, but the regimes take more pairs: {wanting}; raise it in the profile")
+    return max(needed.values())
+
+
+def number_of_pairs(work: Path, plan: Plan) -> int:
+    """As many as the regimes take, and as the real training cases at least, unless the profile gives a number.
+
+    Raises UserError as `needed_pairs` does.
+    """
+    cases = number_of_labelled(work)
+    return plan.settings["methods"].get("n") or max(cases, needed_pairs(plan, cases))
+
+
 def segment_stages(plan: Plan) -> list[SegmentStage]:
     """The grid of segmentations, and the one that judges images."""
     section = plan.settings["segment"]
