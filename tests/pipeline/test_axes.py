@@ -89,6 +89,13 @@ def test_a_study_never_draws_test_labels_to_learn_from(tiny_dataset, tmp_path):
         require_data(tmp_path, plan, making=set())
 
 
+def test_pairs_of_a_folder_of_labels_bear_its_whole_path(tmp_path):
+    (tmp_path / "mine").mkdir()
+    plan = plan_of(tmp_path, grid={"pairs": [f"lldm/{tmp_path}/mine"]})
+    with pytest.raises(UserError, match=r"pairs of the labels in a folder are called lldm/\w+_mine$"):
+        check_pairs(plan)
+
+
 def test_a_study_of_pairs_that_nothing_trained_can_make_says_which_command_makes_them(tiny_dataset, tmp_path):
     (tmp_path / "dataset").symlink_to(tiny_dataset)
     plan = plan_of(tmp_path, grid={"pairs": ["ddpm/pseudo_labelled"], "regimes": ["R", "R+S"]})

@@ -222,7 +222,8 @@ def number_of_pairs(work: Path, plan: Plan) -> int:
     Raises UserError as `needed_pairs` does.
     """
     cases = number_of_labelled(work)
-    return plan.settings["methods"].get("n") or max(cases, needed_pairs(plan, cases))
+    needed = needed_pairs(plan, cases)
+    return plan.settings["methods"].get("n") or max(cases, needed)
 
 
 def segment_stages(plan: Plan) -> list[SegmentStage]:
@@ -310,7 +311,7 @@ def check_pairs(plan: Plan) -> None:
     """Raises UserError for pairs that cannot be had, would show test labels, or are fewer than a regime takes."""
     for name in plan.pairs:
         method, _, source = name.partition("/")
-        if method in method_names() and source not in KINDS and Path(source).is_dir():
+        if method in method_names() and source and source not in KINDS and Path(source).is_dir():
             slug = parse_source(str(Path(source).resolve())).slug
             raise UserError(f"--pairs {name}: pairs of the labels in a folder are called {method}/{slug}")
         if name == WARPED and plan.given:
