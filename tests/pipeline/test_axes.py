@@ -10,7 +10,7 @@ from lldm3d.errors import UserError
 from lldm3d.files import write_json, write_yaml
 from lldm3d.methods.registry import load_method
 from lldm3d.pipeline.axes import pairs_at_hand, pairs_to_make
-from lldm3d.pipeline.plan import Plan
+from lldm3d.pipeline.plan import Plan, check_pairs
 from lldm3d.pipeline.run import leave_out_missing, planned, require_data, study
 
 from .conftest import DRAWN, plan_of
