@@ -88,9 +88,12 @@ def test_regimes_that_are_given_stand_beside_those_of_the_ladder(tmp_path):
     assert plan.settings["segment"]["regimes"] == ["R", "S", "R+S"]
 
 
-def test_a_source_that_no_method_of_the_run_has_is_refused(tmp_path):
+def test_a_source_that_no_method_of_the_run_has_is_refused(tmp_path, capsys):
     plan = plan_of(tmp_path, methods=["haar_ldm", "ddpm"])
     require_takers(plan, ["training", "pseudo_labelled"])
+    assert capsys.readouterr().out == ""
+    require_takers(plan, ["training"])
+    assert "ddpm has no pairs of the source training; it takes drawn" in capsys.readouterr().out
     with pytest.raises(UserError, match="--sources pseudo_labelled: no method of this run .*haar_ldm has drawn, "):
         require_takers(plan_of(tmp_path, methods=["haar_ldm"]), ["pseudo_labelled"])
 

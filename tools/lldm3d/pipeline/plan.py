@@ -263,12 +263,19 @@ def check_plan(plan: Plan) -> None:
 
 
 def require_takers(plan: Plan, sources: Iterable[str]) -> None:
-    """Raises UserError for a source that is asked for, of which no method of the run has pairs."""
+    """Raises UserError for a source that is asked for, of which no method of the run has pairs.
+
+    Methods that have none of the sources are printed, with what they take instead.
+    """
     had = {name: load_method(name).sources for name in plan.methods}
-    for text in sources:
-        if not any(parse_source(text).kind in kinds for kinds in had.values()):
+    wanted = {text: parse_source(text).kind for text in sources}
+    for text, kind in wanted.items():
+        if not any(kind in kinds for kinds in had.values()):
             have = "; ".join(f"{name} has {', '.join(kinds)}" for name, kinds in had.items())
             raise UserError(f"--sources {text}: no method of this run has such pairs: {have}")
+    for name, kinds in had.items():
+        if wanted and not set(wanted.values()) & set(kinds):
+            print(f"lldm3d: {name} has no pairs of the source {' or '.join(wanted)}; it takes {kinds[0]}")
 
 
 def check_voters(plan: Plan, source: str) -> None:
