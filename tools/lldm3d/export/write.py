@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lldm3d.bundle import literal
 from lldm3d.children import quoted
-from lldm3d.data.dataset import ALL, SPLITS, axes_of, load_cases, load_schema
+from lldm3d.data.dataset import ALL, SPLITS, axes_of, load_cases, load_schema, read_description
 from lldm3d.data.regimes import parse_regime
 from lldm3d.data.volumes import lies_along
 from lldm3d.errors import UserError
@@ -13,7 +13,7 @@ from lldm3d.export.auto3dseg import write_auto3dseg
 from lldm3d.export.bids import write_bids
 from lldm3d.export.dicom import write_dicom
 from lldm3d.export.nnunet import check_name, write_nnunet
-from lldm3d.files import output_folder, read_json, require_replaceable, write_json
+from lldm3d.files import output_folder, require_replaceable, write_json
 from lldm3d.study.scores import data_list
 
 FORMATS = ("decathlon", "nnunet", "auto3dseg", "bids", "dicom")
@@ -103,7 +103,7 @@ def export(
 def is_synthetic(pairs: str) -> bool:
     """Whether a folder of pairs shows no patients; so does any that says nothing, as those of other programs."""
     path = Path(pairs) / "dataset.json"
-    return not path.is_file() or read_json(path).get("synthetic", True)
+    return not path.is_file() or read_description(path).get("synthetic", True)
 
 
 def require_own_axes(content: dict) -> None:
