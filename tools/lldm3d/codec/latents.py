@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from lldm3d.codec.codec import Codec, load_codec
 from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema
+from lldm3d.data.labels import class_sizes
 from lldm3d.data.scans import read_pair
 from lldm3d.data.warping import warp_pair
 from lldm3d.errors import UserError
@@ -33,7 +34,7 @@ def read_case(case: Case, schema: Schema) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def encode_case(volumes: dict[str, torch.Tensor], codecs: dict[str, Codec]) -> dict[str, torch.Tensor]:
-    """Mean and sigma of image and label, float32 [C, x, y, z], and the label itself, uint8 [1, X, Y, Z].
+    """Mean and sigma of image and label, float32 [C, x, y, z], the label itself, uint8 [1, X, Y, Z], and its sizes.
 
     Codecs that lose nothing have no sigma. A case without a label has the image's alone; "labelled" says which it is.
     """
@@ -46,6 +47,8 @@ def encode_case(volumes: dict[str, torch.Tensor], codecs: dict[str, Codec]) -> d
             continue
         mean, sigma = codec.encode(volumes[kind][None].to(codec.latent_mean.device))
         entry[f"{kind}_mean"] = mean[0].cpu()
+        if kind == "label":
+            entry["sizes"] = class_sizes(volumes["label"], len(codec.class_names))
         if not codec.lossless:
             entry[f"{kind}_sigma"] = sigma[0].cpu()
     return entry
@@ -209,7 +212,8 @@ class LatentDataset(Dataset):
     Args:
         dataset_dir: folder made by `lldm3d encode`.
         split: "training", "validation" or "test".
-        keys: what is read, of `TENSORS`; the label at full size is most of it. Codecs that lose nothing left no sigma.
+        keys: what is read, of `TENSORS` and "sizes"; the label at full size is most of it. Codecs that lose nothing
+            left no sigma.
         labelled_only: leave out entries without a label.
 
     Raises:

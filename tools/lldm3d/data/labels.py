@@ -24,6 +24,11 @@ def one_hot(label: torch.Tensor, num_classes: int) -> torch.Tensor:
     return hot.scatter_(1, label, 1.0)
 
 
+def class_sizes(label: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """The size of each class but the background, [K - 1]: the cube root of its voxels, of class indices [1, X, Y, Z]."""
+    return torch.bincount(label.long().flatten(), minlength=num_classes)[1:num_classes].float().pow(1 / 3)
+
+
 def signed_distance(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """Distance (mm) of each voxel's centre to the surface of a mask [X, Y, Z], negative inside.
 

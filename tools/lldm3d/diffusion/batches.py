@@ -51,6 +51,8 @@ class DiffusionBatch:
         arguments = {"timesteps": timesteps}
         if self.num_classes is not None:
             arguments["condition"] = self.make_condition(batch, generators)
+        if "sizes" in batch:  # of the classes, for a network that is told them
+            arguments["sizes"] = batch["sizes"]
         return noisy, target, (), arguments
 
     def make_condition(self, batch: dict, generators: list[torch.Generator] | None) -> torch.Tensor:

@@ -18,7 +18,8 @@ from lldm3d.diffusion.noise import TIME_SCALE
 from lldm3d.errors import UserError
 from lldm3d.training.checkpoints import load_model
 
-LEAST_DEVIATION = 1e-3  # of a channel, such as those of a class that no case has
+LEAST_DEVIATION = 1e-3  # of a channel or a size, such as those of a class that no case has
+SIZE_JITTER = 0.2  # of sizes that a network is told, in their deviations over the training cases
 
 
 class ControlledDiffusion(nn.Module):
@@ -92,29 +93,54 @@ def velocity(
 
 
 class LabelDiffusion(DiffusionModelUNet):
-    """MONAI's diffusion model without a condition, that may begin with the best linear answer to each channel.
+    """MONAI's diffusion model that may begin with the best linear answer to each channel, and be told sizes of classes.
 
     Where channels vary far less than others their velocity is nearly the noise itself, all of which a network has to
     hand on, through fewer channels than the latent has. So it answers that from the first step, and learns the rest.
+    What all voxels share its normalisation takes away, so that all drawn organs are of nearly one size unless it is
+    told one. MONAI's model embeds whole numbers of classes only.
 
     Args:
         preconditioned: the network learns what `velocity` leaves, by the channels' deviations that `measure` takes.
+        sizes: number of classes, without background, whose sizes it is told; 0 for none.
         unet: arguments of `DiffusionModelUNet`.
     """
 
-    def __init__(self, preconditioned: bool = False, **unet: object) -> None:
+    def __init__(self, preconditioned: bool = False, sizes: int = 0, **unet: object) -> None:
         super().__init__(**unet)
-        self.preconditioned = preconditioned
+        self.preconditioned, self.sizes = preconditioned, sizes
         if preconditioned:
             self.register_buffer("deviation", torch.ones(unet["in_channels"]))
+        if sizes:
+            width = 4 * unet["channels"][0]  # as the embedding of times, to which this is added
+            self.num_class_embeds = sizes
+            self.class_embedding = nn.Sequential(nn.Linear(sizes, width), nn.SiLU(), nn.Linear(width, width))
+            nn.init.zeros_(self.class_embedding[-1].weight)
+            nn.init.zeros_(self.class_embedding[-1].bias)
+            self.register_buffer("usual_size", torch.zeros(sizes))
+            self.register_buffer("size_deviation", torch.ones(sizes))
 
-    def measure(self, latents: Iterable[torch.Tensor]) -> None:
-        """Take the deviation of each channel from latents [C, x, y, z] of mean 0."""
-        self.deviation.copy_(torch.stack([latent.square().mean((1, 2, 3)) for latent in latents]).mean(0).sqrt())
+    def measure(self, cases: Iterable[dict[str, torch.Tensor]], kind: str) -> None:
+        """Take what the training cases have: deviations of the channels of `<kind>_mean` [C, x, y, z], and "sizes"."""
+        squares, sizes = [], []
+        for case in cases:
+            squares.append(case[f"{kind}_mean"].square().mean((1, 2, 3)))
+            sizes.append(case.get("sizes"))
+        if self.preconditioned:
+            self.deviation.copy_(torch.stack(squares).mean(0).sqrt())
+        if self.sizes:
+            sizes = torch.stack(sizes)
+            self.usual_size.copy_(sizes.mean(0))
+            self.size_deviation.copy_(sizes.std(0, correction=0).clamp(min=LEAST_DEVIATION))
 
-    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, **further: object) -> torch.Tensor:
-        """Noisy latent [B, C, x, y, z], times [B]; gives the prediction like x."""
-        predict = partial(super().forward, timesteps=timesteps, **further)
+    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
+        """Noisy latent [B, C, x, y, z], times [B], sizes [B, K - 1] (`class_sizes`); gives the prediction like x."""
+        told = None
+        if self.sizes:
+            told = (sizes - self.usual_size) / self.size_deviation
+            if self.training:  # else it knows each patient by them
+                told = told + SIZE_JITTER * torch.randn_like(told)
+        predict = partial(super().forward, timesteps=timesteps, class_labels=told)
         if not self.preconditioned:
             return predict(x)
         return velocity(predict, x, timesteps, self.deviation.clamp(min=LEAST_DEVIATION).view(-1, 1, 1, 1))

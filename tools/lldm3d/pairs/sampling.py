@@ -12,14 +12,14 @@ from torch import nn
 from lldm3d.codec.codec import Codec, load_codec
 from lldm3d.data.labels import one_hot
 from lldm3d.diffusion.guidance import guided
-from lldm3d.diffusion.networks import ARCHITECTURES, ControlledDiffusion
+from lldm3d.diffusion.networks import ARCHITECTURES, SIZE_JITTER, ControlledDiffusion
 from lldm3d.diffusion.noise import NoiseProcess, noise_like
 from lldm3d.errors import UserError
 from lldm3d.files import sha256
 from lldm3d.training.checkpoints import load_model
 from lldm3d.training.inferers import AutocastInferer
 
-GAIN_STREAM = 2  # stands beside 0 and 1, the kinds of noise, in the seed of a case's gain
+GAIN_STREAM, SIZE_STREAM = 2, 3  # beside 0 and 1, the kinds of noise, in the seeds of a case's gain and its sizes
 
 
 def case_noise(seed: int, index: int, kind: str, shape: list[int]) -> torch.Tensor:
@@ -46,6 +46,7 @@ class LatentSampler:
         guidance_scale: guidance on the label; 1 for none.
         autocast: bfloat16, in sampling and decoding (docs/reference/sampling.md has what that changes).
         gains: quantiles of the training images' gains, where the network learnt images of one gain (`encode`).
+        sizes: of the classes of each training label [N, K - 1], where the network is told them (`LabelDiffusion`).
     """
 
     def __init__(
@@ -58,18 +59,23 @@ class LatentSampler:
         guidance_scale: float = 1.0,
         autocast: bool = True,
         gains: Sequence[float] | None = None,
+        sizes: Sequence[Sequence[float]] | None = None,
     ) -> None:
         self.codec, self.network, self.noise_scheduler = codec, network, noise_scheduler
         self.latent_shape, self.seed, self.guidance_scale = list(latent_shape), seed, guidance_scale
-        self.gains = gains
+        self.gains, self.sizes = gains, sizes
         self.device = codec.latent_mean.device
         self.inferer = AutocastInferer(self.device, autocast)
 
     def call(self, x: torch.Tensor, timesteps: torch.Tensor, *condition: torch.Tensor) -> torch.Tensor:
         return self.inferer(x, self.network, timesteps, *condition)
 
-    def predictor(self, condition: torch.Tensor | None) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def predictor(
+        self, condition: torch.Tensor | None, sizes: torch.Tensor | None
+    ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """The network as a function of (x, timesteps)."""
+        if sizes is not None:
+            return lambda x, timesteps: self.call(x, timesteps, sizes)
         return self.call if condition is None else guided(self.call, condition, self.guidance_scale)
 
     @torch.no_grad()
@@ -82,7 +88,7 @@ class LatentSampler:
         noise = torch.stack([case_noise(self.seed, index, kind, shape) for index in indices])
         if self.device.type == "cuda":  # else the copy would wait for all that the GPU was given before
             noise = noise.pin_memory().to(self.device, non_blocking=True)
-        return self.noise_scheduler.sample(self.predictor(condition), noise)
+        return self.noise_scheduler.sample(self.predictor(condition, self.draw_sizes(indices)), noise)
 
     def decode(
         self, latent: torch.Tensor, in_slabs: bool = False, gains: Sequence[float] | None = None
@@ -100,6 +106,21 @@ class LatentSampler:
         generators = [seeded_generator(self.seed, index, GAIN_STREAM) for index in indices]
         places = [torch.rand(1, generator=generator).item() for generator in generators]
         return np.interp(places, np.linspace(0, 1, len(self.gains)), self.gains).tolist()
+
+    def draw_sizes(self, indices: list[int]) -> torch.Tensor | None:
+        """Sizes [B, K - 1] for each of these cases: those of a training label, a little changed; None if none are told.
+
+        No two classes of a case come from two labels, as large ones of one class go with large ones of others.
+        """
+        if self.sizes is None:
+            return None
+        table = torch.tensor(self.sizes)
+        deviation, drawn = table.std(0, correction=0), []
+        for generator in (seeded_generator(self.seed, index, SIZE_STREAM) for index in indices):
+            own = table[torch.randint(len(table), (1,), generator=generator)[0]]
+            changed = own + SIZE_JITTER * deviation * torch.randn(own.shape, generator=generator)
+            drawn.append(torch.where(own > 0, changed.clamp(min=0), 0))  # what a patient lacks stays away
+        return torch.stack(drawn).to(self.device)
 
 
 class Generation:
