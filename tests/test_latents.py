@@ -55,6 +55,9 @@ def test_latents_are_those_of_the_case(latents, tiny_dataset, codecs):
     item = LatentDataset(str(latents), "test")[1]
     assert torch.equal(item["image_mean"], mean[0]) and torch.equal(item["image_sigma"], sigma[0])
     assert torch.equal(item["label"], read_case(case, schema)["label"].to(torch.uint8))
+    sizes = [(item["label"] == value).sum() ** (1 / 3) for value in range(1, len(schema.class_names))]
+    found = LatentDataset(str(latents), "test", ["sizes"])[1]["sizes"]
+    torch.testing.assert_close(found, torch.stack(sizes).float())
 
 
 def test_nothing_is_read_that_is_not_asked_for(latents):
@@ -219,24 +222,3 @@ def test_an_autoencoder_is_given_no_scans_brighter_than_it_knows(tiny_dataset, c
 def test_an_encoding_that_cannot_be_is_refused_before_anything_is_read(options, tmp_path):
     with pytest.raises(UserError, match="--views .* must be 1 or more, --seed .* and --strength .* 0 or more"):
         encode("none", "none", str(tmp_path / "latents"), **options)
-
-
-def test_drawn_labels_are_told_sizes_as_the_training_labels_have_them(scans, codecs):
-    """Here a lesion in half of the cases, which grows with the organ."""
-    table = [[10.0 + i, (5.0 + i) * (i % 2)] for i in range(10)]
-    codec = load_codec(codecs[1], "label")
-    first, other, none = (
-        LatentSampler(codec, torch.nn.Identity(), RectifiedFlow(2), [4, 1, 1, 1], seed, autocast=False, sizes=sizes)
-        for seed, sizes in ((0, table), (1, table), (0, None))
-    )
-    cases = list(range(400))
-    drawn = first.draw_sizes(cases)
-    assert none.draw_sizes(cases) is None and not torch.equal(other.draw_sizes(cases), drawn)
-    assert torch.equal(first.draw_sizes([7]), drawn[7:8]), "whatever else is in the batch"
-    wanted = torch.tensor(table)
-    torch.testing.assert_close(drawn.mean(0), wanted.mean(0), rtol=0.06, atol=0)
-    torch.testing.assert_close(drawn.std(0), wanted.std(0), rtol=0.1, atol=0)
-    lesions = drawn[:, 1] > 0
-    assert 0.4 < lesions.float().mean() < 0.6 and not (drawn < 0).any()
-    assert torch.corrcoef(drawn[lesions].T)[0, 1] > 0.8
-    assert not (drawn[:, None] == wanted).all(-1).any(), "no patient's own"

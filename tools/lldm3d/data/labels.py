@@ -25,7 +25,7 @@ def one_hot(label: torch.Tensor, num_classes: int) -> torch.Tensor:
 
 
 def class_sizes(label: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """The size of each class but the background, [K - 1]: the cube root of its voxels, of class indices [1, X, Y, Z]."""
+    """How large each class but the background is in indices [1, X, Y, Z]: the cube root of its voxels, [K - 1]."""
     return torch.bincount(label.long().flatten(), minlength=num_classes)[1:num_classes].float().pow(1 / 3)
 
 

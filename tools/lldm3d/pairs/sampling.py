@@ -12,10 +12,11 @@ from torch import nn
 from lldm3d.codec.codec import Codec, load_codec
 from lldm3d.data.labels import one_hot
 from lldm3d.diffusion.guidance import guided
-from lldm3d.diffusion.networks import ARCHITECTURES, SIZE_JITTER, ControlledDiffusion
+from lldm3d.diffusion.networks import ARCHITECTURES, ControlledDiffusion
 from lldm3d.diffusion.noise import NoiseProcess, noise_like
 from lldm3d.errors import UserError
 from lldm3d.files import sha256
+from lldm3d.pairs.sizes import ClassSizes
 from lldm3d.training.checkpoints import load_model
 from lldm3d.training.inferers import AutocastInferer
 
@@ -46,7 +47,7 @@ class LatentSampler:
         guidance_scale: guidance on the label; 1 for none.
         autocast: bfloat16, in sampling and decoding (docs/reference/sampling.md has what that changes).
         gains: quantiles of the training images' gains, where the network learnt images of one gain (`encode`).
-        sizes: of the classes of each training label [N, K - 1], where the network is told them (`LabelDiffusion`).
+        sizes: of classes, where the network is told them (`LabelDiffusion`).
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class LatentSampler:
         guidance_scale: float = 1.0,
         autocast: bool = True,
         gains: Sequence[float] | None = None,
-        sizes: Sequence[Sequence[float]] | None = None,
+        sizes: ClassSizes | None = None,
     ) -> None:
         self.codec, self.network, self.noise_scheduler = codec, network, noise_scheduler
         self.latent_shape, self.seed, self.guidance_scale = list(latent_shape), seed, guidance_scale
@@ -108,19 +109,11 @@ class LatentSampler:
         return np.interp(places, np.linspace(0, 1, len(self.gains)), self.gains).tolist()
 
     def draw_sizes(self, indices: list[int]) -> torch.Tensor | None:
-        """Sizes [B, K - 1] for each of these cases: those of a training label, a little changed; None if none are told.
-
-        No two classes of a case come from two labels, as large ones of one class go with large ones of others.
-        """
+        """Sizes [B, K - 1] for each of these cases; None where the network is told none."""
         if self.sizes is None:
             return None
-        table = torch.tensor(self.sizes)
-        deviation, drawn = table.std(0, correction=0), []
-        for generator in (seeded_generator(self.seed, index, SIZE_STREAM) for index in indices):
-            own = table[torch.randint(len(table), (1,), generator=generator)[0]]
-            changed = own + SIZE_JITTER * deviation * torch.randn(own.shape, generator=generator)
-            drawn.append(torch.where(own > 0, changed.clamp(min=0), 0))  # what a patient lacks stays away
-        return torch.stack(drawn).to(self.device)
+        generators = [seeded_generator(self.seed, index, SIZE_STREAM) for index in indices]
+        return torch.stack([self.sizes.draw(generator) for generator in generators]).to(self.device)
 
 
 class Generation:

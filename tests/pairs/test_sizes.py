@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from lldm3d.errors import UserError
+from lldm3d.pairs.sampling import seeded_generator
+from lldm3d.pairs.sizes import told_sizes
+
+ORGANS = torch.arange(10) + 10.0  # with a lesion in every second one, which grows with it
+TABLE = [[size, (size - 5) * (place % 2)] for place, size in enumerate(ORGANS.tolist())]
+CHECKPOINT = {"sizes": TABLE, "class_names": ["background", "liver", "HCC"], "spacing": [2.0, 2.0, 2.5]}  # 0.01 ml
+
+
+def drawn(**arguments):
+    sizes = told_sizes(CHECKPOINT, **arguments)
+    return torch.stack([sizes.draw(seeded_generator(0, case)) for case in range(400)])
+
+
+def test_sizes_are_drawn_as_the_training_labels_have_them():
+    found, wanted = drawn(), torch.tensor(TABLE)
+    torch.testing.assert_close(found.mean(0), wanted.mean(0), rtol=0.15, atol=0)
+    torch.testing.assert_close(found.std(0), wanted.std(0), rtol=0.1, atol=0)
+    lesions = found[:, 1] > 0
+    assert 0.4 < lesions.float().mean() < 0.6 and not (found < 0).any()
+    assert torch.corrcoef(found[lesions].T)[0, 1] > 0.8, "large organs have large lesions"
+    assert not (found[:, None] == wanted).all(-1).any(), "no patient's own"
+    assert told_sizes({}) is None, "of a network that is told none"
+
+
+def test_what_is_asked_for_is_told_and_all_else_fits_it():
+    small, large = (drawn(volumes={"HCC": volume}) for volume in (3.0, 25.0))
+    torch.testing.assert_close(small[:, 1] ** 3 * 0.01, torch.full((400,), 3.0))
+    assert large[:, 0].mean() > small[:, 0].mean() + 4
+    assert (drawn(volumes={"HCC": 0})[:, 1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "volumes", "message"),
+    [
+        ({}, {"HCC": 3}, "trained without sizes; train label_ldm with `sized: true`"),
+        (CHECKPOINT, {"spleen": 3}, "there is no class 'spleen'; the data set has liver, HCC"),
+        (CHECKPOINT, {"HCC": 90}, "HCC has 0 to 27.4 ml in the training labels.*got 90"),
+        (CHECKPOINT, {"liver": 0}, "liver has 10 to 68.6 ml in the training labels.*got 0"),
+        (CHECKPOINT, {"HCC": "big"}, "got 'big'"),
+        (CHECKPOINT, 5, "must be classes with their volumes in ml, such as .*, got 5"),
+    ],
+)
+def test_what_no_training_label_comes_near_to_is_refused(checkpoint, volumes, message):
+    with pytest.raises(UserError, match=f"--volumes.*{message}"):
+        told_sizes(checkpoint, volumes)
