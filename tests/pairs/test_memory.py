@@ -6,12 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from benchmarks.pairs import untrained
 
+from lldm3d.codec.codec import Codec
+from lldm3d.codec.haar import HaarDistances
+from lldm3d.diffusion.networks import LabelDiffusion
 from lldm3d.diffusion.noise import RectifiedFlow
 from lldm3d.errors import UserError
 from lldm3d.pairs.cases import CaseDataset
 from lldm3d.pairs.memory import GB, estimate, fit_memory
+from lldm3d.pairs.sampling import Generation, LatentSampler
+from lldm3d.pairs.sizes import ClassSizes
 
 ROOT = Path(__file__).parents[2]  # where `benchmarks` lies
 SCRIPT = """
@@ -55,6 +61,18 @@ def test_a_budget_lowers_the_batch_and_then_decodes_in_slabs(tmp_path):
     assert fit_memory(generation, dataset, 8, (slabs + one) / 2) >= 1 and generation.in_slabs
     with pytest.raises(UserError, match=rf"64, 64, 48.*about {slabs:.2f} GB.*0\.05"):
         fit_memory(generation, dataset, 8, 0.05)
+
+
+def test_a_network_that_is_told_sizes_is_estimated_with_them(tmp_path):
+    bands = HaarDistances(channels=3)
+    codec = Codec(bands, "label", ["background", "liver", "HCC"], torch.zeros(24), torch.ones(24)).eval()
+    small = {"channels": [16, 32], "attention_levels": [False, False], "num_res_blocks": 1, "norm_num_groups": 8}
+    network = LabelDiffusion(True, 2, spatial_dims=3, in_channels=24, out_channels=24, **small).eval()
+    sizes = ClassSizes([[10.0, 0.0], [12.0, 5.0]])
+    generation = Generation(LatentSampler(codec, network, RectifiedFlow(1), [24, 8, 8, 8], sizes=sizes))
+    dataset = CaseDataset(8, str(tmp_path), codec.class_names, [1, 1, 1])
+    one, eight = (estimate(generation, number, (16, 16, 16), False) / GB for number in (1, 8))
+    assert one < eight and fit_memory(generation, dataset, 8, (one + eight) / 2) < 8
 
 
 def test_of_several_processes_the_first_alone_says_what_was_chosen(tmp_path, capsys):

@@ -96,7 +96,7 @@ def largest(generation: Generation, dataset: CaseDataset) -> tuple[int, ...]:
 
 def estimate(generation: Generation, number: int, size: tuple[int, ...], in_slabs: bool) -> int:
     """Bytes that `number` cases of `size` voxels take, weights included: without computing them."""
-    made = []
+    made, told = [], {sampler: sampler.draw_sizes(list(range(number))) for sampler in samplers(generation)}
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
         for sampler in samplers(generation):
             device, stride = sampler.device, sampler.codec.stride
@@ -107,7 +107,8 @@ def estimate(generation: Generation, number: int, size: tuple[int, ...], in_slab
                 condition = torch.empty(number, *generation.label.latent_shape, device=device)
             shape = (number, sampler.latent_shape[0], *(extent // stride for extent in size))
             noise = torch.empty(shape, device=device)
-            latent = noise + sampler.predictor(condition)(noise, torch.zeros(number, device=device))
+            predict = sampler.predictor(condition, told[sampler])
+            latent = noise + predict(noise, torch.zeros(number, device=device))
             made += [latent, sampler.decode(latent, in_slabs)]
     return int(WORKSPACE * live.peak + ONCE) + weights(generation)
 

@@ -72,7 +72,7 @@ class LatentSampler:
         return self.inferer(x, self.network, timesteps, *condition)
 
     def predictor(
-        self, condition: torch.Tensor | None, sizes: torch.Tensor | None
+        self, condition: torch.Tensor | None, sizes: torch.Tensor | None = None
     ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """The network as a function of (x, timesteps)."""
         if sizes is not None:
