@@ -28,7 +28,7 @@ def test_a_preconditioned_label_network_begins_with_that_of_each_channel_s_own_d
     deviations = torch.tensor([1.0, 0.05]).view(2, 1, 1, 1)
     latent, noise = (torch.randn(4, 2, 8, 8, 8, generator=generator) for _ in range(2))
     latent = latent * deviations
-    network.measure(({"label_mean": case} for case in latent), "label")
+    network.measure([{"label_mean": case} for case in latent], "label")
     torch.testing.assert_close(network.deviation, deviations.flatten(), rtol=0.05, atol=0)
     seen, wanted = (1 - time) * latent + time * noise, latent - noise
     with torch.no_grad():
@@ -44,7 +44,7 @@ def test_a_preconditioned_label_network_begins_with_that_of_each_channel_s_own_d
 def test_a_label_network_begins_as_if_it_were_told_no_sizes_and_then_follows_them():
     network = LabelDiffusion(sizes=2, in_channels=2, out_channels=2, **SIZES).eval()
     told = torch.tensor([[4.0, 10.0], [6.0, 30.0]])
-    network.measure(({"label_mean": torch.randn(2, 8, 8, 8), "sizes": row} for row in told), "label")
+    network.measure([{"label_mean": torch.randn(2, 8, 8, 8), "sizes": row} for row in told], "label")
     torch.testing.assert_close(network.usual_size, torch.tensor([5.0, 20.0]))
     torch.testing.assert_close(network.size_deviation, torch.tensor([1.0, 10.0]))
     seen, time = torch.randn(1, 2, 8, 8, 8).expand(2, -1, -1, -1, -1), torch.full((2,), 500.0)

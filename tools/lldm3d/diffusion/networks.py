@@ -1,7 +1,7 @@
 """Diffusion networks that take a condition, or less memory."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -120,16 +120,13 @@ class LabelDiffusion(DiffusionModelUNet):
             self.register_buffer("usual_size", torch.zeros(sizes))
             self.register_buffer("size_deviation", torch.ones(sizes))
 
-    def measure(self, cases: Iterable[dict[str, torch.Tensor]], kind: str) -> None:
+    def measure(self, cases: Sequence[dict[str, torch.Tensor]], kind: str) -> None:
         """Take what the training cases have: deviations of the channels of `<kind>_mean` [C, x, y, z], and "sizes"."""
-        squares, sizes = [], []
-        for case in cases:
-            squares.append(case[f"{kind}_mean"].square().mean((1, 2, 3)))
-            sizes.append(case.get("sizes"))
         if self.preconditioned:
+            squares = [case[f"{kind}_mean"].square().mean((1, 2, 3)) for case in cases]
             self.deviation.copy_(torch.stack(squares).mean(0).sqrt())
         if self.sizes:
-            sizes = torch.stack(sizes)
+            sizes = torch.stack([case["sizes"] for case in cases])
             self.usual_size.copy_(sizes.mean(0))
             self.size_deviation.copy_(sizes.std(0, correction=0).clamp(min=LEAST_DEVIATION))
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from lldm3d.diffusion.networks import SIZE_JITTER
+from lldm3d.diffusion.networks import LEAST_DEVIATION, SIZE_JITTER
 from lldm3d.errors import UserError
 
 NEAR = 0.5  # how far from what is asked the training labels lie that are taken, in deviations
@@ -25,7 +25,7 @@ class ClassSizes:
     def __init__(self, table: Sequence[Sequence[float]], asked: Mapping[int, float] | None = None) -> None:
         self.table, self.asked = torch.tensor(table), dict(asked or {})
         self.deviation = self.table.std(0, correction=0)
-        scale, far = self.deviation.clamp(min=1e-3), torch.zeros(len(self.table))
+        scale, far = self.deviation.clamp(min=LEAST_DEVIATION), torch.zeros(len(self.table))
         for place, size in self.asked.items():
             far += ((self.table[:, place] - size) / scale[place]) ** 2
         self.weights = torch.exp(-(far - far.min()) / (2 * NEAR**2))
@@ -60,16 +60,17 @@ def told_sizes(checkpoint: Mapping, volumes: Mapping[str, float] | None = None) 
         raise UserError(
             f'--volumes must be classes with their volumes in ml, such as "{{{names[0]}: 5}}", got {volumes!r}'
         )
+    voxel = float(np.prod(checkpoint["spacing"])) / 1000  # ml
     for name, volume in volumes.items():
         if name not in names:
             raise UserError(f"--volumes: there is no class {name!r}; the data set has {', '.join(names)}")
-        voxel = float(np.prod(checkpoint["spacing"])) / 1000
-        known = [row[names.index(name)] ** 3 * voxel for row in table]
+        place = names.index(name)
+        known = [row[place] ** 3 * voxel for row in table]
         least, most = min(known), max(known)
         if isinstance(volume, bool) or not isinstance(volume, int | float) or not least <= volume <= most:
             raise UserError(
                 f"--volumes: {name} has {least:.3g} to {most:.3g} ml in the training labels, "
                 f"and the network has learnt no others; got {volume!r}"
             )
-        asked[names.index(name)] = (volume / voxel) ** (1 / 3)
+        asked[place] = (volume / voxel) ** (1 / 3)
     return ClassSizes(table, asked)
