@@ -4,8 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.in_process import write_profile
+from tests.in_process import method_section, write_profile
 
+from lldm3d.methods.registry import load_method, method_names
 from lldm3d.pipeline import cluster
 from lldm3d.pipeline.cost import note_limits, print_cost
 from lldm3d.pipeline.plan import Plan
@@ -43,6 +44,17 @@ def test_time_memory_and_disk_of_each_training_of_prepared_data_are_printed(tmp_
     memory = {name: float(text.split("; ")[1].split(" GB")[0]) for name, text in said.items() if "steps" in text}
     assert memory[f"{FOLDER}/autoencoder_label"] > 1.8 * memory[f"{FOLDER}/autoencoder_image"], "two processes"
     assert (work / "limits.json").is_file()
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_the_trainings_of_each_method_are_measured(tmp_path, tiny_dataset, name, capsys):
+    work, method = tmp_path / "work", load_method(name)
+    shutil.copytree(tiny_dataset, work / "dataset")
+    profile = write_profile(tmp_path / "small.yaml", methods={name: method_section(name)})
+    plan = plan_of(tmp_path, profile, methods=[name], sources=[method.sources[0]])
+    print_cost(work, plan, [job for job in all_jobs(plan) if job.stage == "train"])
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert all(f"{name}/" in line and " steps at " in line for line in lines) and last.startswith("from steps on this")
 
 
 def test_of_several_methods_a_training_has_the_steps_of_its_minutes(tmp_path, tiny_dataset, capsys):

@@ -186,6 +186,8 @@ def network_and_inputs(
         network = ControlledDiffusion(frozen, network)
     if "condition" in parser:
         inputs.append(torch.rand(batch, classes, *schema.roi_size))
+    if parser.get("sized"):
+        inputs.append(torch.rand(batch, classes - 1))
     return network, inputs
 
 
