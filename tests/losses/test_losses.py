@@ -2,6 +2,7 @@ import logging
 
 import pytest
 import torch
+from monai.losses import JukeboxLoss
 from monai.networks.nets import resnet10
 
 from lldm3d.codec.losses import (
@@ -35,6 +36,14 @@ def test_spectral_term_needs_no_weights_and_says_so_once(caplog):
     loss = ImageReconstructionLoss(term, 1.0)
     assert float(loss(image, image)) == pytest.approx(0, abs=1e-6)
     assert float(loss(blurred, image)) > float(torch.nn.functional.l1_loss(blurred, image))
+
+
+def test_spectral_term_is_jukeboxs_and_has_gradients_where_a_frequency_is_absent():
+    image, other, flat = torch.rand(2, 1, 8, 6, 4), torch.rand(2, 1, 8, 6, 4), torch.ones(2, 1, 8, 6, 4)
+    stock = JukeboxLoss(spatial_dims=3, fft_norm="ortho")
+    assert perceptual_loss(None)(image, other).item() == pytest.approx(stock(image, other).item())
+    perceptual_loss(None)(flat.requires_grad_(), other).backward()
+    assert flat.grad.isfinite().all() and flat.grad.abs().sum() > 0
 
 
 def test_weights_from_a_path(tmp_path):

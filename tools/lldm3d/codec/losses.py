@@ -121,7 +121,18 @@ def perceptual_loss(weights: str | None) -> nn.Module:
         return MedicalNetLoss(weights)
     else:
         logger.info("no perceptual weights are given (perceptual_weights): the perceptual term is spectral")
-    return JukeboxLoss(spatial_dims=3, fft_norm="ortho")
+    return SpectralLoss(spatial_dims=3, fft_norm="ortho")
+
+
+class SpectralLoss(JukeboxLoss):
+    """Mean squared distance of the amplitudes of the Fourier transforms (Dhariwal et al. 2020, Jukebox, sec. 3.2).
+
+    MONAI's takes the root of a sum of squares, whose gradient is NaN where a coefficient is 0. Those that are real by
+    symmetry are so by rounding, once in some ten thousand steps, and the training is lost.
+    """
+
+    def _get_fft_amplitude(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.fft.fftn(images, s=self.fft_signal_size, dim=self.fft_dim, norm=self.fft_norm).abs()
 
 
 class MedicalNetLoss(nn.Module):
