@@ -81,7 +81,7 @@ def claim(target: Path, content: dict, overwrite: bool) -> None:
             changed.append("labels")
         if changed and not overwrite and any(target.glob("*Tr/*.nii.gz")):  # else that call was refused or killed
             raise UserError(
-                f"{target}: holds pairs that were generated with another {', '.join(changed)}; "
+                f"{target}: holds pairs that differ from these in {', '.join(changed)}; "
                 "choose another --output_dir or pass --overwrite"
             )
         if changed:
