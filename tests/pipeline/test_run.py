@@ -45,6 +45,16 @@ def test_what_is_done_is_done_again_only_where_settings_or_inputs_changed(done, 
     assert dry_run(done) == [f"{LLDM}/{name}" for name in ("latents", "label_ldm", "image_ldm", "controlnet")] + after
 
 
+def test_finished_models_that_changed_settings_replace_are_named_before(done, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lldm3d.pipeline.workflow.snakemake", lambda *_: None)
+    profile = write_profile(tmp_path / "mine.yaml", methods={"lldm": {"controlnet": {"learning_rate": 1e-4}}})
+    run(str(done), profile=str(profile), cores=1, **DRAWN)
+    assert f"trained anew, as settings or inputs have changed: {LLDM}/controlnet, {RS[0]}" in capsys.readouterr().out
+    shutil.rmtree(done / LLDM / "controlnet")
+    run(str(done), cores=1, until=f"{LLDM}/controlnet", **DRAWN)
+    assert "anew" not in capsys.readouterr().out
+
+
 def test_a_work_directory_whose_profile_is_gone_goes_on_with_its_settings(done, dry_run, tmp_path):
     path = write_profile(tmp_path / "mine.yaml", methods={"n": 3})
     write_yaml(done / "run.yaml", planned(done, str(path), None))

@@ -63,10 +63,15 @@ def jobs_to_do(work: Path, jobs: Sequence[Job]) -> list[Job]:
     return found
 
 
+def is_trained(work: Path, job: Job) -> bool:
+    """Whether there is a finished model of a job, with whatever settings."""
+    return job.stage in TRAINED and (work / job.name).is_dir() and (work / RECORDS / f"{job.name}.json").is_file()
+
+
 def set_aside(work: Path, job: Job, found: dict) -> None:
     """Move a finished model that will be trained anew out of the way, with its record; `found` is of the new one."""
     record, aside, folder = work / RECORDS / f"{job.name}.json", work / REPLACED / job.name, work / job.name
-    if job.stage in TRAINED and folder.is_dir() and record.is_file() and read_json(record) != found:
+    if is_trained(work, job) and read_json(record) != found:
         forget_replaced(work, job)
         aside.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(aside)

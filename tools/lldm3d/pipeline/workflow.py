@@ -12,7 +12,7 @@ from lldm3d.children import quoted, source_environment, tail, tied_to_me
 from lldm3d.errors import ChildError, UserError
 from lldm3d.files import read_json, write_yaml
 from lldm3d.locks import RUN_LOCK, holder, in_use, locked, visible_gpus
-from lldm3d.pipeline.checks import RECORDS, jobs_to_do, mark_done
+from lldm3d.pipeline.checks import RECORDS, is_trained, jobs_to_do, mark_done
 from lldm3d.pipeline.cluster import check_executor, ended_by_slurm, refuse_left_over, refused_by_slurm, slurm_options
 from lldm3d.pipeline.plan import Plan
 from lldm3d.pipeline.stage import FAILURES, read_plan
@@ -47,6 +47,8 @@ def execute(work: Path, content: dict, selected: list[Job], dry_run: bool, **whe
         quiet = ["--quiet", "host", "reason"] if executor else ["--quiet", "all"]
         end = signal.SIGINT if executor else signal.SIGKILL
         if left := jobs_to_do(work, selected):
+            if anew := [job.name for job in left if is_trained(work, job)]:
+                print(f"lldm3d: trained anew, as settings or inputs have changed: {', '.join(anew)}")
             write_config(work / CONFIG, content, left)
             snakemake(work, work / CONFIG, [*options, *quiet], end)
 
