@@ -35,7 +35,8 @@ class AdversarialUpdate:
     def __init__(self, discriminator: nn.Module, optimizer: Optimizer, weight: float, start: int) -> None:
         self.discriminator, self.optimizer = discriminator, optimizer
         self.weight, self.start = weight, start
-        self.adversarial = PatchAdversarialLoss(criterion="least_squares")
+        # without the flag MONAI's takes a LeakyReLU of the scores first, and who is judged ill learns a hundredth
+        self.adversarial = PatchAdversarialLoss(criterion="least_squares", no_activation_leastsq=True)
 
     def __call__(self, engine: SupervisedTrainer, batch: dict) -> dict:
         image, target = engine.prepare_batch(batch, engine.state.device, engine.non_blocking)

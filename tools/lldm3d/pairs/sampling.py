@@ -95,9 +95,10 @@ class LatentSampler:
         self, latent: torch.Tensor, in_slabs: bool = False, gains: Sequence[float] | None = None
     ) -> torch.Tensor:
         """Volumes [B, 1, X, Y, Z], images with these gains, case by case: one alone fills a GPU, and more would take
-        more memory."""
+        more memory. A codec without loss decodes in float32, as bfloat16 has 256 grey values."""
         cases = zip(latent.split(1), gains or [1.0] * len(latent), strict=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.inferer.enabled):
+        halved = self.inferer.enabled and not self.codec.lossless
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=halved):
             return torch.cat([self.codec.decode(case, in_slabs, gain=gain) for case, gain in cases])
 
     def draw_gains(self, indices: list[int]) -> list[float] | None:
