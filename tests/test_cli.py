@@ -218,3 +218,8 @@ def test_check_prints_all_faults_of_two_folders(lldm3d, tmp_path):
     sources = ["--images", tmp_path / "images", "--labels", tmp_path / "labels", "--label_map", "{liver: 1}"]
     status, _, err = lldm3d("check", *sources)
     assert status == 2 and "4 faults" in err and len(re.findall(r"\n.*/(?:a_0000|b)\.nii\.gz: ", err)) == 4
+
+
+def test_a_reader_that_has_enough_is_no_fault():
+    done = subprocess.run(f"{sys.executable} -m lldm3d --help | head -1", shell=True, capture_output=True, text=True)
+    assert done.stdout and not done.stderr

@@ -264,6 +264,7 @@ def test_what_a_header_cannot_mean_is_refused(tmp_path):
     [
         ({"liver": 0, "background": 1}, "background has the value 1, it must be 0"),
         ({"0": "background", "1": "Liver", "2": "liver "}, "differ in case or spaces alone"),
+        ({"0": "background", "1": "mean"}, "a class is named 'mean', as tables name the mean of all"),
         ({"0": "background", "1": None}, "the class of the value 1 is named ''"),
     ],
 )

@@ -147,3 +147,10 @@ def test_a_sphere_keeps_its_volume_where_voxels_are_halved(ratio, radius):
         found = resample_label(ball.astype(np.uint8), (1, 1, 1), target, [1], set())
         assert found.sum() * np.prod(target) / ball.sum() == pytest.approx(1, abs=0.06 if ratio == 1.5 else 0.01)
         assert np.argwhere(found).mean(0) == pytest.approx((np.argwhere(ball).mean(0) + 0.5) / target - 0.5, abs=0.25)
+
+
+def test_an_axis_whose_spacing_nearly_stays_keeps_its_slices():
+    image, label = np.ones((4, 4, 600), np.float32), np.ones((4, 4, 600), np.uint8)
+    spacing, target = (1.0, 1.0, 1.0), (2.0, 2.0, 1.00095)
+    assert resample(image, spacing, target).shape == (2, 2, 600)
+    assert resample_label(label, spacing, target, [1], set()).shape == (2, 2, 600)

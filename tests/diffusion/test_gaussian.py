@@ -114,6 +114,12 @@ def test_ddim_is_not_random_and_steps_that_are_not_there_are_refused():
     assert torch.equal(first, again) and first.std().item() == pytest.approx(0.472 * noise.std().item(), abs=0.002)
     with pytest.raises(UserError, match="num_inference_steps 1001: must be from 1 to 1000"):
         GaussianDiffusion(1001)
+    assert GaussianDiffusion(1).steps.tolist() == [999], "from noise, not from what is nearly the image"
+
+
+def test_the_ends_of_the_schedule_are_those_that_are_given():
+    signal = GaussianDiffusion(schedule="scaled_linear_beta", betas=(0.00085, 0.012)).training["signal"] ** 2
+    assert [signal[0].item(), signal[-1].item()] == pytest.approx([0.99915, 0.00466], rel=1e-2)
 
 
 def test_the_noise_of_a_case_is_that_of_its_generator():

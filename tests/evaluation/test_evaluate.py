@@ -234,6 +234,8 @@ def test_a_segmenter_of_the_users_own_is_a_command(work, good, tmp_path, no_figu
         evaluate(*sides, tmp_path / "other", network, segmenter_command="segment {images}")
     with pytest.raises(UserError, match="there is no program 'no-such-program'"):
         evaluate(*sides, tmp_path / "other", network, segmenter_command="no-such-program {images} {labels}")
+    with pytest.raises(UserError, match="No closing quotation; close each"):
+        evaluate(*sides, tmp_path / "other", network, segmenter_command="'segment {images} {labels}")
 
 
 def test_without_held_out_cases_the_reason_is_given(work, tmp_path, monkeypatch):

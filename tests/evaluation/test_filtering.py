@@ -12,6 +12,7 @@ from lldm3d.data.scans import read_pair
 from lldm3d.errors import UserError
 from lldm3d.evaluation.features import load_segmenter
 from lldm3d.evaluation.filtering import keep_agreeing
+from lldm3d.evaluation.refining import refine
 from lldm3d.files import load_nifti, read_json, save_nifti, write_json
 
 
@@ -65,3 +66,21 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_network_is_loaded
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file/kept: cannot be written .Not a directory"):
         keep_agreeing(str(work), str(work / "pairs"), str(tmp_path / "file/kept"))
+
+
+def test_networks_that_saw_more_labels_than_the_generator_do_not_judge_its_pairs(work, tmp_path):
+    pairs = shutil.copytree(work / "pairs", tmp_path / "pairs")
+    manifest = read_json(pairs / "manifest.json")
+    write_json(pairs / "manifest.json", manifest | {"saw": {"label_fraction": 0.1, "seed": 1}})
+    for judge in (keep_agreeing, refine):
+        with pytest.raises(UserError, match="generator saw the labels of 0.1R; give --regime 0.1R"):
+            judge(str(work), str(pairs), str(tmp_path / "kept"))
+    shutil.copytree(work / "segment", tmp_path / "work/segment")
+    shutil.copytree(work / "dataset", tmp_path / "work/dataset")
+    networks = tmp_path / "work/segment/steps/seg_resunet/multi"
+    (networks / "R").rename(networks / "0.1R")
+    with pytest.raises(UserError, match="0 segmentations of all classes in regime 0.1R of seed 1, .*--seeds 1"):
+        keep_agreeing(str(tmp_path / "work"), str(pairs), str(tmp_path / "kept"), regime="0.1R")
+    (networks / "0.1R/real/seed_0").rename(networks / "0.1R/real/seed_1")
+    keep_agreeing(str(tmp_path / "work"), str(pairs), str(tmp_path / "kept"), regime="0.1R")
+    assert len(load_cases(tmp_path / "kept", "training")) == 2

@@ -158,3 +158,10 @@ def test_the_pictures_tell_a_warped_case_from_a_real_one(tmp_path):
     figure = nearest_pairs_figure(entries, {"training": SimpleNamespace(cases=cases)}, load_schema(tmp_path))
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[2:] == ["nearest warped real:\ntheirs", "nearest real:\ntheirs"]
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_scans_of_few_slices_are_compared_too(depth):
+    images = np.random.default_rng(0).random((4, 16, 16, depth)).astype(np.float32)
+    distances, found = nearest_images(images[1:3], images, (16, 16, depth), torch.device("cpu"), "")
+    assert found.tolist() == [1, 2] and distances.max() < 1e-3

@@ -92,6 +92,8 @@ def test_a_lesion_lies_where_it_is_wanted_and_is_removed_and_grown(lesion_datase
         ({"add": "tumour", "which": 1}, "--which changes nothing with --add"),
         ({"grow": -1}, "a factor from 0.1 to 10"),
         ({"calibre": 1.01}, "changes no voxel of vein"),
+        ({"calibre": 1.3, "of": "tumour"}, "--of tumour: the data set says that this is a lesion, no vessel"),
+        ({"add": "vein"}, "--add vein: the data set says that this is a vessel, no lesion"),
         ({"calibre": 2, "of": "veins"}, "no such class; did you mean vein"),
         ({"remove": "vein", "organ": ["liver"], "workdir": "x"}, "give either --workdir"),
     ],

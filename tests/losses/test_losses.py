@@ -12,6 +12,7 @@ from lldm3d.codec.losses import (
     kl_divergence,
     perceptual_loss,
 )
+from lldm3d.codec.training import AdversarialUpdate
 from lldm3d.errors import UserError
 
 
@@ -56,6 +57,8 @@ def test_weights_from_a_path(tmp_path):
     term(image, torch.rand_like(image)).backward()
     assert image.grad.abs().sum() > 0
     assert not any(p.requires_grad for p in term.parameters())
+    empty = torch.zeros(1, 1, 16, 16, 16)
+    assert term(image, empty).isfinite() and term(empty, empty).item() == 0
 
 
 def test_a_path_that_does_not_fit_is_refused(tmp_path):
@@ -79,3 +82,13 @@ def test_cldice_punishes_a_broken_vessel_more_than_dice_does():
     punished = [float(with_cldice(x, target) - plain(x, target)) for x in (perfect, logits)]
     assert punished[1] > punished[0] + 0.02
     assert with_cldice(perfect, target) < with_cldice(logits, target)
+
+
+def test_a_codec_learns_from_a_discriminator_that_is_sure():
+    """MONAI's least squares take a LeakyReLU of the scores first: of -5 the gradient was -0.125 then."""
+    update = AdversarialUpdate(torch.nn.Identity(), None, 1.0, 0)
+    scores = torch.full((4,), -5.0, requires_grad=True)
+    loss = update.score(lambda volume, judge: [judge(volume)], update.discriminator, scores, True, False)
+    assert loss.item() == pytest.approx(36)
+    loss.backward()
+    assert scores.grad.sum().item() == pytest.approx(-12)

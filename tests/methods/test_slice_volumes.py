@@ -43,12 +43,13 @@ def network(**settings) -> SliceDiffusion:
     return found
 
 
+@pytest.mark.parametrize("overlap", [1, 3])
 @pytest.mark.parametrize("depth", [16, 17, 30, 100])
-def test_each_slice_is_written_once_and_what_is_held_is_there(depth):
+def test_each_slice_is_written_once_and_what_is_held_is_there(depth, overlap):
     for start in range(depth):
         for held in (True, False):
             there = {start} if held else set()
-            for window in windows(depth, 16, start, held):
+            for window in windows(depth, 16, start, held, overlap):
                 assert 0 <= window.first <= depth - 16 and not there & set(window.new)
                 assert {*window.held} == there & {*range(window.first, window.first + 16)}
                 assert window.informed in window.held if there else window.informed is None

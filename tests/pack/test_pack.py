@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from contextlib import chdir
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,13 +20,17 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser, download, load, scripts
+from monai.bundle import run as run_config
 from monai.transforms import SaveImaged
+from tests.in_process import do_stages, write_run
 
 from lldm3d.bundle import bundle_names, bundle_path
+from lldm3d.data.dataset import load_cases
 from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import Compared, Metric, Row
 from lldm3d.export.package import pack, read_paths
 from lldm3d.files import load_checkpoint, read_json, save_checkpoint
+from lldm3d.methods.registry import load_method
 
 from .conftest import CLASS_NAMES, FIRST, METHOD, SEGMENTERS, STAGES
 
@@ -266,3 +271,34 @@ def test_monai_label_finds_all_that_it_reads(name, bundles, tiny_dataset):
         data = data if isinstance(transform, SaveImaged) else transform(data)
     assert list(output[1]["channel_def"].values()) == CLASS_NAMES
     assert data["pred"].shape == (1, 16, 16, 16) and set(data["pred"].unique().tolist()) <= {0, 1, 2}
+
+
+@pytest.fixture(scope="module")
+def variants(tiny_dataset, tmp_path_factory) -> Path:
+    """A work directory with methods that lay configs over their bundle's inference, trained for two steps."""
+    work = tmp_path_factory.mktemp("variants")
+    shutil.copytree(tiny_dataset, work / "dataset")
+    write_run(work, ["haar_ldm", "pix2pix3d"], ["drawn", "training"])
+    trainings = {name: load_method(name).trainings for name in ("haar_ldm", "pix2pix3d")}
+    do_stages(work, *(f"methods/{name}/seed_0/{training}" for name, own in trainings.items() for training in own))
+    return work
+
+
+def test_a_method_is_packed_under_its_name_with_all_that_its_inference_reads(variants, tiny_dataset, tmp_path):
+    pack(str(tmp_path / "zips"), workdir=str(variants))
+    for path in (tmp_path / "zips").glob("*.zip"):
+        shutil.unpack_archive(path, tmp_path)
+    label = str(load_cases(tiny_dataset, "training")[0].label)
+    drawing = ["configs/inference.yaml", "configs/draw_labels.yaml"]
+    for name, configs, wanted in (
+        ("haar_ldm", drawing, {"num_cases": 2}),
+        ("pix2pix3d", drawing[:1], {"label_paths": [label]}),
+    ):
+        folder = tmp_path / name
+        readme = (folder / "docs/README.md").read_text()
+        assert "Holds trained weights" in readme and "No weights come" not in readme
+        assert "work/demo" not in "".join(path.read_text() for path in folder.glob("configs/*.yaml"))
+        with chdir(folder):
+            run_config("inferring", config_file=configs, output_dir=str(tmp_path / f"of_{name}"), **wanted)
+        assert len(list((tmp_path / f"of_{name}").rglob("*.nii.gz"))) == (4 if name == "haar_ldm" else 2)
+    assert all(entry["source"] == "" for entry in read_json(tmp_path / "zips/model_info.json").values())

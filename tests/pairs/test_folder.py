@@ -114,6 +114,16 @@ def test_of_pairs_that_are_drawn_anew_only_the_drawn_files_go(parts):
     assert not list((target / "labelsTr").iterdir())
 
 
+def test_clearing_that_was_killed_goes_on(parts, monkeypatch):
+    target, manifest = parts / "part_0", {"lldm3d": "0.9.0", "method": "lldm", "seed": 1, "cases": []}
+    with monkeypatch.context() as killed:
+        killed.setattr("lldm3d.pairs.folder.product", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            claim(target, manifest, overwrite=True)
+    claim(target, manifest, overwrite=True)
+    assert not list((target / "labelsTr").iterdir()) and read_json(target / "manifest.json")["seed"] == 1
+
+
 def test_what_a_killed_process_left_half_written_goes_once_the_pairs_are_whole(parts, tiny_dataset):
     target, names = parts / "part_0", ["synthetic_0_00", "synthetic_0_01"]
     half, own = target / "imagesTr/.partial-ab.nii.gz", target / "imagesTr/notes.txt"

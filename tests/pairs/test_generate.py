@@ -93,7 +93,7 @@ def test_a_case_is_the_same_whatever_the_number_the_batch_or_a_restart(workdir, 
     assert (tmp_path / "one/imagesTr/synthetic_00000.nii.gz").stat().st_mtime_ns == time  # kept, not drawn again
     np.testing.assert_allclose(grown["synthetic_00001.nii.gz"], three["synthetic_00001.nii.gz"], atol=2e-2)
     assert not np.allclose(three["synthetic_00000.nii.gz"], three["synthetic_00001.nii.gz"], atol=2e-2)
-    with pytest.raises(UserError, match="another seed.*--overwrite"):
+    with pytest.raises(UserError, match="differ from these in seed.*--overwrite"):
         draw(workdir, tmp_path / "one", 1, seed=1)
     other = draw(workdir, tmp_path / "other", 1, seed=1)
     assert not np.allclose(other["synthetic_00000.nii.gz"], three["synthetic_00000.nii.gz"], atol=2e-2)
@@ -208,7 +208,7 @@ def test_of_other_models_the_pairs_are_drawn_anew_only_when_asked(workdir, tmp_p
     model = torch.load(work / MODELS / "image_ldm/model.pt", weights_only=True)
     model["model"] = {name: value * 1.5 for name, value in model["model"].items()}
     torch.save(model, work / MODELS / "image_ldm/model.pt")
-    with pytest.raises(UserError, match="another checkpoints.*--overwrite"):
+    with pytest.raises(UserError, match="in checkpoints.*--overwrite"):
         draw(work, tmp_path / "pairs", 1)
     again = draw(work, tmp_path / "pairs", 1, overwrite=True)
     assert not np.allclose(first["synthetic_00000.nii.gz"], again["synthetic_00000.nii.gz"], atol=1e-3)
@@ -270,7 +270,7 @@ def test_the_number_of_steps_reaches_the_ddpm_as_well(workdir, tmp_path, monkeyp
 
 def test_another_solver_is_another_set_of_pairs(workdir, tmp_path):
     euler = draw(workdir, tmp_path / "pairs", 1)
-    with pytest.raises(UserError, match="another settings"):
+    with pytest.raises(UserError, match="differ from these in settings"):
         draw(workdir, tmp_path / "pairs", 1, solver="heun", time_shift=3)
     heun = draw(workdir, tmp_path / "pairs", 1, solver="heun", time_shift=3, overwrite=True)
     assert not np.allclose(euler["synthetic_00000.nii.gz"], heun["synthetic_00000.nii.gz"], atol=1e-3)

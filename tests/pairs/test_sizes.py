@@ -1,9 +1,14 @@
+import re
+
+import numpy as np
 import pytest
 import torch
 
+from lldm3d.data.dataset import load_cases, load_schema
 from lldm3d.errors import UserError
+from lldm3d.files import load_nifti
 from lldm3d.pairs.sampling import seeded_generator
-from lldm3d.pairs.sizes import told_sizes
+from lldm3d.pairs.sizes import drawn_volumes, told_sizes
 
 ORGANS = torch.arange(10) + 10.0  # with a lesion in every second one, which grows with it
 TABLE = [[size, (size - 5) * (place % 2)] for place, size in enumerate(ORGANS.tolist())]
@@ -47,3 +52,14 @@ def test_what_is_asked_for_is_told_and_all_else_fits_it():
 def test_what_no_training_label_comes_near_to_is_refused(checkpoint, volumes, message):
     with pytest.raises(UserError, match=f"--volumes.*{message}"):
         told_sizes(checkpoint, volumes)
+
+
+def test_what_was_drawn_is_told_beside_what_was_asked_for(tiny_dataset):
+    label = load_nifti(load_cases(tiny_dataset, "training")[0].label)[0]
+    assert label.any()
+    text = drawn_volumes(tiny_dataset, {"liver": 3})
+    asked, low, high = re.fullmatch(
+        r"lldm3d: volumes in ml: liver (.*) asked, .* drawn \((.*) to (.*)\)", text
+    ).groups()
+    voxel = np.prod(load_schema(tiny_dataset).spacing) / 1000
+    assert asked == "3" and float(low) <= round(float((label == 1).sum() * voxel), 3) <= float(high) * 1.01

@@ -144,6 +144,32 @@ def test_a_finished_model_comes_back_when_a_slip_is_taken_back(work):
     assert is_done(work, slip) and not put_back(work, AUTOENCODER, depends_on(work, AUTOENCODER))
 
 
+def test_a_kill_while_a_model_is_put_back_or_set_aside_loses_nothing(work):
+    mark_done(work, AUTOENCODER)
+    slip, codec = replace(AUTOENCODER, digest="slip"), work / AUTOENCODER.name / "codec.pt"
+    good = codec.read_bytes()
+    aside, record = work / ".replaced" / AUTOENCODER.name, work / f".replaced/{AUTOENCODER.name}.json"
+    set_aside(work, slip, depends_on(work, slip))
+    aside.rename(work / AUTOENCODER.name)  # and killed here
+    assert record.is_file() and put_back(work, AUTOENCODER, depends_on(work, AUTOENCODER))
+    assert codec.read_bytes() == good and is_done(work, AUTOENCODER) and not record.exists()
+
+
+def test_a_task_that_merges_other_classes_is_learnt_anew(work):
+    job = Job("segment", "segment/vein", (DATASET,), ("segment/vein/metrics.csv",), values={"task": "vein"})
+    (work / job.name).mkdir(parents=True)
+    (work / job.writes[0]).write_text("case,dice\n")
+    about = read_json(work / DATASET)
+    for merged, done in (("vessel", True), ("tumour", False)):
+        write_json(work / DATASET, about | {"tasks": {"vein": {"vein": [merged]}}})
+        if done:
+            mark_done(work, job)
+        assert is_done(work, job) is done
+    record = work / ".done/segment/vein.json"
+    write_json(record, {key: value for key, value in read_json(record).items() if key != "task"})
+    assert is_done(work, job), "as a version before 0.21 noted it"
+
+
 PAIRS = Job("pairs", "pairs/lldm/drawn/seed_0", (LDM.writes[0],), ("pairs/lldm/drawn/seed_0/dataset.json",))
 SEGMENT = Job("segment", "segment/R+S/seed_0", PAIRS.writes, ("segment/R+S/seed_0/metrics.csv",))
 

@@ -121,6 +121,22 @@ def test_an_embedding_that_does_not_fit_the_autoencoder_is_refused_before_anythi
         load_profile(str(path))
 
 
+@pytest.mark.parametrize(
+    ("method", "parts", "remedy"),
+    [
+        ("lldm", ["image_ldm"], "of image_ldm alone; give it to label_ldm, image_ldm, controlnet, inference"),
+        ("haar_ldm", ["label_ldm"], "of label_ldm alone; leave it out, as the inference has none"),
+    ],
+)
+def test_networks_of_two_processes_of_noise_are_refused_before_they_are_trained(tmp_path, method, parts, remedy):
+    overlaid = {part: {"overlays": ["ddpm.yaml"]} for part in parts}
+    with pytest.raises(UserError, match=remedy):
+        load_profile(str(write_profile(tmp_path / "mine.yaml", methods={method: overlaid})))
+    whole = ("label_ldm", "image_ldm", "controlnet", "inference")
+    profile = write_profile(tmp_path / "all.yaml", methods={"lldm": dict.fromkeys(whole, {"overlays": ["ddpm.yaml"]})})
+    assert load_profile(str(profile))["methods"]["lldm"]["controlnet"]["overlays"] == ["ddpm.yaml"]
+
+
 OLD = {
     "autoencoder_image": {"epochs": 3},
     "controlnet": {"overlays": ["label_latent.yaml"]},

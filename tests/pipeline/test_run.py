@@ -13,12 +13,13 @@ from tests.in_process import do_stages, write_profile
 from lldm3d.errors import UserError
 from lldm3d.files import write_json, write_yaml
 from lldm3d.locks import locked
-from lldm3d.pipeline.checks import RECORDS, finish
+from lldm3d.pipeline.checks import finish
 from lldm3d.pipeline.plan import Plan
 from lldm3d.pipeline.profile import load_profile
 from lldm3d.pipeline.run import absolute, planned, run
 from lldm3d.pipeline.stages import OF_STUDY, all_jobs, find_job, selected_jobs
 from lldm3d.pipeline.workflow import require_inputs
+from lldm3d.study.stages import RECORDS
 
 from .conftest import DRAWN, lldm3d, plan_of
 
@@ -68,6 +69,13 @@ def test_a_folder_is_made_absolute_whatever_its_name(tmp_path, monkeypatch):
     assert absolute("a {b} #1") == str(tmp_path / "a {b} #1") and absolute({"liver": 1}) == {"liver": 1}
 
 
+def test_a_folder_of_other_things_is_no_place_for_a_run_that_nobody_asked_for(tmp_path):
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(UserError, match="holds no run to go on with .run.yaml., but other things; correct --workdir"):
+        run(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
 def test_a_study_names_the_pairs_that_lack_and_the_command_that_draws_them(tmp_path):
     profile = write_profile(tmp_path / "two.yaml", methods={"seeds": [0, 1]}, segment={"seeds": [0, 1]})
     plan = plan_of(tmp_path, profile)
@@ -82,7 +90,8 @@ def test_a_study_names_the_pairs_that_lack_and_the_command_that_draws_them(tmp_p
         f"make it with `lldm3d run --workdir {tmp_path} --until {lacks}`"
     )
     (tmp_path / second).mkdir(parents=True)
-    (tmp_path / second / "metrics.csv").touch()
+    for name in ("metrics.csv", "model.pt"):
+        (tmp_path / second / name).touch()
     require_inputs(tmp_path, plan, selected_jobs(plan, stages=OF_STUDY))  # what is done needs none
 
 

@@ -1,10 +1,14 @@
 """The jobs of a run follow from its plan: their names, their order, what they read, and what makes them run again."""
 
+import numpy as np
 import pytest
 from tests.in_process import write_profile
 
 from lldm3d.errors import UserError
+from lldm3d.files import save_nifti
+from lldm3d.pairs.sources import folder_name
 from lldm3d.pipeline.plan import Plan, check_plan, require_takers
+from lldm3d.pipeline.run import planned
 from lldm3d.pipeline.stages import STAGES, all_jobs, find_job, rule_name, selected_jobs
 
 from .conftest import plan_of
@@ -278,3 +282,20 @@ def test_labels_are_mended_by_two_networks_or_more_and_by_none_that_sees_more_th
         check_plan(plan_of(tmp_path, profile, sources=["left_out"], seen={"label_fraction": 0.1}))
     with pytest.raises(UserError, match="take --sources drawn, then `lldm3d pseudo_label --regime 0.1R` on these"):
         check_plan(plan_of(tmp_path, profile, sources=["pseudo_labelled"], seen={"label_fraction": 0.1}))
+
+
+def test_what_an_input_holds_is_part_of_what_is_made_from_it(tmp_path):
+    label, names = tmp_path / "labels/one.nii.gz", tmp_path / "map.yaml"
+
+    def digests(value: int, lesion: str) -> dict[str, str]:
+        names.write_text(f"classes: {{liver: {value}}}\n")
+        save_nifti(label, np.full((2, 2, 2), value, np.uint8), np.eye(4))
+        profile = write_profile(tmp_path / "mine.yaml", methods={"lesion": lesion})
+        source, given = {"data": str(tmp_path), "label_map": str(names)}, {"sources": [str(label.parent)]}
+        plan = Plan.of(planned(tmp_path / "none", str(profile), source, methods=["lefusion"]))
+        drawn = find_job(plan_of(tmp_path, **given), f"pairs/lldm/{folder_name(label.parent)}/seed_0")
+        jobs = [find_job(plan, "prepare"), find_job(plan, "methods/lefusion/seed_0/texture"), drawn]
+        return {job.name: job.digest for job in jobs}
+
+    first, same, other = digests(1, "HCC"), digests(1, "HCC"), digests(2, "cyst")
+    assert first == same and not set(first.values()) & set(other.values())

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from lldm3d.data.checks import check
+from lldm3d.data.dataset import load_cases
 from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import Metric
+from lldm3d.evaluation.records import content_hash
 from lldm3d.export.release import release, verify
-from lldm3d.files import read_json, sha256, write_json
+from lldm3d.files import load_nifti, read_json, save_nifti, sha256, write_json
 
 EVALUATION = "evaluation/lldm/drawn/seed_0/metrics.json"
 
@@ -147,6 +149,15 @@ def start_from_patients(work: Path) -> None:
     write_json(path, (json.loads(path.read_text()) if path.is_file() else {}) | {"settings": {"start": "own"}})
 
 
+def take_a_patients_label(work: Path) -> None:
+    """One of the label maps is that of a training case, as a folder of labels may give it."""
+    pairs = work / "pairs/lldm/drawn/seed_0"
+    patient, pair = (load_cases(folder, "training")[1].label for folder in (work / "dataset", pairs))
+    save_nifti(Path(pair), *load_nifti(patient))
+    content = read_json(work / EVALUATION)
+    write_json(work / EVALUATION, content | {"judged": content_hash(load_cases(pairs, "training"))})
+
+
 @pytest.mark.parametrize(
     ("change", "share", "words"),
     [
@@ -164,8 +175,9 @@ def start_from_patients(work: Path) -> None:
         (lambda work: None, 0, "names no licence of the training data; give --licence"),
         (rename_dataset, 0, "the name of a patient or case is in it: 'Erika Muster' in "),
         (start_from_patients, 0, "each pair began from a slice of a patient .start own."),
+        (take_a_patients_label, 0, "1 of 3 label maps are a patient's as they are, such as .*, which are not released"),
     ],
-    ids=["copies", "not evaluated", "judged before drawn", "no licence", "a patient's name", "a patient's slice"],
+    ids=["copies", "not evaluated", "judged before drawn", "no licence", "a name", "a patient's slice", "a label"],
 )
 def test_what_may_not_be_shared_is_refused_and_nothing_written(work, tmp_path, change, share, words):
     change(folder := copied(work, tmp_path / "work", share))

@@ -1,5 +1,6 @@
 import csv
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
 
@@ -11,7 +12,7 @@ from lldm3d import plots
 from lldm3d.bundle import bundle_path
 from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import Metric, format_number, read_metrics
-from lldm3d.files import write_json
+from lldm3d.files import read_json, write_json
 from lldm3d.report import pictures
 from lldm3d.report.comparison_figure import write_comparison
 from lldm3d.report.summary import answers, next_step
@@ -224,3 +225,13 @@ def test_a_class_may_be_named_like_a_formula_or_a_table(tmp_path, name):
     plots.save(figure, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
     assert len(re.split(r"(?<!\\)\|", markdown_table([["task", name]]))) == 4
+
+
+def test_a_report_of_many_classes_is_written(work, tmp_path):
+    shutil.copytree(work, tmp_path / "many")
+    path = tmp_path / "many/dataset/dataset.json"
+    labels = {str(number): f"organ {number}" for number in range(4, 12)}
+    write_json(path, read_json(path) | {"labels": read_json(path)["labels"] | labels})
+    report(tmp_path / "many", overwrite=True)
+    html = (tmp_path / "many/report/report.html").read_text()
+    assert "organ 11" in html and 'id="canvas-real"' in html

@@ -78,6 +78,14 @@ def test_as_many_pairs_as_there_is_room_for(dataset):
     assert viewer.viewer_scripts(cases, schema, ROOM)["sides"] == ["real"]
 
 
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_averaged_images_lie_where_whole_ones_do(dataset, step):
+    schema, case = load_schema(dataset), load_cases(dataset, "training")[0]
+    image = opened(viewer.viewed_pair(case, schema, step)["image"])
+    first = np.array([(step - 1) / 2] * 3) * SPACING - (np.array(SIZE) - 1) / 2 * SPACING  # mm, of the first block
+    assert np.allclose(image.affine[:3, 3], first) and image.shape == tuple(-(-length // step) for length in SIZE)
+
+
 def test_no_text_of_a_script_ends_it():
     text = viewer.script_text(json.dumps({"a": "</Script><script><!-- </b>"}))
     assert not re.search("</script|<script|<!--", text, re.IGNORECASE)

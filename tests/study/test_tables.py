@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from lldm3d.files import write_json
 from lldm3d.study.figure import study_figure
+from lldm3d.study.scores import read_mixed
 from lldm3d.study.stages import REAL, Arm, SegmentStage
 from lldm3d.study.statistics import ArmResult, Gain, Line
 from lldm3d.study.tables import gain_table, markdown_table, study_latex, study_markdown, study_notes
@@ -104,6 +106,18 @@ def test_a_generator_that_saw_other_labels_than_the_network_is_told_as_such(foun
     assert (
         "another site" in study_markdown(found, study_notes(found, SPACING, saw=[saw(regime, "lldm", limits, seed)]))
     ) == more
+
+
+def test_seeds_that_were_trained_with_other_settings_are_named(found, tmp_path):
+    for seed, settings in enumerate(("a", "a", "b")):
+        for regime, noted in (("R", "a"), ("0.1R", settings)):
+            stage = tmp_path / f"segment/steps/seg_unet/multi/{regime}/real/seed_{seed}"
+            stage.mkdir(parents=True)
+            (stage / "metrics.csv").touch()
+            record = tmp_path / f".done/{stage.relative_to(tmp_path)}.json"
+            write_json(record, {"settings": noted, "inputs": {"dataset/dataset.json": "c"}})
+    assert (mixed := read_mixed(tmp_path)) == ["steps/seg_unet/multi/0.1R/real"]
+    assert "seeds of steps/seg_unet/multi/0.1R/real were trained with" in study_notes(found, SPACING, mixed=mixed)[-1]
 
 
 def test_a_table_for_programs_has_a_row_for_each_arm(found):

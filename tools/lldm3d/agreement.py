@@ -50,7 +50,8 @@ def agreement(
 
     What is not defined is NaN. That is all where neither mask has a voxel, and where the truth has none all but
     `lesion_precision`, which is then 0, so that false alarms in cases without lesions count. HD95 is NaN as well where
-    the prediction is empty: no distance stands for a miss, which shows as 0 in all other metrics.
+    the prediction is empty: no distance stands for a miss, which shows as 0 in all other metrics, but for
+    `lesion_precision`, which has nothing to divide by.
 
     Args:
         tubular: add `cldice`.

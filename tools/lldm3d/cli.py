@@ -9,6 +9,7 @@ import errno
 import importlib
 import inspect
 import io
+import os
 import re
 import sys
 import textwrap
@@ -78,6 +79,9 @@ def main() -> None:
     except tuple(STATUSES) as error:
         print(f"lldm3d: error: {error}", file=sys.stderr)
         sys.exit(STATUSES[type(error)])
+    except BrokenPipeError:  # what reads the output, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         if errno.errorcode.get(error.errno) not in NO_PLACE:
             raise

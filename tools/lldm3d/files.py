@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.resources import files as resources
 from pathlib import Path
+from zlib import crc32
 
 import deflate
 import nibabel as nib
@@ -224,6 +225,15 @@ def load_checkpoint(path: str | Path, made_by: str | None, mmap: bool = False) -
 def package_text(name: str) -> str:
     """A text file of this package, such as report/template.html."""
     return resources("lldm3d").joinpath(name).read_text()
+
+
+def checksum(path: Path) -> str:
+    """Of a volume's content: gzip keeps it in the last eight bytes."""
+    if path.suffix != ".gz":
+        return f"{crc32(path.read_bytes()):08x}"
+    with open(path, "rb") as file:
+        file.seek(-8, 2)
+        return file.read().hex()
 
 
 def sha256(path: str | Path) -> str:

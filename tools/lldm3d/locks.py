@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from lldm3d.errors import UserError
+from lldm3d.errors import UserError, unwritable
 
 LOCKS = ".locks"  # folder of a work directory
 RUN_LOCK = f"{LOCKS}/run.lock"
@@ -25,7 +25,10 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
     Raises UserError that names the process which holds it, or when the file system has no locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(unwritable(path.parent, error)) from None
     with open(path, "a+") as file:
         try:
             lock(file)

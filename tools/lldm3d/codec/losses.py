@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from monai.losses import DiceCELoss, JukeboxLoss, PerceptualLoss, SoftclDiceLoss
-from monai.losses.perceptual import medicalnet_intensity_normalisation
 from monai.networks.nets import resnet10
 from torch import nn
 
@@ -135,6 +134,11 @@ class SpectralLoss(JukeboxLoss):
         return torch.fft.fftn(images, s=self.fft_signal_size, dim=self.fft_dim, norm=self.fft_norm).abs()
 
 
+def unit_deviation(volume: torch.Tensor) -> torch.Tensor:
+    """Of mean 0 and deviation 1; MONAI's `medicalnet_intensity_normalisation` is NaN for a batch of one grey value."""
+    return (volume - volume.mean()) / volume.std().clamp(min=1e-3)
+
+
 class MedicalNetLoss(nn.Module):
     """Mean squared distance of unit-normalised MedicalNet ResNet-10 features (Chen et al. 2019; Zhang et al. 2018).
 
@@ -159,7 +163,6 @@ class MedicalNetLoss(nn.Module):
 
     def forward(self, reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         fake, real = (
-            nn.functional.normalize(self.network(medicalnet_intensity_normalisation(volume)), dim=1)
-            for volume in (reconstruction, target)
+            nn.functional.normalize(self.network(unit_deviation(volume)), dim=1) for volume in (reconstruction, target)
         )
         return (fake - real).square().sum(1).mean()

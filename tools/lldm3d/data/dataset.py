@@ -13,6 +13,7 @@ from lldm3d.errors import UserError
 from lldm3d.files import read_json, read_yaml, write_json
 
 ALL = "multi"  # the task of all classes, which needs no entry
+MEAN = "mean"  # over the classes of a task, in tables: no class is named so
 NAME = re.compile(r"\w[\w-]*")  # a task is a folder
 LEFT_OUT_VALUE = 255  # of voxels that the loss of a segmentation leaves out; no class has it
 
@@ -60,9 +61,9 @@ def checked_task(name: str, targets: dict, class_names: tuple[str, ...], where: 
         raise UserError(f"{where}: the task {name!r} merges {wrong}; the classes are {list(class_names[1:])}")
     if twice := sorted({source for source in sources if sources.count(source) > 1}):
         raise UserError(f"{where}: the task {name!r} gives {twice} to two targets; give each class to one")
-    if "background" in task or not all(task.values()):
+    if not {"background", MEAN}.isdisjoint(task) or not all(task.values()):
         raise UserError(
-            f"{where}: the task {name!r}: a target needs a name other than background, and one class or more"
+            f"{where}: the task {name!r}: a target needs a name other than background and {MEAN}, and one class or more"
         )
     return task
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lldm3d.data.dataset import LEFT_OUT_VALUE, checked_tasks
+from lldm3d.data.dataset import LEFT_OUT_VALUE, MEAN, checked_tasks
 from lldm3d.errors import UserError
 from lldm3d.files import read_yaml
 
@@ -46,6 +46,8 @@ class LabelMap:
         """
         if same := [known for known in self.classes if plain(known) == name]:
             raise UserError(f"the data have a class {same[0]!r}, so none of that name can be added")
+        if len(self.classes) + 1 >= LEFT_OUT_VALUE:
+            raise UserError(f"the data have {len(self.classes)} classes, to which the class {name} cannot be added")
         tasks = {"labelled": {known: (known,) for known in self.classes}, **self.tasks}
         return replace(self, classes={**self.classes, name: ()}, priority=(name, *self.priority), tasks=tasks)
 
@@ -126,6 +128,8 @@ def _checked(classes: dict, content: dict, where: str, background: frozenset[int
     classes = {str(name): _values(name, value, where) for name, value in classes.items() if name != "background"}
     if odd := [(name, group[0]) for name, group in classes.items() if not name.strip() or not name.isprintable()]:
         raise UserError(f"{where}: the class of the value {odd[0][1]} is named {odd[0][0]!r}; give it a name to print")
+    if MEAN in classes:
+        raise UserError(f"{where}: a class is named {MEAN!r}, as tables name the mean of all; rename it")
     first: dict[str, str] = {}
     if alike := [(first[key], name) for name in classes if first.setdefault(key := plain(name), name) != name]:
         raise UserError(f"{where}: the classes {alike[0]} differ in case or spaces alone; rename or merge them")

@@ -214,7 +214,8 @@ def spacing_of(affine: np.ndarray) -> tuple[float, ...]:
 
 def resampled_size(size: tuple[int, ...], spacing: tuple[float, ...], target: tuple[float, ...]) -> tuple[int, ...]:
     """Voxels of a volume of `size` at `spacing` (mm) after resampling to `target` (mm)."""
-    return tuple(max(1, round(n * old / new)) for n, old, new in zip(size, spacing, target, strict=True))
+    axes = zip(size, spacing, target, strict=True)
+    return tuple(n if abs(new / old - 1) <= SAME else max(1, round(n * old / new)) for n, old, new in axes)
 
 
 def resampled_affine(affine: np.ndarray, target: tuple[float, ...]) -> np.ndarray:

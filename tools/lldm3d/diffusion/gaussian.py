@@ -35,11 +35,12 @@ class GaussianDiffusion:
     Args:
         num_inference_steps: of sampling, T at most, evenly spaced.
         num_train_timesteps: T.
-        schedule: MONAI's name of the noise schedule; linear_beta goes from 0.0001 to 0.02.
+        schedule: MONAI's name of the noise schedule.
         prediction_type: what the network answers: "epsilon", "sample" (the image) or "v_prediction".
         variance: of a step: "small" (of the posterior), "large" (beta), or "learned" between both, by C more channels.
         sampler: "ancestral", or "ddim" (Song et al. 2021), in which nothing is random.
         clip: what is made of each estimate of the image; of latents nothing, by `torch.nn.Identity()`.
+        betas: the first and last of the schedule; a cosine has its own.
 
     Raises:
         UserError: for more steps than there are.
@@ -56,6 +57,7 @@ class GaussianDiffusion:
         variance: Literal["small", "large", "learned"] = "learned",
         sampler: Literal["ancestral", "ddim"] = "ancestral",
         clip: Callable[[Tensor], Tensor] = clip_to_image,
+        betas: tuple[float, float] = (1e-4, 0.02),
     ) -> None:
         allowed = {"prediction_type": ("epsilon", "sample", "v_prediction"), "variance": ("small", "large", "learned")}
         for name, values in {**allowed, "sampler": ("ancestral", "ddim")}.items():
@@ -65,11 +67,12 @@ class GaussianDiffusion:
             raise UserError(f"num_inference_steps {num_inference_steps}: must be from 1 to {num_train_timesteps}")
         self.prediction_type, self.variance, self.sampler, self.clip = prediction_type, variance, sampler, clip
         self.num_inference_steps, self.num_train_timesteps = num_inference_steps, num_train_timesteps
-        ends = {} if schedule == "cosine" else {"beta_start": 1e-4, "beta_end": 0.02}
-        betas = DDPMScheduler(num_train_timesteps, schedule=schedule, **ends).betas.double()
-        self.training = chain((1 - betas).cumprod(0))
-        self.steps = torch.linspace(0, num_train_timesteps - 1, num_inference_steps).round().long()
-        self.sampling = chain((1 - betas).cumprod(0)[self.steps])
+        ends = {} if schedule == "cosine" else dict(zip(("beta_start", "beta_end"), betas, strict=True))
+        signal = (1 - DDPMScheduler(num_train_timesteps, schedule=schedule, **ends).betas.double()).cumprod(0)
+        self.training = chain(signal)
+        steps = torch.linspace(0, num_train_timesteps - 1, num_inference_steps)
+        self.steps = (steps if num_inference_steps > 1 else steps + num_train_timesteps - 1).round().long()
+        self.sampling = chain(signal[self.steps])
 
     def sample_timesteps(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """Whole timesteps [num] in 0 .. T - 1."""

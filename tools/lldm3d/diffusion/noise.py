@@ -156,6 +156,8 @@ class DDPM:
     ) -> None:
         if prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(f"prediction_type must be 'epsilon' or 'v_prediction', got {prediction_type!r}")
+        if num_inference_steps < 1:
+            raise UserError(f"num_inference_steps {num_inference_steps}: must be from 1 to {num_train_timesteps}")
         step = num_train_timesteps / num_inference_steps
         if step >= 1 and step - num_train_timesteps // num_inference_steps > 0.05 * step:
             near = [n for n in (num_train_timesteps // (int(step) + 1), num_train_timesteps // int(step)) if n]
@@ -189,6 +191,8 @@ class DDPM:
         """
         if generators is not None and self.num_inference_steps >= self.training.num_train_timesteps:
             return self.ancestral(network, noise, generators)
+        if self.num_inference_steps > (most := self.training.num_train_timesteps):
+            raise UserError(f"num_inference_steps {self.num_inference_steps}: must be from 1 to {most}")
         self.sampling.set_timesteps(self.num_inference_steps, device=noise.device)
         latent = noise.float()
         for timestep in self.sampling.timesteps.tolist():

@@ -52,6 +52,6 @@ def windows(depth: int, size: int, start: int | None = None, held: bool = True, 
         yield window(first, high - 1)
         low, high = min(low, first), first + size
     while low > 0:
-        first = max(0, low + overlap - size)
+        first = max(0, min(low + overlap, depth) - size)
         yield window(first, low)
         low = first

@@ -117,7 +117,10 @@ def check_command(command: str) -> None:
             f"{OPTION} {command!r}: has no {' and no '.join(missing)}; give a command such as "
             "'nnUNetv2_predict -i {images} -o {labels} -d 4 -c 3d_fullres -f all'"
         )
-    program = shlex.split(command)[0]
+    try:
+        program = shlex.split(command)[0]
+    except ValueError as error:
+        raise UserError(f"{OPTION} {command!r}: {error}; close each quotation mark") from None
     if shutil.which(program) is None:
         raise UserError(f"{OPTION}: there is no program {program!r}; install it, or give its path")
 

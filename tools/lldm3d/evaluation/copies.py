@@ -64,8 +64,9 @@ def nearest_images(
         others: bool [N, M], the training images that count, of which those nearer than `SAME` are left out; infinity
             where none is left. Default: all count.
     """
-    margin = tuple(-(-SHIFT // block) for block in block_size(size))
-    inner = tuple(slice(cut, length - cut) for cut, length in zip(margin, training.shape[1:], strict=True))
+    margin = (-(-SHIFT // block) for block in block_size(size))
+    cuts = [(min(cut, (length - 1) // 2), length) for cut, length in zip(margin, training.shape[1:], strict=True)]
+    inner = tuple(slice(cut, length - cut) for cut, length in cuts)
     queries, training = (torch.as_tensor(images, dtype=torch.float32, device=device) for images in (queries, training))
     window, shared = training[0][inner].shape, shared_images(training.mean(0)[inner])
     targets, found = residuals(training[:, *inner].flatten(1), shared), []
@@ -265,7 +266,7 @@ def nearest_rows(item: NearestCases, common: dict) -> list[Row]:
     if item.warped is not None:
         note += ", to a training case or a warped one"
     if near := int((item.held_out < copy_distance(item.held_out, item.others)).sum()):
-        note += f"; so near are {near} of the held-out cases: is one patient in two splits?"
+        note += f"; so near are {near} of the held-out cases: is a patient in two splits, or do patients differ little?"
     share = nearer_share(item.synthetic, item.held_out)
     interval = bootstrap_interval(nearer_share, item.synthetic, item.held_out)
     return [

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from lldm3d.children import quoted
 from lldm3d.data.dataset import Case, Schema, load_cases, load_schema, moved
-from lldm3d.data.regimes import require_alike
+from lldm3d.data.regimes import parse_regime, require_alike
 from lldm3d.data.scans import read_pair
 from lldm3d.errors import UserError
 from lldm3d.evaluation.alignment import class_agreement
@@ -17,15 +17,17 @@ from lldm3d.evaluation.features import Segmenter, load_segmenter
 from lldm3d.files import read_json, require_writable, write_json
 from lldm3d.pairs.folder import manifest_of, manifest_rows, require_free, require_ours
 
-ENSEMBLE = "segment/*/*/multi/{regime}/real/seed_*/model.pt"  # all classes, real data alone
+ENSEMBLE = "segment/*/*/multi/{regime}/real/seed_{seed}/model.pt"  # all classes, real data alone
 
 
-def keep_agreeing(workdir: str, pairs: str, output_dir: str, share: float = 0.5, overwrite: bool = False) -> None:
+def keep_agreeing(
+    workdir: str, pairs: str, output_dir: str, share: float = 0.5, regime: str = "R", overwrite: bool = False
+) -> None:
     """Keep the share of some pairs on whose labels networks that were trained on real data agree best.
 
     The pairs stay where they are; `dataset.json` and `manifest.json` name the kept ones. An image that does not show
     its label, or a label that no patient has, teaches a segmentation what is wrong (as the quality filters of DiffTumor
-    and of self-training do). The networks are all of regime R in the work directory, so draw two pairs or more for each
+    and of self-training do). The networks are all of a regime in the work directory; draw two pairs or more for each
     that is kept.
 
     Args:
@@ -33,11 +35,12 @@ def keep_agreeing(workdir: str, pairs: str, output_dir: str, share: float = 0.5,
         pairs: folder of pairs, such as W/pairs/haar_ldm/training/seed_0.
         output_dir: folder of the two files; everything that reads a generated data set reads it too.
         share: of the pairs that are kept.
+        regime: which networks, such as 0.1R where no more labels may be seen.
         overwrite: replace them.
 
     Raises:
-        UserError: for a share that is none, pairs without labels, a work directory without such networks, or a
-            folder that cannot be written.
+        UserError: for a share that is none, pairs without labels, a work directory without such networks or with those
+            that saw more labels than the generator, or a folder that cannot be written.
     """
     source, target = Path(pairs).resolve(), Path(output_dir).resolve()
     if not (type(share) in (int, float) and 0 < share < 1):
@@ -47,7 +50,7 @@ def keep_agreeing(workdir: str, pairs: str, output_dir: str, share: float = 0.5,
     require_ours(target)
     require_free(target, overwrite)
     require_writable(target)
-    paths = ensemble(workdir)
+    paths = ensemble(workdir, regime, pairs=source)
     require_alike(Path(workdir) / "dataset", source)
     schema, cases = load_schema(source), labelled(source)
     networks = [load_segmenter(path, schema.class_names) for path in paths]
@@ -62,13 +65,25 @@ def keep_agreeing(workdir: str, pairs: str, output_dir: str, share: float = 0.5,
     )
 
 
-def ensemble(workdir: str, regime: str = "R", least: int = 1) -> list[Path]:
-    """The weights of all networks of a regime of real data. Raises UserError where there are fewer than `least`."""
-    paths = sorted(Path(workdir).resolve().glob(ENSEMBLE.format(regime=glob.escape(regime))))
+def ensemble(workdir: str, regime: str = "R", least: int = 1, pairs: Path | None = None) -> list[Path]:
+    """The weights of all networks of a regime of real data; of `pairs` whose generator saw the labels of a share of the
+    patients alone, those of its seed: others saw other patients' labels, and the pairs would say what is not so.
+
+    Raises UserError where there are fewer than `least`, or the regime has more labels than the generator saw.
+    """
+    saw = (manifest_of(pairs).get("saw") if pairs else None) or {}
+    most, seed = saw.get("label_fraction", 1), "*"
+    if most < 1:
+        seed = saw["seed"]
+        if parse_regime(regime).real > most:
+            raise UserError(f"{pairs}: their generator saw the labels of {most:g}R; give --regime {most:g}R")
+    paths = sorted(Path(workdir).resolve().glob(ENSEMBLE.format(regime=glob.escape(regime), seed=seed)))
     if len(paths) < least:
+        further = "--seeds 0,1,2" if seed == "*" else f"--seeds {seed} --networks seg_resunet,seg_unet"
         raise UserError(
-            f"{workdir}: holds {len(paths)} segmentations of all classes in regime {regime}, and {least} or more are "
-            f"needed; `lldm3d study --workdir {quoted(workdir)} --regimes {regime} --seeds 0,1,2` trains some"
+            f"{workdir}: holds {len(paths)} segmentations of all classes in regime {regime}"
+            f"{'' if seed == '*' else f' of seed {seed}'}, and {least} or more are needed; `lldm3d study --workdir "
+            f"{quoted(workdir)} --regimes {regime} {further}` trains some"
         )
     return paths
 

@@ -43,13 +43,14 @@ def refine(
         overwrite: replace an earlier such folder.
 
     Raises:
-        UserError: for pairs without labels, or a work directory without two such networks.
+        UserError: for pairs without labels, or a work directory without two such networks or with those that saw more
+            labels than the generator.
     """
     source, target = Path(pairs).resolve(), Path(output_dir).resolve()
     if contradicted not in MENDED:
         raise UserError(f"--contradicted {contradicted!r}: give {' or '.join(MENDED)}")
     require_replaceable(target, overwrite, [source])
-    voting = [path.parent for path in ensemble(workdir, regime, VOTERS)]
+    voting = [path.parent for path in ensemble(workdir, regime, VOTERS, source)]
     require_alike(Path(workdir) / "dataset", source)
     refine_pairs(voting, source, target, contradicted, overwrite)
 
@@ -111,7 +112,7 @@ def pseudo_label(
         raise UserError(f"{source}: all training scans have labels; {other}")
     if labelled := sum(bool(case.label) for case in found) if pairs else 0:
         print(f"lldm3d: leaves out {labelled} images of {source} that have labels")
-    voting = [path.parent for path in ensemble(workdir, regime, VOTERS)]
+    voting = [path.parent for path in ensemble(workdir, regime, VOTERS, source if pairs else None)]
     require_alike(dataset, source)
     label_images(voting, source, target, drawn=pairs is not None, overwrite=overwrite)
 

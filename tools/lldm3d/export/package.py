@@ -4,6 +4,7 @@ import hashlib
 import re
 import shutil
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class Package:
     checkpoints: dict[str, Path] = field(default_factory=dict)  # id of the path in inference.yaml: file
     settings: dict = field(default_factory=dict)  # ids of the configs: values
     privacy_note: str = ""  # on its weights, for its README
+    overlays: tuple[str, ...] = ()  # laid over inference.yaml
 
 
 def trained(name: str, weights: str | Path) -> Package:
@@ -103,19 +105,27 @@ def seed_of(stage: str) -> int:
 def generative(work: Path) -> dict[str, Package]:
     """Stage: package, for each bundle of a method whose inference finds its checkpoints among the method's trainings.
 
-    Of methods other than 3D-LLDM only their own bundle, as those that they share would be packed twice.
+    Of methods other than 3D-LLDM only their own bundle, under the method's name, as those that they share would be
+    packed twice. What draws labels goes with it where it was trained.
     """
     found = {}
     for folder in sorted(work.glob("methods/*/seed_*")):
         method = load_method(folder.parent.name)
         shared = dict.fromkeys(method.bundle_of(training) for training in method.trainings)
         for name in shared if method.name == OURS else [method.bundle]:
-            paths = read_paths(bundle_path(name), folder)
-            if paths and all(map(Path.is_file, paths.values())):
-                training = paths["ckpt_path"].parent.name
-                made = trained_package(Path(name).name, bundle_path(name), paths, copies_note(work, method.name))
-                settings = {**overlaid(work, method, training), **made.settings, **sampling(work, folder)}
-                found[f"{folder.relative_to(work).as_posix()}/{training}"] = replace(made, settings=settings)
+            bundle, own = bundle_path(name), method.name != OURS
+            overlays = method.inference[1:] if own else ()
+            paths = read_paths(bundle, folder, (INFERENCE, *overlays))
+            if not paths or not all(map(Path.is_file, paths.values())):
+                continue
+            drawing = read_paths(bundle, folder, (INFERENCE, *overlays, *method.draw_labels)) if own else {}
+            paths |= drawing if all(map(Path.is_file, drawing.values())) else {}
+            training = paths["ckpt_path"].parent.name
+            title = method.name if own else Path(name).name
+            made = trained_package(title, bundle, paths, copies_note(work, method.name))
+            settings = {**overlaid(work, method, training), **made.settings, **sampling(work, folder)}
+            stage = f"{folder.relative_to(work).as_posix()}/{training}"
+            found[stage] = replace(made, settings=settings, overlays=tuple(overlays))
     return found
 
 
@@ -145,9 +155,9 @@ def segmentations(work: Path) -> dict[str, Package]:
     return found
 
 
-def read_paths(bundle: Path, method_dir: Path) -> dict[str, Path]:
-    """The checkpoints that `inference.yaml` looks for in a method's folder; none where it knows no `method_dir`."""
-    parser = read_config(bundle / INFERENCE)
+def read_paths(bundle: Path, method_dir: Path, configs: Sequence[str] = (INFERENCE,)) -> dict[str, Path]:
+    """The checkpoints that an inference looks for in a method's folder; none where it knows no `method_dir`."""
+    parser = read_config([bundle / config for config in configs])
     if "method_dir" not in parser:
         return {}
     parser["method_dir"] = literal(str(method_dir))
@@ -166,9 +176,8 @@ def trained_package(name: str, bundle: Path, checkpoints: dict[str, Path], priva
 
 
 PACKAGE = Path(__file__).parents[1]
-ZOO = "https://github.com/Project-MONAI/model-zoo/releases/download/hosting_storage_v1"
 LEFT = shutil.ignore_patterns("__pycache__", "models", "eval")  # what running a bundle leaves in its folder
-NO_WEIGHTS = "No weights come with this bundle: train it on your own data."
+NO_WEIGHTS = re.compile(r" ?No weights come with this bundle(: train it on your own data)?[.;]")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time of a zip; with it the same content has the same checksum
 
 
@@ -178,7 +187,7 @@ def pack(
     stages: tuple[str, ...] | str | None = None,
     bundle: str | None = None,
     weights: str | None = None,
-    url: str = ZOO,
+    url: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write `<name>_v<version>.zip` of each bundle, and its entry in `model_info.json` (as in the Model Zoo).
@@ -193,20 +202,25 @@ def pack(
             first seed.
         bundle: instead, this bundle; default: all, without weights.
         weights: its weights; settings are read from an `overrides.yaml` beside them.
-        url: address at which the zips will lie, for model_info.json.
+        url: address at which the zips will lie, for model_info.json; default: none yet.
         overwrite: replace zips of the same version.
 
     Raises:
-        UserError: where options contradict each other, a checkpoint is missing or does not fit, or a zip is there.
+        UserError: where options contradict each other, a checkpoint is missing or does not fit, or a zip is there or
+            would be written twice.
     """
     stages = (stages,) if isinstance(stages, str) else stages
     output, info = Path(output_dir), Path(output_dir) / "model_info.json"
     index = read_json(info) if info.is_file() else {}
-    for package in chosen_packages(workdir, stages, bundle, weights):
+    chosen = chosen_packages(workdir, stages, bundle, weights)
+    names = [package.name for package in chosen]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"--stages: {', '.join(twice)} would be written twice; pack one seed at a time")
+    for package in chosen:
         path = write_zip(package, output, overwrite)
         with open(path, "rb") as file:
             checksum = hashlib.file_digest(file, "sha1").hexdigest()  # as in the Model Zoo
-        index[path.stem] = {"checksum": checksum, "source": f"{url.rstrip('/')}/{path.name}"}
+        index[path.stem] = {"checksum": checksum, "source": f"{url.rstrip('/')}/{path.name}" if url else ""}
         write_json(info, index)
         print(path)
     if workdir:
@@ -254,14 +268,14 @@ def build(package: Package, folder: Path) -> None:
             configs.write_weights(folder, package.checkpoints),
             load_checkpoint(source, made_by=package.name),
         )
-    configs.write_configs(folder, package.settings, names, checkpoint.get("network", {}))
+    configs.write_configs(folder, package.settings, names, checkpoint.get("network", {}), package.overlays)
     if source:
         configs.write_metadata(folder, package.settings, classes, configs.latent_stride(checkpoint))
         configs.check_weights(folder, source)
         readme = folder / "docs/README.md"
         rows = [f"| `models/{names[key]}` | `{sha256(path)}` |\n" for key, path in package.checkpoints.items()]
         note = f"\n{package.privacy_note}\n" if package.privacy_note else ""
-        readme.write_text(readme.read_text().replace(NO_WEIGHTS, "") + SECTION + "".join(rows) + note)
+        readme.write_text(NO_WEIGHTS.sub("", readme.read_text()) + SECTION + "".join(rows) + note)
     if any("lldm3d." in config.read_text() for config in folder.glob("configs/*.yaml")):
         unneeded = shutil.ignore_patterns("__pycache__", "bundles", "niivue")  # the viewer of reports: 2 MB
         shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=unneeded)

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,27 +13,30 @@ from lldm3d.bundle import defines
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint, read_json, save_checkpoint, write_json
 
-DEMO = re.compile(r"\.\./\.\./work/demo(\S*)( #.*)?")  # where a checkout finds its data; a zip has them beside it
+DEMO = re.compile(r"(?:\.\./)+work/demo(\S*)( #.*)?")  # where a checkout finds its data; a zip has them beside it
 TWINS = ("train", "inference")  # `monai.bundle.load` reads these two, as JSON alone
 
 
-def write_configs(folder: Path, settings: dict, checkpoints: dict[str, str], network: dict) -> None:
+def write_configs(
+    folder: Path, settings: dict, checkpoints: dict[str, str], network: dict, overlays: Sequence[str] = ()
+) -> None:
     """Change the configs of the bundle copied to `folder`.
 
     Args:
         settings: id (`a#b` for nested ones): value. Each config takes those that it defines.
         checkpoints: id of a path in inference.yaml: the file's name in `models/`.
         network: the arguments of `network_def` that the checkpoint carries, if it does.
+        overlays: configs that are laid over inference.yaml, so that it alone draws.
     """
+    inference = folder / "configs/inference.yaml"
+    for overlay in overlays:
+        inference.write_text(with_defaults(inference.read_text(), yaml.safe_load((folder / overlay).read_text())))
     paths = {key: f"$@bundle_root + '/models/{name}'" for key, name in checkpoints.items()}
     for path in sorted((folder / "configs").glob("*.yaml")):
         text = DEMO.sub(r".\1 # your data, see docs/README.md", path.read_text())
-        if path.stem in TWINS:
-            content = yaml.safe_load(text)
-            wanted = {**settings, **paths} if path.stem == "inference" else settings
-            text = with_defaults(text, {key: value for key, value in wanted.items() if defines(content, key)})
-        path.write_text(text)
-    inference = folder / "configs/inference.yaml"
+        content, wanted = yaml.safe_load(text), settings if path.stem in TWINS else {}
+        wanted = wanted if path.stem == "train" else {**wanted, **paths}
+        path.write_text(with_defaults(text, {key: value for key, value in wanted.items() if defines(content, key)}))
     parser, ids = read_config(inference), {f"network_def#{name}": value for name, value in network.items()}
     others = {k: value for k, value in ids.items() if k not in parser or parser.get_parsed_content(k) != value}
     inference.write_text(with_defaults(inference.read_text(), others))
@@ -42,15 +46,16 @@ def write_configs(folder: Path, settings: dict, checkpoints: dict[str, str], net
         ConfigParser.export_config_file(content, str(folder / f"configs/{name}.json"), fmt="json", indent=4)
 
 
-def read_config(path: Path) -> ConfigParser:
-    """MONAI's parser of a config file."""
+def read_config(path: Path | Sequence[Path]) -> ConfigParser:
+    """MONAI's parser of a config file, or of some that are laid over each other."""
     parser = ConfigParser()
     parser.read_config(path)
     return parser
 
 
 def with_defaults(text: str, settings: dict) -> str:
-    """The YAML text with other values; comments stay. Nested ids come last, as MONAI lays them over what is above."""
+    """The YAML text with other values; comments stay. New and nested ids come last; MONAI lays the latter over what is
+    above."""
     for key, value in settings.items():
         value = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
         line = f"{key}: {value.strip().removesuffix('...').strip()}"  # dots end a scalar
@@ -58,7 +63,8 @@ def with_defaults(text: str, settings: dict) -> str:
             text = f"{text.rstrip()}\n{line}\n"
         else:
             old = re.compile(rf"^{re.escape(key)}:.*?(?P<comment> +#.*)?$(?:\n[ -].*)*", re.MULTILINE)
-            text = old.sub(lambda match, line=line: line + (match["comment"] or ""), text)
+            text, found = old.subn(lambda match, line=line: line + (match["comment"] or ""), text)
+            text = text if found else f"{text.rstrip()}\n{line}\n"
     return text
 
 

@@ -39,7 +39,7 @@ from lldm3d.files import (
     write_json,
 )
 from lldm3d.methods.registry import load_method
-from lldm3d.pairs.sources import DRAWN, EDITED, RECONSTRUCTED, TRAINING, UNWARPED
+from lldm3d.pairs.sources import DRAWN, EDITED, RECONSTRUCTED, TEST, TRAINING, UNWARPED
 from lldm3d.pairs.start_slices import GENERATED
 from lldm3d.report.comparison import evaluation_dir, pairs_dir, source_title
 from lldm3d.report.summary import answers
@@ -83,6 +83,11 @@ def release(
     schema, cases = load_schema(source), load_cases(source, "training")
     if unlabelled := [case.name for case in cases if case.label is None]:
         raise UserError(f"{source}: {len(unlabelled)} images have no label, such as {unlabelled[0]}; release pairs")
+    if known := patients_labels(cases, schema, work / "dataset"):
+        raise UserError(
+            f"{source}: {len(known)} of {len(cases)} label maps are a patient's as they are, such as {known[0]}, which "
+            f"are not released; take pairs of the source {TRAINING}, whose labels are warped, or {DRAWN}"
+        )
     about = description(work, place, schema, rows, licence)
     with output_folder(target, overwrite, [work, source]) as folder:
         names = [f"synthetic_{number:04d}" for number in range(1, len(cases) + 1)]
@@ -113,10 +118,18 @@ def chosen_pairs(work: Path, pairs: str | None) -> tuple[str, str, int]:
     return found[1], found[2], int(found[3])
 
 
+def patients_labels(cases: list[Case], schema: Schema, dataset: Path) -> list[str]:
+    """Names of the pairs whose label map is that of a real case, whatever its source; empty ones are no one's."""
+    real = [case for split in SPLITS for case in load_cases(dataset, split) if case.label]
+    known = {read_pair(case, load_schema(dataset)).label.tobytes() for case in real}
+    labels = ((case.name, read_pair(case, schema).label) for case in cases)
+    return [name for name, label in labels if label.any() and label.tobytes() in known]
+
+
 def releasable(work: Path, place: tuple[str, str, int]) -> list[dict]:
     """The rows of the evaluation of the pairs. Raises UserError where there is none, it judged others, or found
     copies."""
-    if place[1] in (UNWARPED, RECONSTRUCTED, *EDITED):
+    if place[1] in (UNWARPED, TEST, RECONSTRUCTED, *EDITED):
         raise UserError(
             f"{pairs_dir(work, *place)}: shows labels or scans of patients as they are, which are not released; take "
             f"pairs of the source {TRAINING}, whose labels are warped, or {DRAWN}"

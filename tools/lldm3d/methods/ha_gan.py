@@ -16,6 +16,7 @@ from torch.nn.functional import avg_pool3d, softplus
 from torch.nn.utils.parametrizations import spectral_norm
 
 from lldm3d.codec.training import descend
+from lldm3d.training.inferers import has_bfloat16
 from lldm3d.training.sizes import check_cases, check_least, check_multiple
 
 STRIDE = 4  # voxels for each voxel of the features A, and of the low resolution
@@ -167,7 +168,10 @@ class AmortizedUpdate:
         image, _ = engine.prepare_batch(batch, engine.state.device, engine.non_blocking)
         volume, generator = turned(image, self.axis), engine.network
         generator.train()
-        with torch.autocast(engine.state.device.type, torch.bfloat16, enabled=self.autocast):
+        kind = engine.state.device.type
+        halved = self.autocast and has_bfloat16(kind)
+        # without a cache: it would keep the weights of before the first of the three steps
+        with torch.autocast(kind, torch.bfloat16, enabled=halved, cache_enabled=False):
             places = (volume.shape[2] - self.depth) // STRIDE + 1
             start = STRIDE * int(torch.randint(places, (1,)))
             real = {"high": volume.narrow(2, start, self.depth), "low": avg_pool3d(volume, STRIDE)}

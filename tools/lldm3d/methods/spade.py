@@ -30,6 +30,7 @@ def spade_norm(
     kind = (norm, {"affine": False}) if isinstance(norm, str) else (norm[0], {**norm[1], "affine": False})
     layer = SPADE(label_channels, channels, spatial_dims=spatial_dims, hidden_channels=hidden_channels, norm=kind)
     layer.mlp_gamma.adn, layer.mlp_beta.adn = nn.Identity(), nn.Identity()
+    layer.mlp_shared.adn = nn.ReLU()  # as the authors; MONAI's lets a hundredth of the rest through
     return layer
 
 

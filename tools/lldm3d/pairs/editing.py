@@ -92,6 +92,9 @@ def edit(
     own = Scans(folder, SPLITS)
     before = own.read(case)
     painter = open_texture(texture, models, add, own.schema)
+    if add in own.schema.tubular or (calibre is not None and of in own.schema.lesions):
+        wrong, kind = (f"--add {add}", "a vessel, no lesion") if add else (f"--of {of}", "a lesion, no vessel")
+        raise UserError(f"{wrong}: the data set says that this is {kind}; give another class")
     if calibre is not None:
         of = tubular_class(own.schema, of)
         after = [narrowed(own.schema, before, calibre, of)]

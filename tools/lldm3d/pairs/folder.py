@@ -85,10 +85,11 @@ def claim(target: Path, content: dict, overwrite: bool) -> None:
                 "choose another --output_dir or pass --overwrite"
             )
         if changed:
-            for name in ("manifest.json", "dataset.json", "cost.json"):
-                (target / name).unlink(missing_ok=True)
+            (target / "dataset.json").unlink(missing_ok=True)
             for case, folder in product(before["cases"], ("imagesTr", "labelsTr")):
                 (target / folder / f"{case['name']}.nii.gz").unlink(missing_ok=True)
+            for name in ("cost.json", "manifest.json"):  # the manifest last: what has none is not ours to clear
+                (target / name).unlink(missing_ok=True)
     write_json(path, content)
 
 
@@ -214,7 +215,7 @@ def join_folders(folders: list[Path], target: Path, parts: str) -> None:
 def fitting_manifests(folders: list[Path], parts: str) -> list[dict]:
     """The manifests of all folders. Raises UserError for one that is unfinished, or was drawn with other settings."""
     if not folders:
-        raise UserError(f"--parts {parts!r}: no such folder")
+        raise UserError(f"--parts {parts!r}: no such folder; give one pattern for all, such as 'work/part_*'")
     if unfinished := [folder.name for folder in folders if not (folder / "dataset.json").is_file()]:
         raise UserError(f"{parts}: {unfinished[:3]} are not finished; run `lldm3d generate` again for them")
     if others := [folder for folder in folders if not is_ours(folder)]:

@@ -16,6 +16,7 @@ from lldm3d.pairs.edits import paste_pairs, write_edited_labels
 from lldm3d.pairs.folder import data_of_models, require_ours
 from lldm3d.pairs.own_labels import CLASSES, own_labels
 from lldm3d.pairs.reconstruction import reconstruct_pairs
+from lldm3d.pairs.sizes import drawn_volumes
 from lldm3d.pairs.sources import (
     DRAWN,
     EDITED,
@@ -102,6 +103,7 @@ def generate(
         "overlays": overlays and source == RECONSTRUCTED,
         "processes": processes > 1 and found.edits,
         **dict.fromkeys(settings, source == RECONSTRUCTED),
+        "volumes": "volumes" in settings and (label or source != DRAWN or not found.draws_labels),
     })  # fmt: skip
     if source == RECONSTRUCTED:
         return reconstruct_pairs(found, models, seen_data(work, models), target, seed, overwrite)
@@ -126,6 +128,8 @@ def generate(
             raise UserError(f"{found.name} draws images without labels; leave out --label and --source {source!r}")
         draw_pairs(found, models, work / "dataset", target, labels, n or 1, first, seed, settings, overlays, processes,
                    overwrite=overwrite)  # fmt: skip
+        if settings.get("volumes"):
+            print(drawn_volumes(target, settings["volumes"]))
 
 
 def check_numbers(positive: dict[str, object], others: dict[str, object], strength: object) -> None:

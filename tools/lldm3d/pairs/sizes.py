@@ -1,12 +1,15 @@
 """How large the classes of drawn labels shall be."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from lldm3d.data.dataset import load_cases, load_schema
 from lldm3d.diffusion.networks import LEAST_DEVIATION, SIZE_JITTER
 from lldm3d.errors import UserError
+from lldm3d.files import load_nifti
 
 NEAR = 0.5  # how far from what is asked the training labels lie that are taken, in deviations
 
@@ -74,3 +77,14 @@ def told_sizes(checkpoint: Mapping, volumes: Mapping[str, float] | None = None) 
             )
         asked[place] = (volume / voxel) ** (1 / 3)
     return ClassSizes(table, asked)
+
+
+def drawn_volumes(pairs: Path, volumes: Mapping[str, float]) -> str:
+    """The volumes of some classes in the labels of a folder of pairs, beside those that were asked for (ml)."""
+    schema, found = load_schema(pairs), []
+    names, voxel = list(schema.class_names), float(np.prod(schema.spacing)) / 1000
+    labels = [load_nifti(case.label)[0] for case in load_cases(pairs, "training")]
+    for name, asked in volumes.items():
+        drawn = [voxel * float((label == names.index(name)).sum()) for label in labels]
+        found.append(f"{name} {asked:g} asked, {np.mean(drawn):.3g} drawn ({min(drawn):.3g} to {max(drawn):.3g})")
+    return f"lldm3d: volumes in ml: {'; '.join(found)}"

@@ -141,7 +141,7 @@ def evaluate_pairs(work: Path, job: Job, plan: Plan) -> None:
         work / job.name,
         segmenter=work / plan.segmenter.path / "model.pt",
         again=again if (again := again_of(work, job.values["pairs"])).is_dir() else None,
-        truth=warped if Path(job.name).parent.name == TRAINING else None,
+        truth=warped if Path(job.name).parent.name in (TRAINING, BOTH) else None,
         cache_dir=work / "evaluation" / "cache",  # real cases are looked at once for all
         overwrite=True,
         **plan.settings["evaluate"],

@@ -4,13 +4,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from zlib import crc32
 
 from lldm3d.data.dataset import SPLITS
 from lldm3d.errors import UserError
-from lldm3d.files import read_json, sha256, write_json
+from lldm3d.files import checksum, read_json, sha256, write_json
 from lldm3d.pipeline.plan import DATASET, FINISHED, digest
 from lldm3d.pipeline.stages import Job
+from lldm3d.study.stages import RECORDS
 
 KEPT = ("*.pt", "encoded/latents.json", "labels.json", "shapes.json")  # what later jobs read of a training's folder
 PASSING = ("state.pt", "state.old.pt")  # checkpoints that are no results
@@ -18,19 +18,21 @@ LISTS = ("dataset.json", "labels.json")  # which name volumes
 UNCHANGING = ("tasks",)  # entries of dataset.json that may change without changing its cases
 
 
-RECORDS = ".done"  # of each job that is done what it depended on; times of files say nothing of that
 REPLACED = ".replaced"  # models that were finished, until others are whole in their place
 TRAINED = ("train", "segment")  # stages whose folders hold models
 
 
 def depends_on(work: Path, job: Job) -> dict | None:
-    """Settings and content of what a job reads; None where that is missing or broken."""
+    """Settings and content of what a job reads, and the task that it learns; None where one is missing or broken."""
     return _depends_on(work, job, identity)
 
 
 def _depends_on(work: Path, job: Job, identify: Callable[[Path], str]) -> dict | None:
     try:
-        return {"settings": job.digest, "inputs": {name: identify(work / name) for name in job.reads}}
+        found = {"settings": job.digest, "inputs": {name: identify(work / name) for name in job.reads}}
+        task = job.values.get("task")  # what it merges is no part of the data's identity
+        merged = read_json(work / DATASET).get("tasks", {}).get(task) if task else None
+        return found | {"task": merged} if merged else found
     except (UserError, OSError, KeyError, TypeError, AttributeError):
         return None
 
@@ -44,7 +46,10 @@ def is_done(work: Path, job: Job) -> bool:
         found = read_json(record)
     except (UserError, OSError, KeyError, TypeError, AttributeError):
         return False
-    return found == depends_on(work, job) or found == _depends_on(work, job, fingerprint)  # the latter before 0.17
+    now, before = depends_on(work, job), _depends_on(work, job, fingerprint)  # the latter as before 0.17
+    if now and isinstance(found, dict) and "task" not in found:  # as before 0.21
+        now, before = ({key: value for key, value in one.items() if key != "task"} for one in (now, before))
+    return found in (now, before)
 
 
 def is_whole(path: Path) -> bool:
@@ -74,8 +79,8 @@ def set_aside(work: Path, job: Job, found: dict) -> None:
     if is_trained(work, job) and read_json(record) != found:
         forget_replaced(work, job)
         aside.parent.mkdir(parents=True, exist_ok=True)
+        record.rename(aside.with_name(f"{aside.name}.json"))  # first: a model without a record would never come back
         folder.rename(aside)
-        record.rename(aside.with_name(f"{aside.name}.json"))
 
 
 def put_back(work: Path, job: Job, found: dict) -> bool:
@@ -84,8 +89,11 @@ def put_back(work: Path, job: Job, found: dict) -> bool:
     record = aside.with_name(f"{aside.name}.json")
     if not record.is_file() or read_json(record) != found:
         return False
-    shutil.rmtree(work / job.name, ignore_errors=True)
-    aside.rename(work / job.name)
+    if aside.is_dir():
+        shutil.rmtree(work / job.name, ignore_errors=True)
+        aside.rename(work / job.name)
+    elif not all(is_whole(work / name) for name in job.writes):  # else a kill came between two moves, here or there
+        return False
     (work / RECORDS / job.name).parent.mkdir(parents=True, exist_ok=True)
     record.rename(work / RECORDS / f"{job.name}.json")
     return True
@@ -145,15 +153,6 @@ def volumes_in(path: Path) -> list[Path]:
 def _checksums(path: Path, *_: int) -> list[str]:
     """Of each volume of a list; read once for each state of the list."""
     return [checksum(volume) for volume in volumes_in(path)]
-
-
-def checksum(path: Path) -> str:
-    """Of a volume's content: gzip keeps it in the last eight bytes."""
-    if path.suffix != ".gz":
-        return f"{crc32(path.read_bytes()):08x}"
-    with open(path, "rb") as file:
-        file.seek(-8, 2)
-        return file.read().hex()
 
 
 def check_inputs(work: Path, job: Job) -> None:

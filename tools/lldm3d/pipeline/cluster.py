@@ -16,6 +16,7 @@ from pathlib import Path
 from lldm3d.children import tail
 from lldm3d.errors import UserError
 from lldm3d.files import read_json, sha256, write_json
+from lldm3d.pairs.sources import JOINED, RECONSTRUCTED
 from lldm3d.pipeline.plan import DATASET, Plan, digest
 from lldm3d.pipeline.stages import Job
 
@@ -138,7 +139,12 @@ def refused_by_slurm(log: str) -> list[str]:
 
 
 def limit_key(job: Job) -> str:
-    """What the time limits of jobs are noted for: a training of a method, its pairs, or all segmentations."""
+    """What the time limits of jobs are noted for: a training of a method, its pairs, or all segmentations.
+
+    Pairs that other networks make of drawn ones, or of real scans, take a time of their own, which is not measured.
+    """
+    if job.values.get("source") in (RECONSTRUCTED, *JOINED):
+        return job.name
     named = [str(job.values[key]) for key in ("method", "training") if key in job.values]
     return "/".join([job.stage, *named])
 

@@ -102,6 +102,9 @@ def print_method_cost(work: Path, plan: Plan, method: Method, schema: Schema, jo
             f"{cost.memory:.2g} GB of memory, {cost.disk:.2g} GB of disk"
         )
         minutes[limit_key(job)] = cost.minutes
+    silent = [name for name in wanted if costs[name] is None and method.trainings[name].run == "training"]
+    if silent:
+        print(f"{method.name}: what {', '.join(silent)} takes is not measured here")
     known = {name: cost for name, cost in costs.items() if cost}
     learning = [name for name in used if method.trainings[name].run == "training"]
     if drawing and learning and all(name in known for name in learning):

@@ -17,6 +17,7 @@ from lldm3d.pipeline.stages import STAGES
 HERE = Path(__file__).parent
 BUILT_IN = ("demo", "small", "full")
 SEGMENT_OVERLAY = str(HERE / "segment.yaml")  # what the study adds to a stock segmentation bundle
+DDPM_OVERLAY = "ddpm.yaml"  # another process of noise than rectified flow
 # before 0.8: gate, training and metric
 OLD_GATES = (("image_psnr", "autoencoder_image", "psnr"), ("label_dice", "autoencoder_label", "mean_dice"))
 OWN_KEYS = ("overlays", "processes", "minutes", "gate")  # of a training's section; all others are ids of its configs
@@ -150,7 +151,8 @@ def load_profile(profile: str, grid: dict | None = None, seen: dict | None = Non
         faults = [*cluster_faults(settings["cluster"]), *segment_faults(settings["segment"])]
         faults += method_faults(settings["methods"])
     if faults:
-        raise UserError(f"profile {profile}: " + "; ".join(faults) + ". Correct these in the file and run again")
+        where = "there, or in the options that stand for them" if any(above.values()) else "in the file"
+        raise UserError(f"profile {profile}: " + "; ".join(faults) + f". Correct these {where} and run again")
     return settings
 
 
@@ -244,6 +246,7 @@ def method_faults(section: dict) -> list[str]:
                 faults += unfit(place, overrides_of(settings), bundle, overlaid)
                 if settings.get("processes", 1) > 1 and not in_several(name, part, bundle):
                     faults.append(f"{place}#processes: the bundle {bundle} does this in one process; leave it out")
+        faults = faults or process_faults(name, content)
     return faults or embedding_faults(section.get(OURS, {}))
 
 
@@ -255,6 +258,18 @@ def unfit(place: str, overrides: dict, bundle: str, configs: list[str]) -> list[
 def in_several(method: str, part: str, bundle: str) -> bool:
     """Whether several processes can share a part: all drawing but of edits, and trainings with an overlay for it."""
     return not load_method(method).edits if part == "inference" else (bundle_path(bundle) / MULTI_GPU).is_file()
+
+
+def process_faults(name: str, section: dict) -> list[str]:
+    """Networks of another process of noise than those that one inference samples with them, which would show only
+    there."""
+    having = {part for part, content in section.items() if DDPM_OVERLAY in content.get("overlays", [])}
+    parts = load_method(name).parts().items()
+    could = [part for part, (bundle, _) in parts if (bundle_path(bundle) / "configs" / DDPM_OVERLAY).is_file()]
+    if not having or ("inference" in could and having == set(could)):
+        return []
+    remedy = f"give it to {', '.join(could)}" if "inference" in could else "leave it out, as the inference has none"
+    return [f"methods#{name}: {DDPM_OVERLAY} is an overlay of {', '.join(sorted(having))} alone; {remedy}"]
 
 
 def embedding_faults(section: dict) -> list[str]:

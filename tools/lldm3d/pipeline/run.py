@@ -10,6 +10,7 @@ from lldm3d.data.regimes import parse_regime, regime_cases
 from lldm3d.data.scans import check_headers
 from lldm3d.data.volumes import lies_along
 from lldm3d.errors import UserError
+from lldm3d.locks import LOCKS
 from lldm3d.methods.registry import OURS, load_method, method_names
 from lldm3d.pairs.sources import DRAWN, VOTED, WARPED, parse_source
 from lldm3d.pipeline.axes import ladder_axes, pairs_at_hand, pairs_to_make, sources_with
@@ -90,6 +91,8 @@ def run(
     grid = {"regimes": regimes_of(regimes)} if regimes else None
     content = planned(work, profile, source_of(files), grid, as_list(methods), as_list(sources), ladder, seen)
     require_own_data(work, content)
+    if not (profile or files["data"] or files["images"] or (work / "run.yaml").is_file()):
+        require_none_of_others(work)
     plan = Plan.of(content)
     require_takers(plan, as_list(sources) or [])
     check_plan(plan)
@@ -190,6 +193,15 @@ def leave_out_missing(work: Path, content: dict) -> None:
         print(f"lldm3d: without {name}: neither its pairs nor its trained models are in {work}")
     if kept:
         content["settings"]["segment"]["pairs"] = content["grid"]["pairs"] = kept
+
+
+def require_none_of_others(work: Path) -> None:
+    """Raises UserError where a run that nobody asked for would begin on simulated data among other things."""
+    if work.is_dir() and any(path.name not in (LOCKS, "profile.yaml") for path in work.iterdir()):
+        raise UserError(
+            f"{work}: holds no run to go on with (run.yaml), but other things; correct --workdir, or begin a run with "
+            "--data or --profile"
+        )
 
 
 def source_of(files: dict) -> dict | None:

@@ -9,8 +9,10 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 
 from lldm3d.errors import UserError, did_you_mean
+from lldm3d.files import checksum, sha256
 from lldm3d.methods.registry import IMAGE_CODEC, OURS
 from lldm3d.pairs.sources import (
     BOTH,
@@ -24,6 +26,8 @@ from lldm3d.pairs.sources import (
     VOTED,
     WARPED,
     WRITTEN,
+    labels_in,
+    parse_source,
 )
 from lldm3d.pipeline.plan import (
     DATASET,
@@ -69,7 +73,8 @@ def phantom_jobs(plan: Plan) -> list[Job]:
 
 def prepare_jobs(plan: Plan) -> list[Job]:
     reads = () if plan.data else ("data/dataset.json",)
-    return [Job("prepare", "prepare", reads, (DATASET,), digest(plan.settings["prepare"], plan.data))]
+    label_map = [sha256(path)] if plan.data and Path(path := str(plan.data.get("label_map"))).is_file() else []
+    return [Job("prepare", "prepare", reads, (DATASET,), digest(plan.settings["prepare"], plan.data, *label_map))]
 
 
 def seen_jobs(plan: Plan) -> list[Job]:
@@ -90,13 +95,20 @@ def train_jobs(plan: Plan) -> list[Job]:
         for training in method.used(given=not draws_labels(plan, name)):
             entry, section = method.trainings[training], plan.section(name, training)
             kept = {key: value for key, value in section.items() if key not in NO_DIGEST}
-            settings = digest(kept, plan.minutes * entry.share if plan.minutes and entry.share else None)
+            edited = [edited] if method.edits and (edited := chosen_edit(plan)) else []
+            settings = digest(kept, plan.minutes * entry.share if plan.minutes and entry.share else None, *edited)
             reads = (seen_by(plan, seed), *(f"{folder}/{other}/{FINISHED}" for other in method.inputs(training)))
             alone = plan.in_turn and training == list(method.trainings)[-1]
             values = {"method": name, "seed": seed, "training": training}
             where, processes = f"{folder}/{training}", section.get("processes", 1)
             found.append(Job("train", where, reads, (f"{where}/{FINISHED}",), settings, processes, alone, values))
     return found
+
+
+def chosen_edit(plan: Plan) -> dict:
+    """The class that lesions get and the organ they lie in, where the profile says them: networks learn these."""
+    section = plan.settings["methods"]
+    return {key: section[key] for key in ("lesion", "organ") if section.get(key)}
 
 
 def labels_jobs(plan: Plan) -> list[Job]:
@@ -118,7 +130,8 @@ def labels_jobs(plan: Plan) -> list[Job]:
 
 def pairs_jobs(plan: Plan) -> list[Job]:
     """The pairs of each method, source of labels and seed."""
-    found = []
+    found, given = [], [source for source in map(parse_source, plan.sources) if source.folder]
+    folders = {one.slug: [(file.name, checksum(Path(file.path))) for file in labels_in(one.folder)] for one in given}
     for name, seed in product(plan.loaded, plan.seeds):
         section = plan.section(name, "inference")
         sampling = digest(section, plan.settings["methods"].get("n"), regimes_with_pairs(plan))
@@ -126,6 +139,8 @@ def pairs_jobs(plan: Plan) -> list[Job]:
             folder, values = pairs_folder(name, source, seed), {"method": name, "source": source, "seed": seed}
             reads, writes = pairs_reads(plan, name, source, seed), (f"{folder}/dataset.json",)
             settings, processes = sampling, section.get("processes", 1)
+            if source in folders:
+                settings = digest(sampling, folders[source])
             if source in (RECONSTRUCTED, *JOINED):  # nothing is sampled
                 settings, processes = digest(), int(source != BOTH)
             found.append(Job("pairs", folder, reads, writes, settings, processes, plan.in_turn, values))
@@ -163,8 +178,9 @@ def segment_jobs(plan: Plan) -> list[Job]:
             plan.settings["segment"]["overrides"],
             plan.settings["segment"]["patience"] if stage.until == "convergence" else None,
         )
-        writes = (f"{stage.path}/metrics.csv",)
-        found.append(Job("segment", stage.path, (DATASET, *pairs), writes, settings, 1, values={"pairs": pairs[:1]}))
+        writes = (f"{stage.path}/metrics.csv", f"{stage.path}/model.pt")
+        values = {"pairs": pairs[:1], "task": stage.task}
+        found.append(Job("segment", stage.path, (DATASET, *pairs), writes, settings, 1, values=values))
     return found
 
 

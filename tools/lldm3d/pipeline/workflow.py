@@ -12,13 +12,14 @@ from lldm3d.children import quoted, source_environment, tail, tied_to_me
 from lldm3d.errors import ChildError, UserError
 from lldm3d.files import read_json, write_yaml
 from lldm3d.locks import RUN_LOCK, holder, in_use, locked, visible_gpus
-from lldm3d.pipeline.checks import RECORDS, is_trained, jobs_to_do, mark_done
+from lldm3d.pipeline.checks import is_trained, jobs_to_do, mark_done
 from lldm3d.pipeline.cluster import check_executor, ended_by_slurm, refuse_left_over, refused_by_slurm, slurm_options
 from lldm3d.pipeline.plan import Plan
 from lldm3d.pipeline.stage import FAILURES, read_plan
 from lldm3d.pipeline.stages import Job, all_jobs
 from lldm3d.pipeline.times import CONFIG
 from lldm3d.processes import usable_cores
+from lldm3d.study.stages import RECORDS
 
 SNAKEFILE = Path(__file__).parent / "Snakefile"
 

@@ -104,9 +104,16 @@ def pairs_dir(work: Path, method: str, source: str, seed: int) -> Path:
     return work / "pairs" / method / source / f"seed_{seed}"
 
 
-def evaluated_sources(work: Path, method: str, sources: Iterable[str], seed: int) -> list[str]:
-    """Those of the sources for which the pairs of a method were evaluated: not all methods can take every label."""
-    return [s for s in sources if (evaluation_dir(work, method, s, seed) / "metrics.json").is_file()]
+def evaluated_sources(work: Path, method: str, sources: Sequence[str], seed: int) -> list[str]:
+    """Those of the sources for which the pairs of a method were evaluated: not all methods can take every label.
+
+    Raises UserError where there is none.
+    """
+    found = [s for s in sources if (evaluation_dir(work, method, s, seed) / "metrics.json").is_file()]
+    if not found:
+        folder = evaluation_dir(work, method, sources[0], seed)
+        raise UserError(f"{folder}: has no metrics.json; run the stage that evaluates {method} (`lldm3d run`)")
+    return found
 
 
 def read_results(work: Path, methods: Iterable[str], sources: Sequence[str], seeds: Sequence[int]) -> list[Result]:
@@ -117,9 +124,6 @@ def read_results(work: Path, methods: Iterable[str], sources: Sequence[str], see
     results = []
     for method in methods:
         found = evaluated_sources(work, method, sources, seeds[0])
-        if not found:
-            folder = evaluation_dir(work, method, sources[0], seeds[0])
-            raise UserError(f"{folder}: has no metrics.json; run the stage that evaluates {method} (`lldm3d run`)")
         results += [item for source in found for seed in seeds for item in training_results(work, method, source, seed)]
     return sorted(results, key=lambda result: sources.index(result.source))
 
@@ -134,12 +138,13 @@ def training_results(work: Path, method: str, source: str, seed: int) -> list[Re
         measure = Measure(row["key"], row["name"], row["unit"], direction, row["class"], row["variant"])
         interval = (row["interval_low"], row["interval_high"]) if row["interval_low"] is not None else None
         found.append(Result(method, source, seed, measure, row["value"], interval, row["floor"], row["n"]))
-    drawing = read_json(pairs_dir(work, method, source, seed) / "cost.json")
+    cost = pairs_dir(work, method, source, seed) / "cost.json"  # none where drawing was killed after the last case
+    drawing = read_json(cost) if cost.is_file() else {}
     curves = map(read_json, (work / "methods" / method / f"seed_{seed}").glob("*/metrics.json"))
     costs = {
-        SECONDS: drawing["seconds"] / drawing["volumes"],
-        MEMORY: drawing["memory_gb"],
-        PARAMETERS: drawing["parameters"] / 1e6 if drawing["parameters"] else None,
+        SECONDS: drawing and drawing["seconds"] / drawing["volumes"],
+        MEMORY: drawing.get("memory_gb"),
+        PARAMETERS: drawing["parameters"] / 1e6 if drawing.get("parameters") else None,
         MINUTES: sum(curve["seconds"][-1] for curve in curves if curve.get("seconds")) / 60,
     }
     found += gains_of(work, method, source, seed)
@@ -227,7 +232,8 @@ def comparison_notes(results: Sequence[Result], minutes: float | None) -> list[s
         "real data. Dice ratio: what that network finds of the label in a synthetic image, over the same in real test "
         "images. Share missed: of the labels of a class, those of which that network finds nothing. Slices: how much "
         f"grey values change from one to the next, over real test volumes. Shape: of the label maps. {DASH}: cannot be "
-        "had, as the method makes no labels or takes none.",
+        "had, as the method makes no labels or takes none, or was not measured: the study takes the pairs that it is "
+        "told, by itself the first of each method.",
     ]
     if networks := sorted({str(result.measure.variant) for result in results if result.measure.key == GAIN}):
         notes.append(

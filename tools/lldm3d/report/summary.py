@@ -15,14 +15,18 @@ FEW = 5  # test cases below which a bootstrap interval means nothing
 USABLE = 0.3  # Dice on real images below which a network cannot judge a class
 
 
-def answers(rows: list[dict], lines: list[Line]) -> list[dict]:
+def answers(rows: list[dict], lines: list[Line], elsewhere: str = "") -> list[dict]:
     """Each answer: question, answer, detail, tone (good, open, bad or none).
 
     Args:
         rows: of an evaluation's `metrics.json`, and any others.
         lines: of the study.
+        elsewhere: of the copies among other pairs, as `copies_elsewhere` says it.
     """
-    return [*utility_answers(lines), fidelity_answer(rows), alignment_answer(rows), copies_answer(rows)]
+    copies = copies_answer(rows)
+    if elsewhere:
+        copies |= {"detail": f"{copies['detail']}; {elsewhere}"}
+    return [*utility_answers(lines), fidelity_answer(rows), alignment_answer(rows), copies]
 
 
 def answer(question: str, words: str, detail: str, tone: str) -> dict:

@@ -45,16 +45,17 @@ def versions() -> dict[str, str]:
 
 
 def commands(work: Path) -> dict[str, str]:
-    """{stage: the last command in its log}, of the lines that begin with `$ `; without the folders of this machine."""
+    """{stage: the commands in its log}, of the lines that begin with `$ `; without the folders of this machine."""
     package = str(Path(__file__).parents[1])
     names = {str(work): "W", str(bundles_dir()): "bundles", package: "lldm3d", sys.executable: "python"}
     found = {}
     for log in sorted(work.rglob("log.txt"), key=lambda path: path.stat().st_mtime):
         lines = [line[2:] for line in log.read_text(errors="replace").splitlines() if line.startswith("$ ")]
-        for line in lines[-1:]:
-            for folder, name in names.items():
-                line = line.replace(folder, name)
-            found[log.parent.relative_to(work).as_posix()] = line
+        text = "\n".join(dict.fromkeys(lines))
+        for folder, name in names.items():
+            text = text.replace(folder, name)
+        if text:
+            found[log.parent.relative_to(work).as_posix()] = text
     return found
 
 

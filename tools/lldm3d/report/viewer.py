@@ -72,15 +72,18 @@ def viewed_pair(case: Case, schema: Schema, step: int = 1) -> dict:
     scan = read_pair(case, schema)
     image, spacing = upright(scan.image, scan.affine)
     grey = 255 * (image - image.min()) / (np.ptp(image) or 1)  # of one value where a method draws nothing
-    grey = downscale_local_mean(grey, (step,) * 3).round().astype(np.uint8)
+    padding = [(0, -size % step) for size in grey.shape]  # which `downscale_local_mean` would fill with black
+    grey = downscale_local_mean(np.pad(grey, padding, mode="edge"), (step,) * 3).round().astype(np.uint8)
+    middle = (np.array(image.shape) - step) / 2 * spacing  # mm from the first block's centre
     white = max(float(np.percentile(grey, PERCENTILE)), 1.0)
-    found = {"name": case.name, "image": embed_volume(grey, spacing * step), "white": white, "start": [0, 0, 0]}
+    found = {"name": case.name, "image": embed_volume(grey, spacing * step, middle), "white": white, "start": [0, 0, 0]}
     if scan.label is None:
         return found
     label, spacing = upright(scan.label, scan.affine)
     largest = np.array([best_slice(label, axis) for axis in range(3)])
-    start = (largest - (np.array(label.shape) - 1) / 2) * spacing
-    return found | {"label": embed_volume(label, spacing), "start": start.round(3).tolist()}
+    middle = (np.array(label.shape) - 1) / 2 * spacing
+    start = (largest * spacing - middle).round(3).tolist()
+    return found | {"label": embed_volume(label, spacing, middle), "start": start}
 
 
 def upright(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -89,8 +92,8 @@ def upright(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.asanyarray(turned.dataobj), np.array(turned.header.get_zooms(), float)
 
 
-def embed_volume(volume: np.ndarray, spacing: np.ndarray) -> str:
-    """A packed NIfTI file of a volume [X, Y, Z] uint8 with its middle at 0 mm, in base64."""
+def embed_volume(volume: np.ndarray, spacing: np.ndarray, middle: np.ndarray) -> str:
+    """A packed NIfTI file of a volume [X, Y, Z] uint8 in base64; what is `middle` mm from its first voxel lies at 0."""
     affine = np.diag([*spacing, 1.0])
-    affine[:3, 3] = -(np.array(volume.shape) - 1) / 2 * spacing
+    affine[:3, 3] = -middle
     return base64.b64encode(deflate.gzip_compress(nib.Nifti1Image(volume, affine).to_bytes(), 9)).decode()

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from datetime import date
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import yaml
@@ -15,19 +16,21 @@ from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema
 from lldm3d.data.regimes import parse_regime, regime_of_folder
 from lldm3d.errors import UserError
 from lldm3d.evaluation.figures import FIGURES
-from lldm3d.evaluation.metrics import format_number, read_metrics, write_csv
+from lldm3d.evaluation.metrics import format_number, near_copies_share, read_metrics, write_csv
 from lldm3d.files import atomic_write, package_text, read_json
 from lldm3d.methods.registry import OURS, load_method
+from lldm3d.pairs.folder import manifest_of
+from lldm3d.pairs.sources import DRAWN, TRAINING
 from lldm3d.report import comparison, pictures, trainings
 from lldm3d.report.comparison import evaluation_dir, pairs_dir, source_title
 from lldm3d.report.summary import answers, next_step
 from lldm3d.report.viewer import script_text, viewer_scripts
 from lldm3d.study.figure import study_figure
 from lldm3d.study.ladder import NOTES, Ladder, ladder_figure, ladder_tables, ladders
-from lldm3d.study.scores import read_ends, read_saw, read_scores
+from lldm3d.study.scores import read_ends, read_mixed, read_saw, read_scores
 from lldm3d.study.statistics import Line
 from lldm3d.study.statistics import lines as study_lines
-from lldm3d.study.tables import TRAINED, groups_of, study_notes
+from lldm3d.study.tables import TRAINED, groups_of, saw_text, study_notes
 
 COLUMNS = (
     *("group", "key", "variant", "name", "class", "compared", "between", "value", "interval_low", "interval_high"),
@@ -139,6 +142,7 @@ def gather(work: Path) -> dict:
     curves = trainings.training_metrics(work, compared.get("methods", [method]), seed)
     settings = run.get("settings", {}).get("methods", {})
     scores, ends = read_scores(work), read_ends(work)
+    about = (ends, read_saw(work), read_mixed(work))
     lines, rungs = study_lines(scores), ladders(scores)
     rows = [*utility_rows(lines), *step_rows(rungs), *metrics.get("rows", []), *trainings.gate_rows(curves, settings)]
     return {
@@ -148,17 +152,18 @@ def gather(work: Path) -> dict:
         "counts": {name: len(found) for name, found in cases.items()},
         # test cases first: no model has seen them
         "cases": (shown := {"real": cases["test"] + cases["training"], "synthetic": cases["synthetic"]}),
-        "colours": plots.COLOURS,
+        "colours": [plots.colour(value) for value in range(1, len(schema.class_names))] if schema else [],
         "script": script_text(package_text("report/report.js")),
         "method": load_method(method).title,
         "source": source_title(source),
+        "saw": saw_text(manifest_of(pairs_dir(work, method, source, seed)).get("saw")),
         "settings": yaml.safe_dump(run["settings"], sort_keys=False, width=110) if "settings" in run else "",
         "versions": trainings.versions(),
         "commands": trainings.commands(work),
-        "answers": answers(rows, lines),
+        "answers": answers(rows, lines, copies_elsewhere(work, evaluation)),
         "next": next_step(lines),
         "study": study_tables(lines),
-        "study_notes": study_notes(lines, schema.spacing, ends, read_saw(work)) if schema and lines else [],
+        "study_notes": study_notes(lines, schema.spacing, *about) if schema and lines else [],
         "study_figure": pictures.embed_figure(study_figure(lines)) if lines else None,
         "ladder": {"notes": NOTES, "tables": ladder_tables(rungs, ends)},
         "ladder_figure": pictures.embed_figure(ladder_figure(rungs)) if rungs else None,
@@ -183,6 +188,14 @@ def first_evaluation(work: Path, compared: dict) -> tuple[str, str, int]:
         return OURS, "drawn", 0
     method, source, seed = found[0].parts[-4:-1]
     return method, source, int(seed.removeprefix("seed_"))
+
+
+def copies_elsewhere(work: Path, shown: Path) -> str:
+    """Where among the pairs that the report does not show in detail most near copies were found; "" for none."""
+    paths = [path for path in sorted((work / "evaluation").glob("*/*/seed_*/metrics.json")) if path.parent != shown]
+    shares = {path: near_copies_share(read_metrics(path)) for path in paths if path.parts[-3] in (DRAWN, TRAINING)}
+    path, found = max(((path, item[0]) for path, item in shares.items() if item), key=itemgetter(1), default=(None, 0))
+    return f"of the pairs {'/'.join(path.parts[-4:-1])} {found:.1%} are near copies" if found else ""
 
 
 def study_tables(lines: list[Line]) -> list[dict]:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lldm3d import plots
+from lldm3d.data.dataset import MEAN
 from lldm3d.evaluation.metrics import write_csv
 from lldm3d.files import atomic_write
 from lldm3d.methods.registry import method_names
@@ -18,7 +19,7 @@ from lldm3d.pairs.sources import BOTH, DRAWN, RECONSTRUCTED, TRAINING, UNWARPED
 from lldm3d.study.figure import COLOURS, places
 from lldm3d.study.scores import read_ends, read_scores
 from lldm3d.study.stages import REAL, RUNGS, UNTIL, Arm, pairs_slug
-from lldm3d.study.statistics import MEAN, PLACE, ArmResult, Gain, arm_result, by_arm, gain_over, of_task, patient_means
+from lldm3d.study.statistics import PLACE, ArmResult, Gain, arm_result, by_arm, gain_over, of_task, patient_means
 from lldm3d.study.tables import DASH, TRAINED, cap_note
 
 ABOUT = {  # source: what S is, and what the step down to it adds

@@ -15,6 +15,7 @@ from lldm3d.lesions.masks import long_axis
 from lldm3d.statistics import bootstrap_interval
 from lldm3d.study.scores import read_prediction
 from lldm3d.study.stages import LAYOUT, Arm, SegmentStage
+from lldm3d.study.tables import markdown_table
 
 HEADER = ["case", "patient", "class", "long_axis", "covered"]  # covered: share of a true lesion; empty of a false one
 SIZES = {"all": (0, np.inf), "< 10 mm": (0, 10), "10-20 mm": (10, 20), "> 20 mm": (20, np.inf)}
@@ -160,10 +161,9 @@ def write_detection(works: Sequence[Path], folder: Path) -> None:
         "brackets 95 % intervals by a bootstrap over patients; below, with a sign, the gain over the same regime "
         "without S, paired by patient.",
     ]
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    lines = [list(COLUMNS), ["---"] * len(COLUMNS)]
     for row in table.to_dict("records"):
-        shown = [measure_text(row, name) if name in MEASURES else str(row[name]) for name in COLUMNS]
-        lines.append("| " + " | ".join(shown) + " |")
+        lines.append([measure_text(row, name) if name in MEASURES else str(row[name]) for name in COLUMNS])
     write_csv(folder / "lesions.csv", None, table)
     with atomic_write(folder / "lesions.md") as temporary:
-        temporary.write_text("\n".join([*notes, "", *lines]) + "\n")
+        temporary.write_text("\n".join([*notes, "", markdown_table(lines)]) + "\n")

@@ -12,7 +12,7 @@ from lldm3d.data.regimes import parse_regime, regime_cases
 from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import read_csv, write_csv
 from lldm3d.files import load_checkpoint, load_nifti, read_json, write_json
-from lldm3d.study.stages import LAYOUT, REAL, SegmentStage
+from lldm3d.study.stages import LAYOUT, REAL, RECORDS, SegmentStage
 
 HEADER = ["case", "patient", "class", *METRICS]
 ENDS = ["until", "network", "task", "regime", "pairs", "seed", "capped"]
@@ -127,6 +127,21 @@ def read_ends(work: Path) -> pd.DataFrame:
             ended = load_checkpoint(state, made_by=path.parent.name, mmap=True)
             found.append({**vars(SegmentStage.parse(path.parent)), "capped": not ended.get("stopped")})
     return pd.DataFrame(found, columns=ENDS)
+
+
+def read_mixed(work: Path) -> list[str]:
+    """The segmentations whose seeds were trained with different settings, or on other pairs of the same folder."""
+    seen: dict[str, dict[str, str]] = {}
+    mixed: list[str] = []
+    for path in sorted((work / "segment").glob(f"{'*/' * LAYOUT.count('/')}metrics.csv")):
+        record = (work / RECORDS / path.parent.relative_to(work)).with_suffix(".json")
+        if record.is_file():
+            name, content = str(path.parent.parent.relative_to(work / "segment")), read_json(record)
+            depends = {"settings": content["settings"], **content["inputs"]}
+            known = seen.setdefault(name, depends)
+            mixed += [name] if any(known.get(key, value) != value for key, value in depends.items()) else []
+            known |= depends
+    return list(dict.fromkeys(mixed))
 
 
 def read_saw(work: Path) -> list[tuple[SegmentStage, dict | None]]:

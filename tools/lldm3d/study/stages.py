@@ -18,6 +18,7 @@ CAP = 5  # times the equal steps, at which a training to convergence ends in any
 REAL = "real"  # in place of pairs, for regimes without S
 # below `REAL`, the rungs of the ladder: the sources of a method's pairs, from the most real to the least
 RUNGS = (RECONSTRUCTED, UNWARPED, TRAINING, DRAWN, BOTH)
+RECORDS = ".done"  # of each job of a work directory that is done what it depended on
 LAYOUT = "segment/<until>/<network>/<task>/<regime>/<pairs>/seed_<k>"
 
 

@@ -8,11 +8,11 @@ import pandas as pd
 from scipy.stats import wilcoxon
 
 from lldm3d.agreement import METRICS
+from lldm3d.data.dataset import MEAN
 from lldm3d.statistics import bootstrap_interval, holm_corrected
 from lldm3d.study.stages import UNTIL, Arm
 
 LEVEL = 0.05  # of the corrected p below which a gain is called one
-MEAN = "mean"  # over the classes of a task
 OF_ALL_CLASSES = ("dice", "nsd")  # metrics that are defined wherever the truth has the class, so that a mean is fair
 PLACE = ["metric", "until", "network", "task", "class"]  # of a line
 
@@ -127,8 +127,8 @@ def gain_over(reference: Arm, real: pd.DataFrame, other: pd.DataFrame) -> Gain |
     """`other` minus `real`, both [patients, seeds]; None where no seed and patient has both."""
     seeds = real.columns.intersection(other.columns)
     real, other = real[seeds].align(other[seeds], join="inner")
-    of_seeds = (other - real).mean().dropna()
     complete = real.notna().all(axis=1) & other.notna().all(axis=1)  # each patient's mean over the same seeds
+    of_seeds = (other - real)[complete].mean().dropna()
     before, after = (values[complete].mean(axis=1).to_numpy() for values in (real, other))
     if not len(before) or seeds.empty:
         return None

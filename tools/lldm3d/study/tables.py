@@ -14,7 +14,7 @@ from lldm3d.errors import UserError
 from lldm3d.evaluation.metrics import write_csv
 from lldm3d.files import atomic_write
 from lldm3d.study.figure import study_figure
-from lldm3d.study.scores import SCORES, read_ends, read_saw, read_scores
+from lldm3d.study.scores import SCORES, read_ends, read_mixed, read_saw, read_scores
 from lldm3d.study.stages import CAP, REAL, Arm, SegmentStage
 from lldm3d.study.statistics import LEVEL, Line, lines
 
@@ -27,13 +27,19 @@ Saw = Sequence[tuple[SegmentStage, dict | None]]  # as `read_saw` gives it
 
 
 def study_notes(
-    found: Sequence[Line], spacing: Sequence[float], ends: pd.DataFrame | None = None, saw: Saw = (), folds: int = 1
+    found: Sequence[Line],
+    spacing: Sequence[float],
+    ends: pd.DataFrame | None = None,
+    saw: Saw = (),
+    mixed: Sequence[str] = (),
+    folds: int = 1,
 ) -> list[str]:
     """What a reader must know to read the tables, one sentence or two each.
 
     Args:
         ends: of the trainings to convergence, as `read_ends` gives them.
         saw: what the generators of the pairs saw, as `read_saw` gives it.
+        mixed: segmentations whose seeds cannot be averaged, as `read_mixed` gives them.
         folds: of a cross-validation.
     """
     regimes = [parse_regime(arm.regime) for arm in {arm for line in found for arm in line.cells}]
@@ -66,6 +72,11 @@ def study_notes(
         f"Surface Dice has a tolerance of {tolerance_of(spacing):g} mm. HD95 leaves out patients in whom nothing of "
         "the class was found.",
     ]
+    if mixed:
+        notes.append(
+            f"The seeds of {', '.join(mixed)} were trained with different settings or on different pairs, as not all "
+            "were trained again; a study of all of them mends their means."
+        )
     return [*notes, *saw_notes(saw)]
 
 
@@ -248,7 +259,8 @@ def write_study(works: Sequence[Path], folder: Path) -> None:
         raise UserError(f"{works[0]}/segment: no segmentation was tested yet; train them with `lldm3d study`")
     ends, saw = pd.concat(map(read_ends, works), ignore_index=True), [item for work in works for item in read_saw(work)]
     found = lines(scores)
-    notes = study_notes(found, load_schema(works[0] / "dataset").spacing, ends, saw, len(works))
+    mixed = [name for work in works for name in read_mixed(work)]
+    notes = study_notes(found, load_schema(works[0] / "dataset").spacing, ends, saw, mixed, len(works))
     units = scores["metric"].map(lambda metric: METRICS[metric].unit)
     write_csv(folder / "study.csv", [*SCORES, "unit"], scores.assign(unit=units))
     write_csv(folder / "gains.csv", None, gain_table(found))
