@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from lldm3d.codec.codec import Codec, load_codec
 from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema
-from lldm3d.data.labels import class_sizes
+from lldm3d.data.labels import class_sizes, pieces_of
 from lldm3d.data.scans import read_pair
 from lldm3d.data.warping import warp_pair
 from lldm3d.errors import UserError
@@ -200,6 +200,15 @@ def views_of(case: Case, seed: int, schema: Schema, views: int, strength: float)
         warped = warp_pair(image, label, len(schema.class_names), [seed, view], strength, schema.thin)
         pairs = zip(("image", "label"), warped, strict=True)
         yield {key: torch.from_numpy(np.float32(volume))[None] for key, volume in pairs if volume is not None}
+
+
+def count_pieces(latents_dir: str, tubular: Sequence[str]) -> dict[int, list[int]]:
+    """By the index of each tubular class in how many pieces it is in each training label that has it."""
+    names = read_json(Path(latents_dir) / "latents.json")["class_names"]
+    labels, counts = mapped(Path(latents_dir, "training", "label.npy"))[:, 0], {}
+    for value in map(names.index, tubular):
+        counts[value] = [count for count in (pieces_of(np.asarray(label), value)[1] for label in labels) if count]
+    return {value: found for value, found in counts.items() if found}
 
 
 class LatentDataset(Dataset):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from scipy import ndimage
+from skimage.graph import MCP_Geometric
 
 
 def one_hot(label: torch.Tensor, num_classes: int) -> torch.Tensor:
@@ -41,3 +42,43 @@ def signed_distance(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     inside = ndimage.distance_transform_edt(mask, spacing)
     half = min(spacing) / 2
     return np.where(mask, half - inside, outside - half).astype(np.float32)
+
+
+TOUCHING = np.ones((3, 3, 3))  # voxels hang together by faces, edges or corners
+DETOUR = 16.0  # what it costs to pass a voxel, for each unit by which a class lies deeper than in the one that won
+
+
+def pieces_of(label: np.ndarray, value: int) -> tuple[np.ndarray, int]:
+    """The pieces of a class in a label map [X, Y, Z], numbered from 1, and how many there are."""
+    return ndimage.label(label == value, TOUCHING)
+
+
+def join_pieces(label: np.ndarray, depths: np.ndarray, value: int, most: int) -> np.ndarray:
+    """A label map [X, Y, Z] in which a class has at most so many pieces.
+
+    The smallest piece grows towards another one, voxel by voxel along the path on which the class was nearest to being
+    drawn, through the class that surrounds it; a piece that no path joins becomes that class.
+
+    Args:
+        depths: how deep each voxel lies in each class, or any score of them, [K, X, Y, Z]; the largest one won.
+        value: the class.
+        most: pieces, from 1.
+    """
+    label = label.copy()
+    around = label[ndimage.binary_dilation(label == value, TOUCHING) & (label != value)]
+    if not around.size:
+        return label
+    host, lacking = np.bincount(around).argmax(), depths.max(0) - depths[value]
+    while (found := pieces_of(label, value))[1] > most:
+        pieces, count = found
+        piece = pieces == 1 + np.bincount(pieces.flat)[1:].argmin()
+        free = (label == host) | (label == value)
+        cost = np.where(free, np.where(label == value, 1e-3, 1 + DETOUR * lacking), -1)  # none leads below 0
+        paths = MCP_Geometric(cost)
+        costs, _ = paths.find_costs(np.argwhere(piece), np.argwhere((pieces > 0) & ~piece), find_all_ends=False)
+        reached = np.where((pieces > 0) & ~piece, costs, np.inf)
+        if np.isfinite(reached.min()):
+            label[tuple(np.transpose(paths.traceback(np.unravel_index(reached.argmin(), label.shape))))] = value
+        else:
+            label[piece] = host
+    return label

@@ -16,11 +16,11 @@ from lldm3d.diffusion.networks import ARCHITECTURES, ControlledDiffusion
 from lldm3d.diffusion.noise import NoiseProcess, noise_like
 from lldm3d.errors import UserError
 from lldm3d.files import sha256
-from lldm3d.pairs.sizes import ClassSizes
+from lldm3d.pairs.sizes import ClassPieces, ClassSizes
 from lldm3d.training.checkpoints import load_model
 from lldm3d.training.inferers import AutocastInferer
 
-GAIN_STREAM, SIZE_STREAM = 2, 3  # beside 0 and 1, the kinds of noise, in the seeds of a case's gain and its sizes
+GAIN_STREAM, SIZE_STREAM, PIECE_STREAM = 2, 3, 4  # beside 0 and 1, the kinds of noise, in the seeds of a case
 
 
 def case_noise(seed: int, index: int, kind: str, shape: list[int]) -> torch.Tensor:
@@ -48,6 +48,7 @@ class LatentSampler:
         autocast: bfloat16, in sampling and decoding (docs/reference/sampling.md has what that changes).
         gains: quantiles of the training images' gains, where the network learnt images of one gain (`encode`).
         sizes: of classes, where the network is told them (`LabelDiffusion`).
+        pieces: of classes of drawn labels; None leaves them as they are drawn.
     """
 
     def __init__(
@@ -61,10 +62,11 @@ class LatentSampler:
         autocast: bool = True,
         gains: Sequence[float] | None = None,
         sizes: ClassSizes | None = None,
+        pieces: ClassPieces | None = None,
     ) -> None:
         self.codec, self.network, self.noise_scheduler = codec, network, noise_scheduler
         self.latent_shape, self.seed, self.guidance_scale = list(latent_shape), seed, guidance_scale
-        self.gains, self.sizes = gains, sizes
+        self.gains, self.sizes, self.pieces = gains, sizes, pieces
         self.device = codec.latent_mean.device
         self.inferer = AutocastInferer(self.device, autocast)
 
@@ -92,14 +94,21 @@ class LatentSampler:
         return self.noise_scheduler.sample(self.predictor(condition, self.draw_sizes(indices)), noise)
 
     def decode(
-        self, latent: torch.Tensor, in_slabs: bool = False, gains: Sequence[float] | None = None
+        self,
+        latent: torch.Tensor,
+        in_slabs: bool = False,
+        gains: Sequence[float] | None = None,
+        pieces: Sequence[dict[int, int]] | None = None,
     ) -> torch.Tensor:
-        """Volumes [B, 1, X, Y, Z], images with these gains, case by case: one alone fills a GPU, and more would take
-        more memory. A codec without loss decodes in float32, as bfloat16 has 256 grey values."""
-        cases = zip(latent.split(1), gains or [1.0] * len(latent), strict=True)
+        """Volumes [B, 1, X, Y, Z], images with these gains, labels with classes of so many pieces, case by case: one
+        alone fills a GPU, and more would take more memory. A codec without loss decodes in float32: bfloat16 has 256
+        grey values."""
+        each = len(latent)
+        cases = zip(latent.split(1), gains or [1.0] * each, pieces or [None] * each, strict=True)
         halved = self.inferer.enabled and not self.codec.lossless
         with torch.autocast(self.device.type, torch.bfloat16, enabled=halved):
-            return torch.cat([self.codec.decode(case, in_slabs, gain=gain) for case, gain in cases])
+            decoded = [self.codec.decode(case, in_slabs, gain=gain, pieces=most) for case, gain, most in cases]
+        return torch.cat(decoded)
 
     def draw_gains(self, indices: list[int]) -> list[float] | None:
         """The gain of each of these cases, as the training images have them; None where their own were learnt."""
@@ -115,6 +124,12 @@ class LatentSampler:
             return None
         generators = [seeded_generator(self.seed, index, SIZE_STREAM) for index in indices]
         return torch.stack([self.sizes.draw(generator) for generator in generators]).to(self.device)
+
+    def draw_pieces(self, indices: list[int]) -> list[dict[int, int]] | None:
+        """The pieces of each class of each of these cases; None where labels stay as they are drawn."""
+        if self.pieces is None:
+            return None
+        return [self.pieces.draw(seeded_generator(self.seed, index, PIECE_STREAM)) for index in indices]
 
 
 class Generation:
@@ -142,7 +157,7 @@ class Generation:
             output["label"] = batch["label"].to(engine.state.device)
         elif self.label is not None:
             latent = self.label.draw(indices)
-            output["label"] = self.label.decode(latent, self.in_slabs)
+            output["label"] = self.label.decode(latent, self.in_slabs, pieces=self.label.draw_pieces(indices))
         if self.image is not None:
             drawn = self.image.draw(indices, self.guide(output, latent))
             output["image"] = self.image.decode(drawn, self.in_slabs, self.image.draw_gains(indices))

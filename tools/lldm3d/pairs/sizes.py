@@ -1,4 +1,4 @@
-"""How large the classes of drawn labels shall be."""
+"""How large the classes of drawn labels shall be, and in how many pieces."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,6 +77,27 @@ def told_sizes(checkpoint: Mapping, volumes: Mapping[str, float] | None = None) 
             )
         asked[place] = (volume / voxel) ** (1 / 3)
     return ClassSizes(table, asked)
+
+
+class ClassPieces:
+    """Draws in how many pieces classes are, as the training labels have them.
+
+    Args:
+        counts: of each training label, by the class's index.
+    """
+
+    def __init__(self, counts: Mapping[int, Sequence[int]]) -> None:
+        self.counts = {value: torch.tensor(found) for value, found in counts.items()}
+
+    def draw(self, generator: torch.Generator) -> dict[int, int]:
+        """The number of pieces of each class."""
+        places = {value: torch.randint(len(found), (1,), generator=generator) for value, found in self.counts.items()}
+        return {value: int(self.counts[value][place]) for value, place in places.items()}
+
+
+def told_pieces(checkpoint: Mapping) -> ClassPieces | None:
+    """The pieces of tubular classes by a label network's checkpoint; None where it knows of none, as before 0.21."""
+    return ClassPieces(checkpoint["pieces"]) if checkpoint.get("pieces") else None
 
 
 def drawn_volumes(pairs: Path, volumes: Mapping[str, float]) -> str:
