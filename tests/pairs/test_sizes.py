@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from lldm3d.codec.codec import Codec
+from lldm3d.codec.haar import HaarDistances
+from lldm3d.codec.latents import count_pieces
 from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.data.labels import join_pieces, pieces_of
 from lldm3d.errors import UserError
-from lldm3d.files import load_nifti
+from lldm3d.files import load_nifti, write_json
 from lldm3d.pairs.sampling import seeded_generator
-from lldm3d.pairs.sizes import drawn_volumes, told_sizes
+from lldm3d.pairs.sizes import drawn_volumes, told_pieces, told_sizes
 
 ORGANS = torch.arange(10) + 10.0  # with a lesion in every second one, which grows with it
 TABLE = [[size, (size - 5) * (place % 2)] for place, size in enumerate(ORGANS.tolist())]
@@ -63,3 +67,38 @@ def test_what_was_drawn_is_told_beside_what_was_asked_for(tiny_dataset):
     ).groups()
     voxel = np.prod(load_schema(tiny_dataset).spacing) / 1000
     assert asked == "3" and float(low) <= round(float((label == 1).sum() * voxel), 3) <= float(high) * 1.01
+
+
+def broken_vessel() -> np.ndarray:
+    """Scores [K, X, Y, Z] of a vessel through liver with a gap, where it is nearly drawn, and of one outside it."""
+    scores = np.stack([np.full((20, 8, 8), level) for level in (-1.0, 0.5, -1.0)])
+    scores[2, 3:8, 4, 4] = scores[2, 11:16, 4, 4] = 1
+    scores[2, 8:11, 4, 4] = 0.4
+    scores[0, :2], scores[2, 0, 0, 0] = 2, 3  # a speck in the background
+    return scores
+
+
+def test_a_vessel_grows_together_where_it_was_nearly_drawn_and_a_piece_that_cannot_goes():
+    scores = broken_vessel()
+    label = scores.argmax(0).astype(np.uint8)
+    assert pieces_of(label, 2)[1] == 3
+    whole = join_pieces(label, scores, 2, 1)
+    assert pieces_of(whole, 2)[1] == 1 and (whole[8:11, 4, 4] == 2).all() and whole[0, 0, 0] != 2
+    assert (whole != label).sum() == 4, "nothing else changes"
+    assert (join_pieces(label, scores, 2, 3) == label).all() and (join_pieces(label * 0, scores, 2, 1) == 0).all()
+
+
+def test_drawn_labels_have_as_many_pieces_as_training_labels_have(tmp_path):
+    labels = np.zeros((3, 1, 9, 4, 4), np.uint8)
+    labels[:, :, ::4, 1, 1], labels[2] = 2, 1
+    (tmp_path / "training").mkdir()
+    np.save(tmp_path / "training/label.npy", labels)
+    write_json(tmp_path / "latents.json", {"class_names": ["background", "liver", "portal vein"]})
+    counts = count_pieces(str(tmp_path), ["portal vein"])
+    assert counts == {2: [3, 3]} and told_pieces({"pieces": {}}) is told_pieces({}) is None
+    assert told_pieces({"pieces": counts}).draw(seeded_generator(0)) == {2: 3}
+    names, zeros = ["background", "liver", "portal vein"], torch.zeros(24)
+    codec = Codec(HaarDistances(3), "label", names, zeros, zeros + 1)
+    latent = codec.encode(torch.from_numpy(broken_vessel().argmax(0)[None, None]))[0]
+    drawn = [codec.decode(latent, pieces=most)[0, 0].numpy() for most in (None, {2: 2})]
+    assert [pieces_of(label, 2)[1] for label in drawn] == [3, 2]

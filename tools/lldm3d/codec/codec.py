@@ -118,11 +118,11 @@ class Codec(nn.Module):
             decoded = decoded[(..., *map(slice, size))]
         if self.kind == "label":
             label = decoded.argmax(1, keepdim=True).to(torch.uint8)
-            return joined(label, decoded, pieces) if pieces else label
+            return in_pieces(label, decoded, pieces) if pieces else label
         return (decoded.float() * gain).clamp(0, 1)
 
 
-def joined(label: torch.Tensor, depths: torch.Tensor, pieces: Mapping[int, int]) -> torch.Tensor:
+def in_pieces(label: torch.Tensor, depths: torch.Tensor, pieces: Mapping[int, int]) -> torch.Tensor:
     """Label maps [B, 1, X, Y, Z], decoded from depths [B, K, X, Y, Z], whose classes have at most so many pieces."""
     whole = []
     for case, depth in zip(label[:, 0].cpu().numpy(), depths.float().cpu().numpy(), strict=True):
