@@ -246,8 +246,11 @@ def planned(
     path = work / "run.yaml"
     before = read_plan(work) if path.is_file() else {"profile": "demo", "data": data}
     if data and data != before["data"] and (work / "dataset").is_dir():
-        made = before["data"] or "a phantom"
-        raise UserError(f"{path}: this work directory was made from {made}, not from {data}; choose another --workdir")
+        made, asked = (
+            " ".join(f"--{key} {name}" for key, name in one.items()) if one else "a phantom"
+            for one in (before["data"], data)
+        )
+        raise UserError(f"{path}: this work directory was made from {made}, not from {asked}; choose another --workdir")
     kept, settings = ({}, None) if profile else (before.get("grid", {}), before.get("settings"))
     profile = profile or before["profile"]
     if settings and is_gone(profile):
