@@ -69,14 +69,14 @@ def join_pieces(label: np.ndarray, depths: np.ndarray, value: int, most: int) ->
     if not around.size:
         return label
     host, lacking = np.bincount(around).argmax(), depths.max(0) - depths[value]
-    while (found := pieces_of(label, value))[1] > most:
-        pieces, count = found
+    while (pieces := pieces_of(label, value)[0]).max() > most:
         piece = pieces == 1 + np.bincount(pieces.flat)[1:].argmin()
-        free = (label == host) | (label == value)
-        cost = np.where(free, np.where(label == value, 1e-3, 1 + DETOUR * lacking), -1)  # none leads below 0
+        others = (pieces > 0) & ~piece
+        cost = np.where(label == host, 1 + DETOUR * lacking, -1)  # no path leads below 0
+        cost[label == value] = 1e-3
         paths = MCP_Geometric(cost)
-        costs, _ = paths.find_costs(np.argwhere(piece), np.argwhere((pieces > 0) & ~piece), find_all_ends=False)
-        reached = np.where((pieces > 0) & ~piece, costs, np.inf)
+        reached, _ = paths.find_costs(np.argwhere(piece), np.argwhere(others), find_all_ends=False)
+        reached = np.where(others, reached, np.inf)
         if np.isfinite(reached.min()):
             label[tuple(np.transpose(paths.traceback(np.unravel_index(reached.argmin(), label.shape))))] = value
         else:
