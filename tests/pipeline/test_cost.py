@@ -54,7 +54,11 @@ def test_the_trainings_of_each_method_are_measured(tmp_path, tiny_dataset, name,
     plan = plan_of(tmp_path, profile, methods=[name], sources=[method.sources[0]])
     print_cost(work, plan, [job for job in all_jobs(plan) if job.stage == "train"])
     *lines, last = capsys.readouterr().out.splitlines()
-    assert all(f"{name}/" in line and " steps at " in line for line in lines) and last.startswith("from steps on this")
+    told = [line for line in lines if not line.startswith(f"{name}: what ")]
+    assert all(f"{name}/" in line and " steps at " in line for line in told) and last.startswith("from steps on this")
+    silent = ", ".join(line for line in lines if line not in told)
+    for training, entry in method.trainings.items():
+        assert entry.run != "training" or any(training in line for line in (*told, silent)), "each is named"
 
 
 def test_of_several_methods_a_training_has_the_steps_of_its_minutes(tmp_path, tiny_dataset, capsys):
