@@ -62,7 +62,9 @@ class AdversarialUpdate:
     def score(
         self, inferer: Callable, judge: nn.Module, volume: torch.Tensor, is_real: bool, for_discriminator: bool
     ) -> torch.Tensor:
-        scores = inferer(volume.contiguous(), judge)[-1]
+        volume = volume.contiguous()
+        # on a CPU bfloat16 gives random gradients where a convolution has 2 voxels, as the last has on small crops
+        scores = (judge(volume.float()) if volume.device.type == "cpu" else inferer(volume, judge))[-1]
         return self.adversarial(scores, target_is_real=is_real, for_discriminator=for_discriminator)
 
 
