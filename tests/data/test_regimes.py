@@ -146,3 +146,13 @@ def test_pairs_that_do_not_fit_or_show_a_held_out_patient_are_refused(folders, t
     (tmp_path / "synthetic" / "dataset.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=message):
         regime_cases(folders[0], tmp_path / "synthetic", "R+S", 0)
+
+
+def test_pairs_may_show_held_out_patients_where_the_data_are_split_by_case(folders, tmp_path):
+    real, made = (shutil.copytree(folder, tmp_path / folder.name) for folder in folders)
+    for folder, change in ((real, {"split_by": "case"}), (made, {})):
+        content = json.loads((folder / "dataset.json").read_text()) | change
+        content["training"][0]["patient"] = "case_21"
+        (folder / "dataset.json").write_text(json.dumps(content))
+    (phase,) = regime_cases(real, made, "R+S", 0)
+    assert sum(case.patient == "case_21" for case in phase) == 2
