@@ -28,7 +28,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(unwritable(path.parent, error)) from None
+        raise unwritable(path.parent, error) from None
     with open(path, "a+") as file:
         try:
             lock(file)

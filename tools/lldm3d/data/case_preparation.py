@@ -174,9 +174,10 @@ def write_prepared(numbered: tuple[int, Case], recipe: Recipe, folder: Path) -> 
     image, label, affine, before = load_case(case, recipe)
     mask = volumes.center_mask(label, recipe.center, ["background", *recipe.label_map.classes])
     rng = np.random.default_rng([recipe.seed, number])
-    middle = sum(volumes.bounding_box(mask)) // 2  # a crop around it keeps the whole of what fits
-    drawn = () if recipe.crops is None else rng.choice(np.flatnonzero(mask), recipe.crops)
-    centers = [middle] if recipe.crops is None else np.stack(np.unravel_index(drawn, mask.shape), 1)
+    if recipe.crops is None:
+        centers = [sum(volumes.bounding_box(mask)) // 2]  # a crop around it keeps the whole of what fits
+    else:
+        centers = np.transpose(np.unravel_index(rng.choice(np.flatnonzero(mask), recipe.crops), mask.shape))
     body = body_mask(image, recipe.spacing) if recipe.body and case.label else None
     entries, kept, seen = [], 0, 0
     for name, center in zip(crop_names(case, recipe.crops), centers, strict=True):

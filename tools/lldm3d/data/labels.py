@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 from skimage.graph import MCP_Geometric
+from skimage.measure import label as components
 
 
 def one_hot(label: torch.Tensor, num_classes: int) -> torch.Tensor:
@@ -44,13 +45,13 @@ def signed_distance(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     return np.where(mask, half - inside, outside - half).astype(np.float32)
 
 
-TOUCHING = np.ones((3, 3, 3))  # voxels hang together by faces, edges or corners
+TOUCHING = np.ones((3, 3, 3))  # voxels touch by faces, edges or corners
 DETOUR = 16.0  # what it costs to pass a voxel, for each unit by which a class lies deeper than in the one that won
 
 
 def pieces_of(label: np.ndarray, value: int) -> tuple[np.ndarray, int]:
     """The pieces of a class in a label map [X, Y, Z], numbered from 1, and how many there are."""
-    return ndimage.label(label == value, TOUCHING)
+    return components(label == value, return_num=True, connectivity=3)
 
 
 def join_pieces(label: np.ndarray, depths: np.ndarray, value: int, most: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from lldm3d.data.dataset import read_description
 from lldm3d.errors import UserError
-from lldm3d.files import atomic_write
+from lldm3d.files import atomic_write, read_json
 from lldm3d.statistics import bootstrap_interval
 
 FORMAT = 4  # of metrics.json: raised when a key changes its name or its meaning
@@ -191,6 +191,12 @@ def near_copies_share(metrics: dict) -> tuple[float, int] | None:
     """The share of near copies in the content of a `metrics.json`, and of how many cases; None if not measured."""
     row = find_row(metrics.get("rows", []), Metric.NEAR_COPIES_SHARE)
     return (row["value"], row["n"]) if row else None
+
+
+def most_copies(paths: Iterable[Path]) -> tuple[Path, float, int] | None:
+    """Of some `metrics.json` the one with the largest share of near copies, the share, and of how many cases."""
+    found = [(path, *share) for path in paths if (share := near_copies_share(read_json(path)))]
+    return max(found, key=lambda item: item[1:], default=None)
 
 
 def format_number(value: float | None, signed: bool = False) -> str:

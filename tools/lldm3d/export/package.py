@@ -12,7 +12,7 @@ import yaml
 
 from lldm3d.bundle import INFERENCE, bundle_names, bundle_path, literal, load_configs
 from lldm3d.errors import UserError
-from lldm3d.evaluation.metrics import near_copies_share
+from lldm3d.evaluation.metrics import most_copies
 from lldm3d.export import package_configs as configs
 from lldm3d.export.package_configs import read_config
 from lldm3d.files import atomic_write, load_checkpoint, passing_folder, read_json, sha256, write_json
@@ -34,14 +34,13 @@ go into the folder `dataset` (or `latents`) beside `configs`. Python packages th
 def copies_note(work: Path, method: str = "*") -> str:
     """How near the synthetic cases of a method come to its patients: what to know before its models are shared."""
     paths = sorted(work.glob(f"evaluation/{method}/*/seed_*/metrics.json"))
-    drawn = [path for path in paths if path.parts[-3] != RECONSTRUCTED]  # those are no synthetic pairs
-    found = max(filter(None, (near_copies_share(read_json(path)) for path in drawn)), default=None)  # of the worst
+    found = most_copies(path for path in paths if path.parts[-3] != RECONSTRUCTED)  # those are no synthetic pairs
     if found is None:
         return (
             "**Copies of patients: not measured.** Models learnt from few patients can repeat them: before you "
             "share them, run `lldm3d evaluate --max_copies` on pairs drawn with them."
         )
-    share, number = found
+    _, share, number = found
     return (
         f"**Copies of patients:** of {number} pairs drawn with these models, {share:.1%} lie nearer to a "
         "training case than half the distance that three in four real cases keep (`lldm3d evaluate`)."

@@ -2,10 +2,9 @@
 
 import numpy as np
 from scipy import ndimage
-from skimage.measure import label as components
 from skimage.morphology import skeletonize
 
-from lldm3d.data.labels import signed_distance
+from lldm3d.data.labels import pieces_of, signed_distance
 
 
 def with_calibre(
@@ -20,7 +19,7 @@ def with_calibre(
     Args:
         spacing: mm.
     """
-    line, parts = skeletonize(label == value), components(label == value, connectivity=3)
+    line, (parts, _) = skeletonize(label == value), pieces_of(label, value)
     mask = np.isin(parts, np.unique(parts[line])) & (label == value)
     if not mask.any():
         return label.copy()

@@ -11,9 +11,8 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist, squareform
 from scipy.spatial.transform import Rotation
-from skimage.measure import label as components
 
-from lldm3d.data.labels import signed_distance
+from lldm3d.data.labels import pieces_of, signed_distance
 from lldm3d.phantom.anatomy import Waves, ellipsoid
 from lldm3d.phantom.painting import largest_component
 
@@ -165,7 +164,7 @@ def fitted_scale(
 
 def lesion_parts(label: np.ndarray, value: int) -> list[tuple[np.ndarray, tuple[slice, ...]]]:
     """The mask of each lesion of a class in a label map [X, Y, Z] within its box, and the box, in a fixed order."""
-    parts = components(label == value, connectivity=3)
+    parts, _ = pieces_of(label, value)
     return [(parts[box] == number, box) for number, box in enumerate(ndimage.find_objects(parts), start=1)]
 
 

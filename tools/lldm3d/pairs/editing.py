@@ -92,9 +92,8 @@ def edit(
     own = Scans(folder, SPLITS)
     before = own.read(case)
     painter = open_texture(texture, models, add, own.schema)
-    if add in own.schema.tubular or (calibre is not None and of in own.schema.lesions):
-        wrong, kind = (f"--add {add}", "a vessel, no lesion") if add else (f"--of {of}", "a lesion, no vessel")
-        raise UserError(f"{wrong}: the data set says that this is {kind}; give another class")
+    if add in own.schema.tubular:
+        raise UserError(f"--add {add}: the data set says that this is a vessel, no lesion; give another class")
     if calibre is not None:
         of = tubular_class(own.schema, of)
         after = [narrowed(own.schema, before, calibre, of)]
@@ -171,6 +170,8 @@ def tubular_class(schema: Schema, of: str | None) -> str:
         raise UserError(f"--calibre: say of which class, --of {' or '.join(schema.tubular or names)}")
     if of not in (None, *names):
         raise UserError(f"--of {of}: no such class; {did_you_mean(of, names)}there are {', '.join(names)}")
+    if of in schema.lesions:
+        raise UserError(f"--of {of}: the data set says that this is a lesion, no vessel; give another class")
     return of or schema.tubular[0]
 
 

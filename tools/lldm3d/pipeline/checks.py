@@ -46,10 +46,13 @@ def is_done(work: Path, job: Job) -> bool:
         found = read_json(record)
     except (UserError, OSError, KeyError, TypeError, AttributeError):
         return False
-    now, before = depends_on(work, job), _depends_on(work, job, fingerprint)  # the latter as before 0.17
-    if now and isinstance(found, dict) and "task" not in found:  # as before 0.21
-        now, before = ({key: value for key, value in one.items() if key != "task"} for one in (now, before))
-    return found in (now, before)
+    for identify in (identity, fingerprint):  # the latter as before 0.17
+        now = _depends_on(work, job, identify)
+        if now and isinstance(found, dict) and "task" not in found:  # as before 0.21
+            now.pop("task", None)
+        if found == now:
+            return True
+    return False
 
 
 def is_whole(path: Path) -> bool:

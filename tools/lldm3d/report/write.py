@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from datetime import date
 from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
 import yaml
@@ -16,7 +15,7 @@ from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema
 from lldm3d.data.regimes import parse_regime, regime_of_folder
 from lldm3d.errors import UserError
 from lldm3d.evaluation.figures import FIGURES
-from lldm3d.evaluation.metrics import format_number, near_copies_share, read_metrics, write_csv
+from lldm3d.evaluation.metrics import format_number, most_copies, read_metrics, write_csv
 from lldm3d.files import atomic_write, package_text, read_json
 from lldm3d.methods.registry import OURS, load_method
 from lldm3d.pairs.folder import manifest_of
@@ -192,10 +191,11 @@ def first_evaluation(work: Path, compared: dict) -> tuple[str, str, int]:
 
 def copies_elsewhere(work: Path, shown: Path) -> str:
     """Where among the pairs that the report does not show in detail most near copies were found; "" for none."""
-    paths = [path for path in sorted((work / "evaluation").glob("*/*/seed_*/metrics.json")) if path.parent != shown]
-    shares = {path: near_copies_share(read_metrics(path)) for path in paths if path.parts[-3] in (DRAWN, TRAINING)}
-    path, found = max(((path, item[0]) for path, item in shares.items() if item), key=itemgetter(1), default=(None, 0))
-    return f"of the pairs {'/'.join(path.parts[-4:-1])} {found:.1%} are near copies" if found else ""
+    paths = sorted(work.glob("evaluation/*/*/seed_*/metrics.json"))
+    found = most_copies(path for path in paths if path.parent != shown and path.parts[-3] in (DRAWN, TRAINING))
+    if found is None or not found[1]:
+        return ""
+    return f"of the pairs {'/'.join(found[0].parts[-4:-1])} {found[1]:.1%} are near copies"
 
 
 def study_tables(lines: list[Line]) -> list[dict]:

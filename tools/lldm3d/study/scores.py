@@ -97,13 +97,18 @@ def read_prediction(pred_path: Path, label_path: str, task: Task) -> tuple[np.nd
     return pred, np.asarray(task.targets, np.uint8)[label]
 
 
+def tables_in(work: Path) -> list[Path]:
+    """The scores of all tested segmentations: W/segment/.../metrics.csv."""
+    return sorted((work / "segment").glob(f"{'*/' * LAYOUT.count('/')}metrics.csv"))
+
+
 def read_scores(work: Path) -> pd.DataFrame:
     """A row for each value in all W/segment/.../metrics.csv, with the columns `SCORES`; undefined ones are left out.
 
     Raises UserError where a folder or file is none of a study.
     """
     types, found = dict.fromkeys(HEADER, str) | dict.fromkeys(METRICS, float), []
-    for path in sorted((work / "segment").glob(f"{'*/' * LAYOUT.count('/')}metrics.csv")):
+    for path in tables_in(work):
         try:  # only of a metric an empty field means that there is none: a class may bear the name NA
             table = read_csv(path, dtype=types, keep_default_na=False, na_values=dict.fromkeys(METRICS, [""]))
         except ValueError as error:
@@ -133,7 +138,7 @@ def read_mixed(work: Path) -> list[str]:
     """The segmentations whose seeds were trained with different settings, or on other pairs of the same folder."""
     seen: dict[str, dict[str, str]] = {}
     mixed: list[str] = []
-    for path in sorted((work / "segment").glob(f"{'*/' * LAYOUT.count('/')}metrics.csv")):
+    for path in tables_in(work):
         record = (work / RECORDS / path.parent.relative_to(work)).with_suffix(".json")
         if record.is_file():
             name, content = str(path.parent.parent.relative_to(work / "segment")), read_json(record)
@@ -146,7 +151,6 @@ def read_mixed(work: Path) -> list[str]:
 
 def read_saw(work: Path) -> list[tuple[SegmentStage, dict | None]]:
     """Each tested segmentation with synthetic pairs, and what their generator saw; None where no manifest says it."""
-    tables = sorted((work / "segment").glob(f"{'*/' * LAYOUT.count('/')}metrics.csv"))
-    stages = {path.with_name("dataset.json"): SegmentStage.parse(path.parent) for path in tables}
+    stages = {path.with_name("dataset.json"): SegmentStage.parse(path.parent) for path in tables_in(work)}
     with_pairs = {path: stage for path, stage in stages.items() if stage.pairs != REAL}
     return [(stage, read_json(path).get("generator_saw")) for path, stage in with_pairs.items() if path.is_file()]
