@@ -17,13 +17,16 @@ from lldm3d.study.scores import read_prediction
 from lldm3d.study.stages import LAYOUT, Arm, SegmentStage
 from lldm3d.study.tables import markdown_table
 
-HEADER = ["case", "patient", "class", "long_axis", "covered"]  # covered: share of a true lesion; empty of a false one
+# mm, share of a true lesion that is predicted (empty of a false one), ml
+HEADER = ["case", "patient", "class", "long_axis", "covered", "volume"]
 SIZES = {"all": (0, np.inf), "< 10 mm": (0, 10), "10-20 mm": (10, 20), "> 20 mm": (20, np.inf)}
 RULES = {"one voxel": np.finfo(float).tiny, "half": 0.5}  # a lesion is found from this share on
 PLACE = ["until", "network", "task", "class"]
 # what is counted, over what: of a patient
 MEASURES = {f"sensitivity, {rule}": [rule, "lesions"] for rule in RULES} | {
-    "false positives a scan": ["false", "scans"]
+    "voxel recall": ["covered volume", "volume"],
+    "false positives a scan": ["false", "scans"],
+    "false ml a scan without lesions": ["false volume", "scans without"],
 }
 COLUMNS = [*PLACE, "regime", "pairs", "size", "lesions", *MEASURES]
 
@@ -44,9 +47,9 @@ def write_case_lesions(dataset_dir: str | Path, predictions_dir: str | Path, tas
 
 
 def lesion_rows(pred: np.ndarray, truth: np.ndarray, spacing: tuple[float, float, float]) -> list[dict]:
-    """Long axis (mm) and covered share of each true lesion, a 26-connected component of a mask [X, Y, Z].
+    """Long axis (mm), volume (ml) and covered share of each true lesion, a 26-connected component of a mask [X, Y, Z].
 
-    Then the long axis of each predicted component that has no voxel of a true one.
+    Then long axis and volume of each predicted component that has no voxel of a true one.
     """
     found = []
     for mask, other, true in ((truth, pred, True), (pred, truth, False)):
@@ -55,7 +58,8 @@ def lesion_rows(pred: np.ndarray, truth: np.ndarray, spacing: tuple[float, float
             part = parts[box] == number
             share = float(other[box][part].mean())
             if true or share == 0:
-                found.append({"long_axis": long_axis(part, spacing)} | ({"covered": share} if true else {}))
+                size = {"long_axis": long_axis(part, spacing), "volume": float(part.sum() * np.prod(spacing)) / 1000}
+                found.append(size | ({"covered": share} if true else {}))
     return found
 
 
@@ -65,6 +69,7 @@ def read_lesions(works: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     for path in [path for work in works for path in sorted(work.glob(pattern))]:
         stage, text = vars(SegmentStage.parse(path.parent)), {name: str for name in HEADER[:3]}
         table = read_csv(path, dtype=text, keep_default_na=False, na_values={"covered": [""]})
+        table = table.reindex(columns=HEADER)  # without volumes in tables of 0.21 and before
         cases = read_csv(path.with_name("metrics.csv"), dtype=str, keep_default_na=False)[["case", "patient"]]
         for held, rows in zip(found, (table, cases.drop_duplicates()), strict=True):
             held.append(rows.assign(**stage))
@@ -81,6 +86,7 @@ def detection_table(found: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for place, table in found.groupby(PLACE, sort=False):
         here = cases[(cases[PLACE[:3]] == place[:3]).all(axis=1)]
+        here = here.assign(without=~here["case"].isin(table.loc[table["covered"].notna(), "case"]))
         arms = {Arm(*arm): seen for arm, seen in here.groupby(["regime", "pairs"])}
         for size, (low, high) in SIZES.items():
             held = table[(table["long_axis"] >= low) & (table["long_axis"] < high)]
@@ -95,18 +101,26 @@ def detection_table(found: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def patient_counts(held: pd.DataFrame, arm: Arm, seen: pd.DataFrame) -> pd.DataFrame:
-    """Of each patient, over all seeds: its lesions, those found by each rule, the false ones, and its scans.
+    """Of each patient, over all seeds: what `MEASURES` needs of its lesions, and its scans.
 
     Args:
         held: lesions of all arms.
-        seen: test cases of this arm.
+        seen: test cases of this arm, and whether they are `without` lesions.
     """
     held = held[(held["regime"] == arm.regime) & (held["pairs"] == arm.pairs)]
-    true = held["covered"].notna()
-    flags = {"lesions": true, **{rule: held["covered"] >= least for rule, least in RULES.items()}, "false": ~true}
-    found = pd.DataFrame(flags, dtype=int).groupby(held["patient"]).sum()
-    scans = seen.groupby("patient").size()
-    return found.reindex(scans.index, fill_value=0).assign(scans=scans)
+    true, volume = held["covered"].notna(), held["volume"]
+    without = held["case"].isin(seen.loc[seen["without"], "case"])
+    values = {
+        "lesions": true,
+        **{rule: held["covered"] >= least for rule, least in RULES.items()},
+        "false": ~true,
+        "volume": volume * true,
+        "covered volume": volume * held["covered"].fillna(0),
+        "false volume": volume * (without & ~true),
+    }
+    found = pd.DataFrame(values, dtype=float).groupby(held["patient"]).sum(min_count=1)
+    scans = seen.groupby("patient")["without"].agg(["size", "sum"]).set_axis(["scans", "scans without"], axis=1)
+    return found.reindex(scans.index, fill_value=0).join(scans)
 
 
 def measures_of(counted: pd.DataFrame, reference: pd.DataFrame | None) -> dict[str, float | None]:
@@ -157,9 +171,9 @@ def write_detection(works: Sequence[Path], folder: Path) -> None:
     table = detection_table(found, cases)
     notes = [
         "Lesions of the test cases, 26-connected, by long axis. Sensitivity: share of which one voxel, or half of all, "
-        "is found; over all seeds. False positives: predicted components without any voxel of a true lesion. In "
-        "brackets 95 % intervals by a bootstrap over patients; below, with a sign, the gain over the same regime "
-        "without S, paired by patient.",
+        "is found; over all seeds. Voxel recall: share of their volume. False positives: predicted components without "
+        "any voxel of a true lesion; their volume in scans that have no lesion of the class. In brackets 95 % intervals "
+        "by a bootstrap over patients; below, with a sign, the gain over the same regime without S, paired by patient.",
     ]
     lines = [list(COLUMNS), ["---"] * len(COLUMNS)]
     for row in table.to_dict("records"):
