@@ -5,11 +5,12 @@ import pytest
 from tests.in_process import write_profile
 
 from lldm3d.errors import UserError
-from lldm3d.files import save_nifti
+from lldm3d.files import save_nifti, write_json
 from lldm3d.pairs.sources import folder_name
 from lldm3d.pipeline.plan import Plan, check_plan, require_takers
 from lldm3d.pipeline.run import planned
 from lldm3d.pipeline.stages import STAGES, all_jobs, find_job, rule_name, selected_jobs
+from lldm3d.pipeline.training import paced
 
 from .conftest import plan_of
 
@@ -299,3 +300,12 @@ def test_what_an_input_holds_is_part_of_what_is_made_from_it(tmp_path):
 
     first, same, other = digests(1, "HCC"), digests(1, "HCC"), digests(2, "cyst")
     assert first == same and not set(first.values()) & set(other.values())
+
+
+def test_a_training_by_minutes_takes_the_fastest_pace_of_its_pilot(tmp_path):
+    def run(overrides: dict, folder) -> None:
+        assert overrides["epochs"] * overrides["epoch_length"] == 32 < overrides["val_interval"] * 8
+        write_json(folder / "metrics.json", {"seconds": [30, 46, 50, 62]})  # other work beside the first and the third
+
+    assert paced(tmp_path, 2, 4, run, "settings") == {"epochs": 4, "epoch_length": 60}  # 240 steps of half a second
+    assert paced(tmp_path, 2, 4, lambda *_: pytest.fail("measured twice"), "settings")["epoch_length"] == 60

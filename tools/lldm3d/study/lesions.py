@@ -172,8 +172,9 @@ def write_detection(works: Sequence[Path], folder: Path) -> None:
     notes = [
         "Lesions of the test cases, 26-connected, by long axis. Sensitivity: share of which one voxel, or half of all, "
         "is found; over all seeds. Voxel recall: share of their volume. False positives: predicted components without "
-        "any voxel of a true lesion; their volume in scans that have no lesion of the class. In brackets 95 % intervals "
-        "by a bootstrap over patients; below, with a sign, the gain over the same regime without S, paired by patient.",
+        "any voxel of a true lesion; their volume in scans that have no lesion of the class. In brackets 95 % "
+        "intervals by a bootstrap over patients; below, with a sign, the gain over the same regime without S, paired "
+        "by patient.",
     ]
     lines = [list(COLUMNS), ["---"] * len(COLUMNS)]
     for row in table.to_dict("records"):
