@@ -8,15 +8,19 @@ from lldm3d.codec.codec import Codec
 from lldm3d.codec.haar import HaarDistances
 from lldm3d.codec.latents import count_pieces
 from lldm3d.data.dataset import load_cases, load_schema
-from lldm3d.data.labels import join_pieces, pieces_of
+from lldm3d.data.labels import class_sizes, join_pieces, pieces_of, size_kinds
 from lldm3d.errors import UserError
 from lldm3d.files import load_nifti, write_json
 from lldm3d.pairs.sampling import seeded_generator
-from lldm3d.pairs.sizes import drawn_volumes, told_pieces, told_sizes
+from lldm3d.pairs.sizes import drawn_sizes, told_pieces, told_sizes
 
 ORGANS = torch.arange(10) + 10.0  # with a lesion in every second one, which grows with it
 TABLE = [[size, (size - 5) * (place % 2)] for place, size in enumerate(ORGANS.tolist())]
 CHECKPOINT = {"sizes": TABLE, "class_names": ["background", "liver", "HCC"], "spacing": [2.0, 2.0, 2.5]}  # 0.01 ml
+COUNTED = CHECKPOINT | {
+    "sizes": [[liver, hcc, (place // 2) * (hcc > 0)] for place, (liver, hcc) in enumerate(TABLE)],  # 0 to 4 lesions
+    "size_kinds": [["liver", "volume"], ["HCC", "volume"], ["HCC", "number"]],
+}
 
 
 def drawn(**arguments):
@@ -42,15 +46,52 @@ def test_what_is_asked_for_is_told_and_all_else_fits_it():
     assert (drawn(volumes={"HCC": 0})[:, 1] == 0).all()
 
 
+def test_so_many_lesions_are_told_and_volumes_that_go_with_them():
+    sizes = [told_sizes(COUNTED, numbers={"HCC": number}) for number in (0, 4)]
+    none, four = (torch.stack([found.draw(seeded_generator(0, case)) for case in range(200)]) for found in sizes)
+    assert (none[:, 2] == 0).all() and (four[:, 2] == 4).all() and four[:, 1].mean() > none[:, 1].mean() + 5
+    both = told_sizes(COUNTED, {"liver": 20}, {"HCC": 1}).draw(seeded_generator(0))
+    assert both[2] == 1 and both[0].item() == pytest.approx(2000 ** (1 / 3))
+
+
+def test_sizes_of_a_label_are_volumes_lengths_and_numbers():
+    names = ["background", "liver", "vein", "HCC"]
+    label = torch.ones(1, 12, 8, 8, dtype=torch.uint8)
+    label[0, 2:9, 4, 4], label[0, 0, 0, 0], label[0, 5, 7, 7] = 2, 3, 3
+    kinds = size_kinds(names, ["vein"], ["HCC"])
+    assert kinds == [["liver", "volume"], ["vein", "volume"], ["HCC", "volume"], ["vein", "length"], ["HCC", "number"]]
+    wanted = torch.tensor([759 ** (1 / 3), 7 ** (1 / 3), 2 ** (1 / 3), 7.0, 2.0])
+    torch.testing.assert_close(class_sizes(label, names, kinds), wanted)
+    assert not class_sizes(torch.zeros_like(label), names, kinds).any()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "numbers", "message"),
+    [
+        (
+            CHECKPOINT,
+            {"HCC": 2},
+            "was told no numbers; train label_ldm anew with `sized: true`, of data with `lesions`",
+        ),
+        (COUNTED, {"liver": 1}, "there is no class 'liver'; those that it knows are HCC"),
+        (COUNTED, {"HCC": 9}, "HCC has 0 to 4 pieces in the training labels.*got 9"),
+        (COUNTED, {"HCC": 1.5}, "got 1.5"),
+    ],
+)
+def test_numbers_that_no_training_label_has_are_refused(checkpoint, numbers, message):
+    with pytest.raises(UserError, match=f"--numbers.*{message}"):
+        told_sizes(checkpoint, numbers=numbers)
+
+
 @pytest.mark.parametrize(
     ("checkpoint", "volumes", "message"),
     [
-        ({}, {"HCC": 3}, "trained without sizes; train label_ldm with `sized: true`"),
-        (CHECKPOINT, {"spleen": 3}, "there is no class 'spleen'; the data set has liver, HCC"),
+        (CHECKPOINT | {"sizes": None}, {"HCC": 3}, "told no volumes; train label_ldm anew with `sized: true`"),
+        (CHECKPOINT, {"spleen": 3}, "there is no class 'spleen'; those that it knows are liver, HCC"),
         (CHECKPOINT, {"HCC": 90}, "HCC has 0 to 27.4 ml in the training labels.*got 90"),
         (CHECKPOINT, {"liver": 0}, "liver has 10 to 68.6 ml in the training labels.*got 0"),
         (CHECKPOINT, {"HCC": "big"}, "got 'big'"),
-        (CHECKPOINT, 5, "must be classes with their volumes in ml, such as .*, got 5"),
+        (CHECKPOINT, 5, "must be classes with ml, such as .*, got 5"),
     ],
 )
 def test_what_no_training_label_comes_near_to_is_refused(checkpoint, volumes, message):
@@ -61,12 +102,13 @@ def test_what_no_training_label_comes_near_to_is_refused(checkpoint, volumes, me
 def test_what_was_drawn_is_told_beside_what_was_asked_for(tiny_dataset):
     label = load_nifti(load_cases(tiny_dataset, "training")[0].label)[0]
     assert label.any()
-    text = drawn_volumes(tiny_dataset, {"liver": 3})
-    asked, low, high = re.fullmatch(
-        r"lldm3d: volumes in ml: liver (.*) asked, .* drawn \((.*) to (.*)\)", text
+    text = drawn_sizes(tiny_dataset, {"liver": 3}, {"portal vein": 1})
+    asked, low, high, pieces = re.fullmatch(
+        r"lldm3d: liver (.*) ml asked, .* drawn \((.*) to (.*)\); portal vein 1 lesions asked, (.*) drawn .*", text
     ).groups()
     voxel = np.prod(load_schema(tiny_dataset).spacing) / 1000
     assert asked == "3" and float(low) <= round(float((label == 1).sum() * voxel), 3) <= float(high) * 1.01
+    assert float(pieces) == 1
 
 
 def broken_vessel() -> np.ndarray:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from lldm3d.codec.codec import Codec, load_codec
 from lldm3d.data.dataset import SPLITS, Case, Schema, load_cases, load_schema
-from lldm3d.data.labels import class_sizes, pieces_of
+from lldm3d.data.labels import class_sizes, pieces_of, size_kinds
 from lldm3d.data.scans import read_pair
 from lldm3d.data.warping import warp_pair
 from lldm3d.errors import UserError
@@ -33,8 +33,11 @@ def read_case(case: Case, schema: Schema) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def encode_case(volumes: dict[str, torch.Tensor], codecs: dict[str, Codec]) -> dict[str, torch.Tensor]:
-    """Mean and sigma of image and label, float32 [C, x, y, z], the label itself, uint8 [1, X, Y, Z], and its sizes.
+def encode_case(
+    volumes: dict[str, torch.Tensor], codecs: dict[str, Codec], kinds: Sequence[Sequence[str]]
+) -> dict[str, torch.Tensor]:
+    """Mean and sigma of image and label, float32 [C, x, y, z], the label itself, uint8 [1, X, Y, Z], and its sizes of
+    these kinds (`class_sizes`).
 
     Codecs that lose nothing have no sigma. A case without a label has the image's alone; "labelled" says which it is.
     """
@@ -48,7 +51,7 @@ def encode_case(volumes: dict[str, torch.Tensor], codecs: dict[str, Codec]) -> d
         mean, sigma = codec.encode(volumes[kind][None].to(codec.latent_mean.device))
         entry[f"{kind}_mean"] = mean[0].cpu()
         if kind == "label":
-            entry["sizes"] = class_sizes(volumes["label"], len(codec.class_names))
+            entry["sizes"] = class_sizes(volumes["label"], codec.class_names, kinds)
         if not codec.lossless:
             entry[f"{kind}_sigma"] = sigma[0].cpu()
     return entry
@@ -107,6 +110,7 @@ def encode(
         raise UserError(f"{image_codec}: loses what is brighter than it has learnt; leave out even_gains")
     gains = training_gains(dataset_dir, schema) if even_gains and schema.intensity != "window" else []
     mean = np.mean(gains) if gains else None
+    kinds = size_kinds(schema.class_names, schema.tubular, schema.lesions)
     with output_folder(output_dir, overwrite, inputs) as folder:
         for split in SPLITS:
             cases, entries = load_cases(dataset_dir, split), views if split == "training" else 1
@@ -116,12 +120,13 @@ def encode(
             volumes = chain.from_iterable(views_of(*pair, schema, entries, strength) for pair in pairs)
             volumes = tqdm(volumes, f"latents of {split}", mininterval=1)
             evened = (with_gain(item, mean) if gains else item for item in volumes)
-            encoded = (encode_case(item, codecs) for item in evened)
+            encoded = (encode_case(item, codecs, kinds) for item in evened)
             write_split(folder / split, encoded, len(cases) * entries)
         description = {
             "class_names": list(schema.class_names),
             "latent_shape": {kind: list(mapped(folder / f"training/{kind}_mean.npy").shape[1:]) for kind in codecs},
             "gains": np.quantile(gains / mean, np.linspace(0, 1, QUANTILES)).tolist() if gains else None,
+            "size_kinds": kinds,
             "spacing": list(schema.spacing),
             "roi_size": list(schema.roi_size),
             "codecs": {kind: sha256(path) for kind, path in paths.items()},

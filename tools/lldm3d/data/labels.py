@@ -7,6 +7,7 @@ import torch
 from scipy import ndimage
 from skimage.graph import MCP_Geometric
 from skimage.measure import label as components
+from skimage.morphology import skeletonize
 
 
 def one_hot(label: torch.Tensor, num_classes: int) -> torch.Tensor:
@@ -26,9 +27,30 @@ def one_hot(label: torch.Tensor, num_classes: int) -> torch.Tensor:
     return hot.scatter_(1, label, 1.0)
 
 
-def class_sizes(label: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """How large each class but the background is in indices [1, X, Y, Z]: the cube root of its voxels, [K - 1]."""
-    return torch.bincount(label.long().flatten(), minlength=num_classes)[1:num_classes].float().pow(1 / 3)
+VOLUME, LENGTH, NUMBER = "volume", "length", "number"
+
+
+def size_kinds(class_names: Sequence[str], tubular: Sequence[str], lesions: Sequence[str]) -> list[list[str]]:
+    """What `class_sizes` measures, each as class and kind: the volume of each class but the background, the length of
+    the tubular ones, and the number of lesions of each kind."""
+    kinds = {VOLUME: class_names[1:], LENGTH: tubular, NUMBER: lesions}
+    return [[name, kind] for kind, found in kinds.items() for name in class_names if name in found]
+
+
+def class_sizes(label: torch.Tensor, class_names: Sequence[str], kinds: Sequence[Sequence[str]]) -> torch.Tensor:
+    """Sizes [S], one for each of `size_kinds`, in indices [1, X, Y, Z].
+
+    A volume is the cube root of the voxels, a length the voxels of the centreline, a number that of the pieces.
+    """
+    volume, found = label[0].cpu().numpy(), []
+    for name, kind in kinds:
+        value = list(class_names).index(name)
+        mask = volume == value
+        if kind == VOLUME:
+            found.append(mask.sum() ** (1 / 3))
+        else:
+            found.append(skeletonize(mask).sum() if kind == LENGTH else pieces_of(volume, value)[1])
+    return torch.tensor(found, dtype=torch.float32)
 
 
 def signed_distance(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:

@@ -102,7 +102,7 @@ class LabelDiffusion(DiffusionModelUNet):
 
     Args:
         preconditioned: the network learns what `velocity` leaves, by the channels' deviations that `measure` takes.
-        sizes: number of classes, without background, whose sizes it is told; 0 for none.
+        sizes: S, how many sizes it is told (`class_sizes`); 0 for none.
         unet: arguments of `DiffusionModelUNet`.
     """
 
@@ -121,17 +121,25 @@ class LabelDiffusion(DiffusionModelUNet):
             self.register_buffer("size_deviation", torch.ones(sizes))
 
     def measure(self, cases: Sequence[dict[str, torch.Tensor]], kind: str) -> None:
-        """Take what the training cases have: deviations of the channels of `<kind>_mean` [C, x, y, z], and "sizes"."""
+        """Take what the training cases have: deviations of the channels of `<kind>_mean` [C, x, y, z], and "sizes".
+
+        Raises UserError where they have other sizes than the network is told.
+        """
         if self.preconditioned:
             squares = [case[f"{kind}_mean"].square().mean((1, 2, 3)) for case in cases]
             self.deviation.copy_(torch.stack(squares).mean(0).sqrt())
         if self.sizes:
             sizes = torch.stack([case["sizes"] for case in cases])
+            if sizes.shape[1] != self.sizes:
+                raise UserError(
+                    f"the latents have {sizes.shape[1]} sizes of a label, the network is told {self.sizes}: its "
+                    "classes, tubular ones and lesions must be the data set's; latents of before 0.22 are encoded anew"
+                )
             self.usual_size.copy_(sizes.mean(0))
             self.size_deviation.copy_(sizes.std(0, correction=0).clamp(min=LEAST_DEVIATION))
 
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
-        """Noisy latent [B, C, x, y, z], times [B], sizes [B, K - 1] (`class_sizes`); gives the prediction like x."""
+        """Noisy latent [B, C, x, y, z], times [B], sizes [B, S] (`class_sizes`); gives the prediction like x."""
         told = None
         if self.sizes:
             told = (sizes - self.usual_size) / self.size_deviation

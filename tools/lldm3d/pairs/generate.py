@@ -16,7 +16,7 @@ from lldm3d.pairs.edits import paste_pairs, write_edited_labels
 from lldm3d.pairs.folder import data_of_models, require_ours
 from lldm3d.pairs.own_labels import CLASSES, own_labels
 from lldm3d.pairs.reconstruction import reconstruct_pairs
-from lldm3d.pairs.sizes import drawn_volumes
+from lldm3d.pairs.sizes import drawn_sizes
 from lldm3d.pairs.sources import (
     DRAWN,
     EDITED,
@@ -37,6 +37,8 @@ from lldm3d.pairs.sources import (
     shapes_path,
 )
 from lldm3d.pairs.warping import write_warped_pairs
+
+ASKED = ("volumes", "numbers")  # what drawn labels alone can be asked for
 
 
 def generate(
@@ -80,8 +82,9 @@ def generate(
         reference: of gem3d with --start other_patient or own, the scan or slice from which all volumes begin: the name
             of a case, or a NIfTI file.
         overwrite: replace pairs that were drawn with other settings or models.
-        settings: further ids of the method's inference config, such as guidance_scale, num_inference_steps, batch_size;
-            default: what the run draws by, unless overlays are given.
+        settings: further ids of the method's inference config, such as guidance_scale, num_inference_steps, batch_size,
+            and of drawn labels volumes and numbers, such as "{HCC: 2}" lesions; default: what the run draws by, unless
+            overlays are given.
 
     Raises:
         UserError: for an option that is not allowed, a method that is not trained, a label that does not fit, or a
@@ -103,7 +106,7 @@ def generate(
         "overlays": overlays and source == RECONSTRUCTED,
         "processes": processes > 1 and found.edits,
         **dict.fromkeys(settings, source == RECONSTRUCTED),
-        "volumes": "volumes" in settings and (label or source != DRAWN or not found.draws_labels),
+        **{key: key in settings and (label or source != DRAWN or not found.draws_labels) for key in ASKED},
     })  # fmt: skip
     if source == RECONSTRUCTED:
         return reconstruct_pairs(found, models, seen_data(work, models), target, seed, overwrite)
@@ -128,8 +131,8 @@ def generate(
             raise UserError(f"{found.name} draws images without labels; leave out --label and --source {source!r}")
         draw_pairs(found, models, work / "dataset", target, labels, n or 1, first, seed, settings, overlays, processes,
                    overwrite=overwrite)  # fmt: skip
-        if settings.get("volumes"):
-            print(drawn_volumes(target, settings["volumes"]))
+        if any(asked := [settings.get(key) or {} for key in ASKED]):
+            print(drawn_sizes(target, *asked))
 
 
 def check_numbers(positive: dict[str, object], others: dict[str, object], strength: object) -> None:

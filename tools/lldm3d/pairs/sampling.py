@@ -119,7 +119,7 @@ class LatentSampler:
         return np.interp(places, np.linspace(0, 1, len(self.gains)), self.gains).tolist()
 
     def draw_sizes(self, indices: list[int]) -> torch.Tensor | None:
-        """Sizes [B, K - 1] for each of these cases; None where the network is told none."""
+        """Sizes [B, S] for each of these cases; None where the network is told none."""
         if self.sizes is None:
             return None
         generators = [seeded_generator(self.seed, index, SIZE_STREAM) for index in indices]

@@ -1,4 +1,4 @@
-"""How large the classes of drawn labels shall be, and in how many pieces."""
+"""How large the classes of drawn labels shall be, how many lesions they have, and in how many pieces vessels are."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from lldm3d.data.dataset import load_cases, load_schema
+from lldm3d.data.labels import NUMBER, VOLUME, pieces_of
 from lldm3d.diffusion.networks import LEAST_DEVIATION, SIZE_JITTER
 from lldm3d.errors import UserError
 from lldm3d.files import load_nifti
@@ -15,14 +16,14 @@ NEAR = 0.5  # how far from what is asked the training labels lie that are taken,
 
 
 class ClassSizes:
-    """Draws sizes [K - 1], as `class_sizes` measures them, for a network that is told them (`LabelDiffusion`).
+    """Draws sizes [S], as `class_sizes` measures them, for a network that is told them (`LabelDiffusion`).
 
     Each draw is that of a training label, a little changed: large ones of one class go with large ones of others, and
-    what a patient lacks stays away. Of a class whose size is asked for, labels are preferred that come near to it.
+    what a patient lacks stays away. Where a size is asked for, labels are preferred that come near to it.
 
     Args:
-        table: of the training labels [N, K - 1].
-        asked: sizes by the class's place among the K - 1.
+        table: of the training labels [N, S].
+        asked: sizes by their place among the S.
     """
 
     def __init__(self, table: Sequence[Sequence[float]], asked: Mapping[int, float] | None = None) -> None:
@@ -42,41 +43,52 @@ class ClassSizes:
         return drawn
 
 
-def told_sizes(checkpoint: Mapping, volumes: Mapping[str, float] | None = None) -> ClassSizes | None:
+def told_sizes(
+    checkpoint: Mapping, volumes: Mapping[str, float] | None = None, numbers: Mapping[str, int] | None = None
+) -> ClassSizes | None:
     """What a label network is told, by its checkpoint; None where it was trained without sizes.
 
     Args:
-        checkpoint: with "sizes" of its training labels, "class_names" and "spacing" (mm).
+        checkpoint: with "sizes" of its training labels, their "size_kinds", "class_names" and "spacing" (mm).
         volumes: of some classes by name (ml), which all drawn labels shall have.
+        numbers: of lesions of some classes, likewise.
 
     Raises:
-        UserError: for classes that there are not, volumes that no training label comes near to, or a network that is
-            told no sizes.
+        UserError: for classes that there are not, what no training label comes near to, or a network that is told no
+            such sizes.
     """
-    table = checkpoint.get("sizes")
-    if volumes is None:
-        return table and ClassSizes(table)
-    if not table:
-        raise UserError("--volumes: this label network was trained without sizes; train label_ldm with `sized: true`")
-    names, asked = list(checkpoint["class_names"][1:]), {}
-    if not isinstance(volumes, Mapping):
-        raise UserError(
-            f'--volumes must be classes with their volumes in ml, such as "{{{names[0]}: 5}}", got {volumes!r}'
-        )
-    voxel = float(np.prod(checkpoint["spacing"])) / 1000  # ml
-    for name, volume in volumes.items():
-        if name not in names:
-            raise UserError(f"--volumes: there is no class {name!r}; the data set has {', '.join(names)}")
-        place = names.index(name)
-        known = [row[place] ** 3 * voxel for row in table]
+    table, asked = checkpoint.get("sizes"), {}
+    for kind, wanted in ((VOLUME, volumes), (NUMBER, numbers)):
+        if wanted is not None:
+            asked |= asked_sizes(checkpoint, kind, wanted)
+    return table and ClassSizes(table, asked)
+
+
+def asked_sizes(checkpoint: Mapping, kind: str, wanted: Mapping[str, float]) -> dict[int, float]:
+    """What is asked for as sizes by their place, of one kind; raises as `told_sizes`."""
+    table, option = checkpoint.get("sizes") or [], f"--{kind}s"
+    kinds = checkpoint.get("size_kinds") or [[name, VOLUME] for name in checkpoint["class_names"][1:]]  # before 0.22
+    places = {name: place for place, (name, found) in enumerate(kinds) if found == kind}
+    if not table or not places:
+        raise UserError(f"{option}: this label network was told no {kind}s; train label_ldm anew with `sized: true`"
+                        + (", of data with `lesions`" if kind == NUMBER else ""))  # fmt: skip
+    unit, exponent = ("ml", 3) if kind == VOLUME else ("pieces", 1)
+    scale = float(np.prod(checkpoint["spacing"])) / 1000 if kind == VOLUME else 1
+    if not isinstance(wanted, Mapping):
+        raise UserError(f'{option} must be classes with {unit}, such as "{{{next(iter(places))}: 2}}", got {wanted!r}')
+    asked = {}
+    for name, value in wanted.items():
+        if name not in places:
+            raise UserError(f"{option}: there is no class {name!r}; those that it knows are {', '.join(places)}")
+        known = [row[places[name]] ** exponent * scale for row in table]
         least, most = min(known), max(known)
-        if isinstance(volume, bool) or not isinstance(volume, int | float) or not least <= volume <= most:
+        if type(value) not in (int, float) or not least <= value <= most or (kind == NUMBER and value % 1):
             raise UserError(
-                f"--volumes: {name} has {least:.3g} to {most:.3g} ml in the training labels, "
-                f"and the network has learnt no others; got {volume!r}"
+                f"{option}: {name} has {least:.3g} to {most:.3g} {unit} in the training labels, "
+                f"and the network has learnt no others; got {value!r}"
             )
-        asked[place] = (volume / voxel) ** (1 / 3)
-    return ClassSizes(table, asked)
+        asked[places[name]] = (value / scale) ** (1 / exponent)
+    return asked
 
 
 class ClassPieces:
@@ -100,12 +112,18 @@ def told_pieces(checkpoint: Mapping) -> ClassPieces | None:
     return ClassPieces(checkpoint["pieces"]) if checkpoint.get("pieces") else None
 
 
-def drawn_volumes(pairs: Path, volumes: Mapping[str, float]) -> str:
-    """The volumes of some classes in the labels of a folder of pairs, beside those that were asked for (ml)."""
+def drawn_sizes(pairs: Path, volumes: Mapping[str, float], numbers: Mapping[str, int]) -> str:
+    """Volumes (ml) and numbers of lesions in the labels of a folder of pairs, beside those that were asked for."""
     schema, found = load_schema(pairs), []
     names, voxel = list(schema.class_names), float(np.prod(schema.spacing)) / 1000
     labels = [load_nifti(case.label)[0] for case in load_cases(pairs, "training")]
-    for name, asked in volumes.items():
-        drawn = [voxel * float((label == names.index(name)).sum()) for label in labels]
-        found.append(f"{name} {asked:g} asked, {np.mean(drawn):.3g} drawn ({min(drawn):.3g} to {max(drawn):.3g})")
-    return f"lldm3d: volumes in ml: {'; '.join(found)}"
+    measures = {
+        "ml": (volumes, lambda label, value: voxel * float((label == value).sum())),
+        "lesions": (numbers, lambda label, value: pieces_of(label, value)[1]),
+    }
+    for unit, (wanted, measure) in measures.items():
+        for name, asked in wanted.items():
+            drawn = [measure(label, names.index(name)) for label in labels]
+            about = f"{np.mean(drawn):.3g} drawn ({min(drawn):.3g} to {max(drawn):.3g})"
+            found.append(f"{name} {asked:g} {unit} asked, {about}")
+    return f"lldm3d: {'; '.join(found)}"

@@ -64,6 +64,7 @@ def data_ids(work: Path, dataset: Path, method_dir: Path, section: dict) -> dict
         "method_dir": str(method_dir),
         "class_names": list(schema.class_names),
         "tubular": list(schema.tubular),
+        "lesions": list(schema.lesions),
         "roi_size": schema.crop(section.get("roi_size")),
         **{f"{split}#dataset#cache_dir": cache for split in ("train", "validate")},
     }
