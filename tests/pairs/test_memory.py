@@ -68,7 +68,7 @@ def test_a_network_that_is_told_sizes_is_estimated_with_them(tmp_path):
     codec = Codec(bands, "label", ["background", "liver", "HCC"], torch.zeros(24), torch.ones(24)).eval()
     small = {"channels": [16, 32], "attention_levels": [False, False], "num_res_blocks": 1, "norm_num_groups": 8}
     network = LabelDiffusion(True, 2, spatial_dims=3, in_channels=24, out_channels=24, **small).eval()
-    sizes = ClassSizes([[10.0, 0.0], [12.0, 5.0]])
+    sizes = ClassSizes([[10.0, 0.0], [12.0, 5.0]], {1: 0, 2: 1})
     generation = Generation(LatentSampler(codec, network, RectifiedFlow(1), [24, 8, 8, 8], sizes=sizes))
     dataset = CaseDataset(8, str(tmp_path), codec.class_names, [1, 1, 1])
     one, eight = (estimate(generation, number, (16, 16, 16), False) / GB for number in (1, 8))

@@ -8,10 +8,11 @@ from lldm3d.codec.codec import Codec
 from lldm3d.codec.haar import HaarDistances
 from lldm3d.codec.latents import count_pieces
 from lldm3d.data.dataset import load_cases, load_schema
-from lldm3d.data.labels import class_sizes, join_pieces, pieces_of, size_kinds
+from lldm3d.data.labels import LabelForm, class_sizes, join_pieces, pieces_of, size_kinds, with_voxels
+from lldm3d.diffusion.noise import RectifiedFlow
 from lldm3d.errors import UserError
 from lldm3d.files import load_nifti, write_json
-from lldm3d.pairs.sampling import seeded_generator
+from lldm3d.pairs.sampling import LatentSampler, seeded_generator
 from lldm3d.pairs.sizes import drawn_sizes, told_pieces, told_sizes
 
 ORGANS = torch.arange(10) + 10.0  # with a lesion in every second one, which grows with it
@@ -142,5 +143,27 @@ def test_drawn_labels_have_as_many_pieces_as_training_labels_have(tmp_path):
     names, zeros = ["background", "liver", "portal vein"], torch.zeros(24)
     codec = Codec(HaarDistances(3), "label", names, zeros, zeros + 1)
     latent = codec.encode(torch.from_numpy(broken_vessel().argmax(0)[None, None]))[0]
-    drawn = [codec.decode(latent, pieces=most)[0, 0].numpy() for most in (None, {2: 2})]
-    assert [pieces_of(label, 2)[1] for label in drawn] == [3, 2]
+    latent = latent + 1e-3 * torch.randn(latent.shape, generator=seeded_generator(0))  # distances alone are often equal
+    forms = (None, LabelForm(pieces={2: 2}), LabelForm({2: 30}, {2: 1}))
+    drawn = [codec.decode(latent, form=form)[0, 0].numpy() for form in forms]
+    assert [pieces_of(label, 2)[1] for label in drawn] == [3, 2, 1] and abs((drawn[2] == 2).sum() - 30) <= 4
+
+
+def test_classes_get_the_voxels_that_are_told_where_they_were_nearest_to_being_drawn():
+    scores = broken_vessel() + 1e-3 * np.random.default_rng(0).random((3, 20, 8, 8))  # none are equal
+    before, wanted = scores.argmax(0), {1: 1000, 2: 16}
+    label = with_voxels(scores, wanted).argmax(0)
+    assert [int((label == value).sum()) for value in wanted] == pytest.approx(list(wanted.values()), rel=0.01)
+    assert (label[before == 2] == 2).all() and (label[8:11, 4, 4] == 2).all(), "what was drawn stays, its gap first"
+    assert not (with_voxels(scores, {2: 0}).argmax(0) == 2).any(), "what a patient lacks stays away"
+    assert (with_voxels(scores, {1: scores[0].size}).argmax(0) == 1).all()
+    assert with_voxels(scores, {}) is not scores and (scores.argmax(0) == before).all()
+
+
+def test_the_form_of_each_case_is_what_its_network_is_told():
+    sampler = LatentSampler(
+        Codec(HaarDistances(3), "label", CHECKPOINT["class_names"], torch.zeros(24), torch.ones(24)),
+        torch.nn.Identity(), RectifiedFlow(1), [24, 8, 8, 8], sizes=told_sizes(CHECKPOINT),
+    )  # fmt: skip
+    told, forms = sampler.draw_sizes([3, 5]), sampler.draw_forms([3, 5])
+    assert [form.voxels for form in forms] == [{1: round(row[0] ** 3), 2: round(row[1] ** 3)} for row in told.tolist()]

@@ -1,6 +1,6 @@
 """The codec: an autoencoder, or the Haar transform, with the statistics of its latents. Nothing else scales latents."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial, wraps
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from lldm3d.codec.haar import HaarDistances, HaarTransform
 from lldm3d.codec.tiled_decoding import decode_in_slabs
-from lldm3d.data.labels import join_pieces, one_hot
+from lldm3d.data.labels import LabelForm, one_hot
 from lldm3d.data.slices import slices_of, stack_slices
 from lldm3d.errors import UserError
 from lldm3d.files import load_checkpoint, save_checkpoint
@@ -103,13 +103,13 @@ class Codec(nn.Module):
         in_slabs: bool = False,
         size: Sequence[int] | None = None,
         gain: float = 1.0,
-        pieces: Mapping[int, int] | None = None,
+        form: LabelForm | None = None,
     ) -> torch.Tensor:
         """An image in [0, 1], or class indices (uint8), [B, 1, X, Y, Z]; in slabs the same with less memory.
 
         Given a `size`, what encoding added to reach a multiple of the stride is cut off. An image is multiplied by
-        `gain` before it is cut at 1, which scans that were encoded with another gain exceed. In a label classes have at
-        most so many `pieces` (`join_pieces`).
+        `gain` before it is cut at 1, which scans that were encoded with another gain exceed. Labels are brought into
+        the `form`.
         """
         latent = latent * self.latent_std + self.latent_mean
         in_slabs = in_slabs and not self.lossless  # the Haar transform takes no more than its volumes
@@ -117,19 +117,11 @@ class Codec(nn.Module):
         if size is not None:
             decoded = decoded[(..., *map(slice, size))]
         if self.kind == "label":
-            label = decoded.argmax(1, keepdim=True).to(torch.uint8)
-            return in_pieces(label, decoded, pieces) if pieces else label
+            if form is None:
+                return decoded.argmax(1, keepdim=True).to(torch.uint8)
+            labels = [torch.from_numpy(form.label(case)) for case in decoded.float().cpu().numpy()]
+            return torch.stack(labels)[:, None].to(decoded.device)
         return (decoded.float() * gain).clamp(0, 1)
-
-
-def in_pieces(label: torch.Tensor, depths: torch.Tensor, pieces: Mapping[int, int]) -> torch.Tensor:
-    """Label maps [B, 1, X, Y, Z], decoded from depths [B, K, X, Y, Z], whose classes have at most so many pieces."""
-    whole = []
-    for case, depth in zip(label[:, 0].cpu().numpy(), depths.float().cpu().numpy(), strict=True):
-        for value, most in pieces.items():
-            case = join_pieces(case, depth, value, most)
-        whole.append(torch.from_numpy(case))
-    return torch.stack(whole)[:, None].to(label.device)
 
 
 def save_codec(

@@ -1,6 +1,7 @@
 """Label maps, their one-hot form, and the distance of voxels to a class."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -74,6 +75,45 @@ DETOUR = 16.0  # what it costs to pass a voxel, for each unit by which a class l
 def pieces_of(label: np.ndarray, value: int) -> tuple[np.ndarray, int]:
     """The pieces of a class in a label map [X, Y, Z], numbered from 1, and how many there are."""
     return components(label == value, return_num=True, connectivity=3)
+
+
+@dataclass(frozen=True)
+class LabelForm:
+    """What a drawn label map shall have, by the classes' indices.
+
+    Args:
+        voxels: of classes.
+        pieces: at most, from 1.
+    """
+
+    voxels: Mapping[int, int] = field(default_factory=dict)
+    pieces: Mapping[int, int] = field(default_factory=dict)
+
+    def label(self, depths: np.ndarray) -> np.ndarray:
+        """The label map [X, Y, Z] uint8 of depths, or any scores, [K, X, Y, Z]; see `with_voxels`, `join_pieces`."""
+        depths = with_voxels(depths, self.voxels) if self.voxels else depths
+        label = depths.argmax(0).astype(np.uint8)
+        for value, most in self.pieces.items():
+            label = join_pieces(label, depths, value, most)
+        return label
+
+
+ROUNDS = 3  # as classes take voxels from each other
+
+
+def with_voxels(depths: np.ndarray, voxels: Mapping[int, int]) -> np.ndarray:
+    """Depths [K, X, Y, Z] in which each of these classes is shifted as a whole, until it wins so many voxels.
+
+    So surfaces move where they were nearest to lying elsewhere: thin classes, of which a network that errs a little
+    draws too few voxels, get theirs.
+    """
+    depths = depths.copy()
+    for value, number in list(voxels.items()) * ROUNDS:
+        lacking = np.delete(depths, value, 0).max(0) - depths[value]
+        places = [place for place in (number - 1, number) if 0 <= place < lacking.size]  # of the last in, the first out
+        ends = np.partition(lacking, places, None)[places]
+        depths[value] += ends.mean() if len(ends) == 2 else ends[0] + (1 if number else -1)
+    return depths
 
 
 def join_pieces(label: np.ndarray, depths: np.ndarray, value: int, most: int) -> np.ndarray:

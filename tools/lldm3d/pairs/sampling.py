@@ -10,7 +10,7 @@ from ignite.engine import Engine
 from torch import nn
 
 from lldm3d.codec.codec import Codec, load_codec
-from lldm3d.data.labels import one_hot
+from lldm3d.data.labels import LabelForm, one_hot
 from lldm3d.diffusion.guidance import guided
 from lldm3d.diffusion.networks import ARCHITECTURES, ControlledDiffusion
 from lldm3d.diffusion.noise import NoiseProcess, noise_like
@@ -98,16 +98,16 @@ class LatentSampler:
         latent: torch.Tensor,
         in_slabs: bool = False,
         gains: Sequence[float] | None = None,
-        pieces: Sequence[dict[int, int]] | None = None,
+        forms: Sequence[LabelForm] | None = None,
     ) -> torch.Tensor:
-        """Volumes [B, 1, X, Y, Z], images with these gains, labels with classes of so many pieces, case by case: one
+        """Volumes [B, 1, X, Y, Z], images with these gains, labels in these forms, case by case: one
         alone fills a GPU, and more would take more memory. A codec without loss decodes in float32: bfloat16 has 256
         grey values."""
         each = len(latent)
-        cases = zip(latent.split(1), gains or [1.0] * each, pieces or [None] * each, strict=True)
+        cases = zip(latent.split(1), gains or [1.0] * each, forms or [None] * each, strict=True)
         halved = self.inferer.enabled and not self.codec.lossless
         with torch.autocast(self.device.type, torch.bfloat16, enabled=halved):
-            decoded = [self.codec.decode(case, in_slabs, gain=gain, pieces=most) for case, gain, most in cases]
+            decoded = [self.codec.decode(case, in_slabs, gain=gain, form=form) for case, gain, form in cases]
         return torch.cat(decoded)
 
     def draw_gains(self, indices: list[int]) -> list[float] | None:
@@ -125,11 +125,17 @@ class LatentSampler:
         generators = [seeded_generator(self.seed, index, SIZE_STREAM) for index in indices]
         return torch.stack([self.sizes.draw(generator) for generator in generators]).to(self.device)
 
-    def draw_pieces(self, indices: list[int]) -> list[dict[int, int]] | None:
-        """The pieces of each class of each of these cases; None where labels stay as they are drawn."""
-        if self.pieces is None:
+    def draw_forms(self, indices: list[int]) -> list[LabelForm] | None:
+        """What each of these labels shall have: the volumes that its network is told, and pieces; None where nothing is
+        told."""
+        if self.sizes is None and self.pieces is None:
             return None
-        return [self.pieces.draw(seeded_generator(self.seed, index, PIECE_STREAM)) for index in indices]
+        sizes, found = self.draw_sizes(indices), []
+        for place, index in enumerate(indices):
+            voxels = {} if sizes is None else self.sizes.voxels(sizes[place])
+            pieces = self.pieces.draw(seeded_generator(self.seed, index, PIECE_STREAM)) if self.pieces else {}
+            found.append(LabelForm(voxels, pieces))
+        return found
 
 
 class Generation:
@@ -157,7 +163,7 @@ class Generation:
             output["label"] = batch["label"].to(engine.state.device)
         elif self.label is not None:
             latent = self.label.draw(indices)
-            output["label"] = self.label.decode(latent, self.in_slabs, pieces=self.label.draw_pieces(indices))
+            output["label"] = self.label.decode(latent, self.in_slabs, forms=self.label.draw_forms(indices))
         if self.image is not None:
             drawn = self.image.draw(indices, self.guide(output, latent))
             output["image"] = self.image.decode(drawn, self.in_slabs, self.image.draw_gains(indices))

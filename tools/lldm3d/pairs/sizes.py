@@ -23,11 +23,14 @@ class ClassSizes:
 
     Args:
         table: of the training labels [N, S].
-        asked: sizes by their place among the S.
+        volumes: places among the S of the volumes of classes, by the classes' indices.
+        asked: sizes by their place.
     """
 
-    def __init__(self, table: Sequence[Sequence[float]], asked: Mapping[int, float] | None = None) -> None:
-        self.table, self.asked = torch.tensor(table), dict(asked or {})
+    def __init__(
+        self, table: Sequence[Sequence[float]], volumes: Mapping[int, int], asked: Mapping[int, float] | None = None
+    ) -> None:
+        self.table, self.volumes, self.asked = torch.tensor(table), dict(volumes), dict(asked or {})
         self.deviation = self.table.std(0, correction=0)
         scale, far = self.deviation.clamp(min=LEAST_DEVIATION), torch.zeros(len(self.table))
         for place, size in self.asked.items():
@@ -41,6 +44,10 @@ class ClassSizes:
         for place, size in self.asked.items():
             drawn[place] = size
         return drawn
+
+    def voxels(self, drawn: torch.Tensor) -> dict[int, int]:
+        """The voxels of each class, by its index, in sizes [S]."""
+        return {value: round(drawn[place].item() ** 3) for value, place in self.volumes.items()}
 
 
 def told_sizes(
@@ -61,14 +68,21 @@ def told_sizes(
     for kind, wanted in ((VOLUME, volumes), (NUMBER, numbers)):
         if wanted is not None:
             asked |= asked_sizes(checkpoint, kind, wanted)
-    return table and ClassSizes(table, asked)
+    if not table:
+        return None
+    names = list(checkpoint["class_names"])
+    return ClassSizes(table, {names.index(name): place for name, place in places_of(checkpoint, VOLUME).items()}, asked)
+
+
+def places_of(checkpoint: Mapping, kind: str) -> dict[str, int]:
+    """The places of one kind among the sizes that a label network is told, by class."""
+    kinds = checkpoint.get("size_kinds") or [[name, VOLUME] for name in checkpoint["class_names"][1:]]  # before 0.22
+    return {name: place for place, (name, found) in enumerate(kinds) if found == kind}
 
 
 def asked_sizes(checkpoint: Mapping, kind: str, wanted: Mapping[str, float]) -> dict[int, float]:
     """What is asked for as sizes by their place, of one kind; raises as `told_sizes`."""
-    table, option = checkpoint.get("sizes") or [], f"--{kind}s"
-    kinds = checkpoint.get("size_kinds") or [[name, VOLUME] for name in checkpoint["class_names"][1:]]  # before 0.22
-    places = {name: place for place, (name, found) in enumerate(kinds) if found == kind}
+    table, option, places = checkpoint.get("sizes") or [], f"--{kind}s", places_of(checkpoint, kind)
     if not table or not places:
         raise UserError(f"{option}: this label network was told no {kind}s; train label_ldm anew with `sized: true`"
                         + (", of data with `lesions`" if kind == NUMBER else ""))  # fmt: skip
