@@ -99,21 +99,24 @@ class LabelForm:
 
 
 ROUNDS = 3  # as classes take voxels from each other
+FARTHEST = 0.25  # of the depth at which distances are cut off: one voxel. Farther off lies what was not meant: specks
 
 
 def with_voxels(depths: np.ndarray, voxels: Mapping[int, int]) -> np.ndarray:
     """Depths [K, X, Y, Z] in which each of these classes is shifted as a whole, until it wins so many voxels.
 
-    So surfaces move where they were nearest to lying elsewhere: thin classes, of which a network that errs a little
-    draws too few voxels, get theirs.
+    So surfaces move where they were nearest to lying elsewhere, by `FARTHEST` at most: thin classes, of which a network
+    that errs a little draws too few voxels, get theirs. Of a class that shall have none, none is left.
     """
-    depths = depths.copy()
+    moved, shifts = depths.copy(), dict.fromkeys(voxels, 0.0)
     for value, number in list(voxels.items()) * ROUNDS:
-        lacking = np.delete(depths, value, 0).max(0) - depths[value]
+        lacking = np.delete(moved, value, 0).max(0) - moved[value]
         places = [place for place in (number - 1, number) if 0 <= place < lacking.size]  # of the last in, the first out
         ends = np.partition(lacking, places, None)[places]
-        depths[value] += ends.mean() if len(ends) == 2 else ends[0] + (1 if number else -1)
-    return depths
+        shift = shifts[value] + (ends.mean() if number else ends[0] - 1)
+        shifts[value] = float(np.clip(shift, -FARTHEST, FARTHEST)) if number else shift
+        moved[value] = depths[value] + shifts[value]
+    return moved
 
 
 def join_pieces(label: np.ndarray, depths: np.ndarray, value: int, most: int) -> np.ndarray:
