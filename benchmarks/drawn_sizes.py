@@ -2,8 +2,8 @@
 
     python -m benchmarks.drawn_sizes --workdir W --n 112
 
-Of the label network of `haar_ldm` in a work directory, or of `--method_dir`; draws no images. Volumes in voxels, lengths
-in voxels of the centreline, numbers of pieces. Prints JSON.
+Of the label network of `haar_ldm` in a work directory, or of `--method_dir`; draws no images. Volumes in voxels,
+lengths in voxels of the centreline, numbers in pieces. Prints JSON.
 """
 
 import json
