@@ -12,7 +12,7 @@ from lldm3d.data.labels import LabelForm, class_sizes, join_pieces, pieces_of, s
 from lldm3d.diffusion.noise import RectifiedFlow
 from lldm3d.errors import UserError
 from lldm3d.files import load_nifti, write_json
-from lldm3d.pairs.sampling import LatentSampler, seeded_generator
+from lldm3d.pairs.sampling import Generation, LatentSampler, seeded_generator
 from lldm3d.pairs.sizes import drawn_sizes, told_pieces, told_sizes
 
 ORGANS = torch.arange(10) + 10.0  # with a lesion in every second one, which grows with it
@@ -51,8 +51,34 @@ def test_so_many_lesions_are_told_and_volumes_that_go_with_them():
     sizes = [told_sizes(COUNTED, numbers={"HCC": number}) for number in (0, 4)]
     none, four = (torch.stack([found.draw(seeded_generator(0, case)) for case in range(200)]) for found in sizes)
     assert (none[:, 2] == 0).all() and (four[:, 2] == 4).all() and four[:, 1].mean() > none[:, 1].mean() + 5
+    assert (none[:, 1] == 0).all(), "no lesion has no volume"
     both = told_sizes(COUNTED, {"liver": 20}, {"HCC": 1}).draw(seeded_generator(0))
     assert both[2] == 1 and both[0].item() == pytest.approx(2000 ** (1 / 3))
+
+
+def test_labels_are_drawn_again_until_they_have_the_lesions_that_were_asked_for():
+    class Sampler:
+        """Draws as many lesions as a case has attempts."""
+
+        sizes = told_sizes(COUNTED, numbers={"HCC": 2})
+
+        def draw(self, indices, attempt):
+            return torch.tensor([[index, index % 3 + attempt] for index in indices])
+
+        def draw_forms(self, indices):
+            return None
+
+        def decode(self, latents, in_slabs, forms):
+            labels = torch.ones(len(latents), 1, 20, 2, 2, dtype=torch.uint8)
+            for label, (_, number) in zip(labels, latents, strict=True):
+                label[0, : 2 * number : 2] = 2
+            return labels
+
+    latents, labels = Generation(Sampler()).draw_labels([3, 4, 5, 6])
+    assert latents.tolist() == [[3, 2], [4, 2], [5, 2], [6, 2]], "each case by its own attempts, whatever the batch"
+    assert all(pieces_of(label[0].numpy(), 2)[1] == 2 for label in labels)
+    Sampler.sizes = told_sizes(COUNTED)
+    assert Generation(Sampler()).draw_labels([3, 4])[0].tolist() == [[3, 0], [4, 1]], "nothing was asked for"
 
 
 def test_sizes_of_a_label_are_volumes_lengths_and_numbers():

@@ -20,12 +20,13 @@ from lldm3d.pairs.sizes import ClassPieces, ClassSizes
 from lldm3d.training.checkpoints import load_model
 from lldm3d.training.inferers import AutocastInferer
 
+ATTEMPTS = 10  # at a label with the lesions that are asked for: of labels that are told two, three in ten have two
 GAIN_STREAM, SIZE_STREAM, PIECE_STREAM = 2, 3, 4  # beside 0 and 1, the kinds of noise, in the seeds of a case
 
 
-def case_noise(seed: int, index: int, kind: str, shape: list[int]) -> torch.Tensor:
+def case_noise(seed: int, index: int, kind: str, shape: list[int], attempt: int = 0) -> torch.Tensor:
     """The noise [C, x, y, z] of case `index`: the same whatever the batch, the number of cases or the device."""
-    generator = seeded_generator(seed, index, ("label", "image").index(kind))
+    generator = seeded_generator(seed, index, ("label", "image").index(kind), *[attempt] * (attempt > 0))
     return noise_like(torch.empty(1, *shape), [generator])[0]
 
 
@@ -82,13 +83,13 @@ class LatentSampler:
         return self.call if condition is None else guided(self.call, condition, self.guidance_scale)
 
     @torch.no_grad()
-    def draw(self, indices: list[int], condition: torch.Tensor | None = None) -> torch.Tensor:
+    def draw(self, indices: list[int], condition: torch.Tensor | None = None, attempt: int = 0) -> torch.Tensor:
         """Latents [B, C, x, y, z] of these cases; the spatial size follows the condition where it is a label."""
         shape = self.latent_shape
         if condition is not None and condition.shape[2:] != torch.Size(shape[1:]):
             shape = [shape[0], *(math.ceil(size / self.codec.stride) for size in condition.shape[2:])]
         kind = self.codec.kind
-        noise = torch.stack([case_noise(self.seed, index, kind, shape) for index in indices])
+        noise = torch.stack([case_noise(self.seed, index, kind, shape, attempt) for index in indices])
         if self.device.type == "cuda":  # else the copy would wait for all that the GPU was given before
             noise = noise.pin_memory().to(self.device, non_blocking=True)
         return self.noise_scheduler.sample(self.predictor(condition, self.draw_sizes(indices)), noise)
@@ -162,12 +163,24 @@ class Generation:
         if "label" in batch:
             output["label"] = batch["label"].to(engine.state.device)
         elif self.label is not None:
-            latent = self.label.draw(indices)
-            output["label"] = self.label.decode(latent, self.in_slabs, forms=self.label.draw_forms(indices))
+            latent, output["label"] = self.draw_labels(indices)
         if self.image is not None:
             drawn = self.image.draw(indices, self.guide(output, latent))
             output["image"] = self.image.decode(drawn, self.in_slabs, self.image.draw_gains(indices))
         return output
+
+    def draw_labels(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents and labels of these cases, some drawn again where they lack the lesions that were asked for."""
+        found, left = {}, indices
+        for attempt in range(ATTEMPTS):
+            latents = self.label.draw(left, attempt=attempt)
+            labels = self.label.decode(latents, self.in_slabs, forms=self.label.draw_forms(left))
+            found |= dict(zip(left, zip(latents, labels, strict=True), strict=True))
+            left = [index for index in left if self.label.sizes and not self.label.sizes.fits(found[index][1])]
+            if not left:
+                break
+        latents, labels = zip(*map(found.get, indices), strict=True)
+        return torch.stack(latents), torch.stack(labels)
 
     def guide(self, output: dict, latent: torch.Tensor | None) -> torch.Tensor | None:
         """The condition of the image sampler [B, K or C, ...]."""

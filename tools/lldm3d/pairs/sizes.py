@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from lldm3d.data.dataset import load_cases, load_schema
-from lldm3d.data.labels import NUMBER, VOLUME, pieces_of
+from lldm3d.data.labels import LENGTH, NUMBER, VOLUME, pieces_of
 from lldm3d.diffusion.networks import LEAST_DEVIATION, SIZE_JITTER
 from lldm3d.errors import UserError
 from lldm3d.files import load_nifti
@@ -25,12 +25,18 @@ class ClassSizes:
         table: of the training labels [N, S].
         volumes: places among the S of the volumes of classes, by the classes' indices.
         asked: sizes by their place.
+        numbers: of pieces that are asked for, by the classes' indices.
     """
 
     def __init__(
-        self, table: Sequence[Sequence[float]], volumes: Mapping[int, int], asked: Mapping[int, float] | None = None
+        self,
+        table: Sequence[Sequence[float]],
+        volumes: Mapping[int, int],
+        asked: Mapping[int, float] | None = None,
+        numbers: Mapping[int, int] | None = None,
     ) -> None:
         self.table, self.volumes, self.asked = torch.tensor(table), dict(volumes), dict(asked or {})
+        self.numbers = dict(numbers or {})
         self.deviation = self.table.std(0, correction=0)
         scale, far = self.deviation.clamp(min=LEAST_DEVIATION), torch.zeros(len(self.table))
         for place, size in self.asked.items():
@@ -48,6 +54,11 @@ class ClassSizes:
     def voxels(self, drawn: torch.Tensor) -> dict[int, int]:
         """The voxels of each class, by its index, in sizes [S]."""
         return {value: round(drawn[place].item() ** 3) for value, place in self.volumes.items()}
+
+    def fits(self, label: torch.Tensor) -> bool:
+        """Whether a label [1, X, Y, Z] has the numbers of pieces that were asked for."""
+        label = label[0].cpu().numpy()
+        return all(pieces_of(label, value)[1] == number for value, number in self.numbers.items())
 
 
 def told_sizes(
@@ -68,10 +79,14 @@ def told_sizes(
     for kind, wanted in ((VOLUME, volumes), (NUMBER, numbers)):
         if wanted is not None:
             asked |= asked_sizes(checkpoint, kind, wanted)
+            for found in (VOLUME, LENGTH, NUMBER):  # where there is none, all is 0
+                places = places_of(checkpoint, found)
+                asked |= {places[name]: 0.0 for name, value in wanted.items() if value == 0 and name in places}
     if not table:
         return None
-    names = list(checkpoint["class_names"])
-    return ClassSizes(table, {names.index(name): place for name, place in places_of(checkpoint, VOLUME).items()}, asked)
+    value_of = list(checkpoint["class_names"]).index
+    places = {value_of(name): place for name, place in places_of(checkpoint, VOLUME).items()}
+    return ClassSizes(table, places, asked, {value_of(name): number for name, number in (numbers or {}).items()})
 
 
 def places_of(checkpoint: Mapping, kind: str) -> dict[str, int]:
