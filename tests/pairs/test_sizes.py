@@ -51,7 +51,9 @@ def test_so_many_lesions_are_told_and_volumes_that_go_with_them():
     sizes = [told_sizes(COUNTED, numbers={"HCC": number}) for number in (0, 4)]
     none, four = (torch.stack([found.draw(seeded_generator(0, case)) for case in range(200)]) for found in sizes)
     assert (none[:, 2] == 0).all() and (four[:, 2] == 4).all() and four[:, 1].mean() > none[:, 1].mean() + 5
-    assert (none[:, 1] == 0).all(), "no lesion has no volume"
+    assert (none[:, 1] == 0).all() and (four[:, 1] > 0).all(), "lesions have a volume, and what is not there has none"
+    one = told_sizes(COUNTED, numbers={"HCC": 1})
+    assert all(one.draw(seeded_generator(0, case))[1] > 0 for case in range(200))
     both = told_sizes(COUNTED, {"liver": 20}, {"HCC": 1}).draw(seeded_generator(0))
     assert both[2] == 1 and both[0].item() == pytest.approx(2000 ** (1 / 3))
 

@@ -41,6 +41,7 @@ class ClassSizes:
         scale, far = self.deviation.clamp(min=LEAST_DEVIATION), torch.zeros(len(self.table))
         for place, size in self.asked.items():
             far += ((self.table[:, place] - size) / scale[place]) ** 2
+            far[self.table[:, place].eq(0) & (size > 0)] = torch.inf  # all else of a class that is not there is 0
         self.weights = torch.exp(-(far - far.min()) / (2 * NEAR**2))
 
     def draw(self, generator: torch.Generator) -> torch.Tensor:
