@@ -57,7 +57,9 @@ def test_latents_are_those_of_the_case(latents, tiny_dataset, codecs):
     assert torch.equal(item["label"], read_case(case, schema)["label"].to(torch.uint8))
     sizes = [(item["label"] == value).sum() ** (1 / 3) for value in range(1, len(schema.class_names))]
     found = LatentDataset(str(latents), "test", ["sizes"])[1]["sizes"]
-    torch.testing.assert_close(found, torch.stack(sizes).float())
+    torch.testing.assert_close(found[: len(sizes)], torch.stack(sizes).float())
+    kinds = read_json(latents / "latents.json")["size_kinds"]
+    assert len(found) == len(kinds) and [kind for _, kind in kinds[len(sizes) :]] == ["length"] * len(schema.tubular)
 
 
 def test_nothing_is_read_that_is_not_asked_for(latents):

@@ -156,3 +156,8 @@ def test_pairs_may_show_held_out_patients_where_the_data_are_split_by_case(folde
         (folder / "dataset.json").write_text(json.dumps(content))
     (phase,) = regime_cases(real, made, "R+S", 0)
     assert sum(case.patient == "case_21" for case in phase) == 2
+
+
+def test_a_data_set_of_real_scans_is_no_folder_of_pairs(tiny_dataset):
+    with pytest.raises(UserError, match="is a data set with test cases, no folder of pairs"):
+        regime_cases(tiny_dataset, tiny_dataset, "S", seed=0)

@@ -265,6 +265,18 @@ def test_files_of_other_programs_are_not_replaced(work, tmp_path, name):
     assert (tmp_path / name).read_text() == "mine"
 
 
+def test_data_sets_and_work_directories_take_no_evaluation(work, tmp_path):
+    for folder, what in (
+        (work / "dataset", "a data set or pairs"),
+        (work / "good", "a data set or pairs"),
+        (tmp_path, "a work"),
+    ):
+        (tmp_path / "run.yaml").touch()
+        with pytest.raises(UserError, match=f"is {what}.*choose a folder of its own"):
+            evaluate(work / "dataset", work / "good", folder, overwrite=True)
+    assert not (work / "dataset/metrics.json").exists()
+
+
 def test_metrics_of_something_else_stay(work, tmp_path):
     (tmp_path / "metrics.json").write_text('{"psnr": 30}')  # as a training leaves them
     with pytest.raises(UserError, match="its metrics.json is of no evaluation, and stays"):

@@ -87,6 +87,7 @@ def test_a_lesion_lies_where_it_is_wanted_and_is_removed_and_grown(lesion_datase
         ({"calibre": 1.3, "organ": ["liver"]}, "--organ changes nothing with --calibre"),
         ({"calibre": 1.3, "seed": 1}, "--seed changes nothing with --calibre"),
         ({"add": "background"}, "has no class 'background'; it has liver"),
+        ({"grow": 1.01}, r"\([0-9]+ voxels\) would have [0-9]+ by the factor 1.01; choose one farther from 1"),
         ({"grow": 4}, "cannot grow to .* it would leave the"),
         ({"remove": "tumour", "which": 2}, "--which 2: case_00 has 1 of tumour"),
         ({"add": "tumour", "which": 1}, "--which changes nothing with --add"),

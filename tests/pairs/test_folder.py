@@ -134,3 +134,15 @@ def test_what_a_killed_process_left_half_written_goes_once_the_pairs_are_whole(p
     assert half.exists()
     write_dataset_json(target, tiny_dataset, "pairs", names, names)
     assert not half.exists() and own.exists()
+
+
+def test_pairs_that_a_shorter_call_does_not_name_stay_in_the_manifest_and_are_compared_and_cleared(parts):
+    target = parts / "part_0"
+    manifest = read_json(target / "manifest.json")
+    first, second = manifest["cases"]
+    claim(target, manifest | {"cases": [first]}, overwrite=False)
+    assert read_json(target / "manifest.json")["cases"] == [first, second]
+    with pytest.raises(UserError, match="differ from these in labels"):
+        claim(target, manifest | {"cases": [first, second | {"label_sha256": "of another"}]}, overwrite=False)
+    claim(target, manifest | {"seed": 1}, overwrite=True)
+    assert not list(target.glob("*Tr/*.nii.gz")), "none of another seed is left under the new manifest"

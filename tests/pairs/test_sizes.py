@@ -104,12 +104,18 @@ def test_sizes_of_a_label_are_volumes_lengths_and_numbers():
         ),
         (COUNTED, {"liver": 1}, "there is no class 'liver'; those that it knows are HCC"),
         (COUNTED, {"HCC": 9}, "HCC has 0 to 4 pieces in the training labels.*got 9"),
-        (COUNTED, {"HCC": 1.5}, "got 1.5"),
+        (COUNTED, {"HCC": 1.5}, "HCC needs a whole number, got 1.5"),
     ],
 )
 def test_numbers_that_no_training_label_has_are_refused(checkpoint, numbers, message):
     with pytest.raises(UserError, match=f"--numbers.*{message}"):
         told_sizes(checkpoint, numbers=numbers)
+
+
+@pytest.mark.parametrize(("volume", "number"), [(5, 0), (0, 2), (0.001, 1), (0.02, 4)])  # a voxel has 0.01 ml
+def test_volumes_and_numbers_that_contradict_each_other_are_refused(volume, number):
+    with pytest.raises(UserError, match=f"HCC cannot have {volume} ml, .* voxels, in {number} pieces"):
+        told_sizes(COUNTED, {"HCC": volume}, {"HCC": number})
 
 
 @pytest.mark.parametrize(
@@ -119,7 +125,7 @@ def test_numbers_that_no_training_label_has_are_refused(checkpoint, numbers, mes
         (CHECKPOINT, {"spleen": 3}, "there is no class 'spleen'; those that it knows are liver, HCC"),
         (CHECKPOINT, {"HCC": 90}, "HCC has 0 to 27.4 ml in the training labels.*got 90"),
         (CHECKPOINT, {"liver": 0}, "liver has 10 to 68.6 ml in the training labels.*got 0"),
-        (CHECKPOINT, {"HCC": "big"}, "got 'big'"),
+        (CHECKPOINT, {"HCC": "big"}, "HCC needs a number, got 'big'"),
         (CHECKPOINT, 5, "must be classes with ml, such as .*, got 5"),
     ],
 )

@@ -11,7 +11,8 @@ from scipy.ndimage import label as components
 from lldm3d.data.dataset import load_cases
 from lldm3d.data.warping import warp_pair
 from lldm3d.errors import UserError
-from lldm3d.pairs.sources import labels_in, parse_source, read_labels, real_labels
+from lldm3d.files import write_json
+from lldm3d.pairs.sources import label_files, labels_in, parse_source, read_labels, real_labels
 from lldm3d.pairs.warping import write_warped_pairs
 
 CLASSES = 3
@@ -130,3 +131,21 @@ def test_what_is_no_source_and_a_folder_without_labels_are_refused(tmp_path):
         parse_source("trainings")
     with pytest.raises(UserError, match="holds no label maps"):
         labels_in(tmp_path)
+
+
+def test_labels_of_a_data_set_or_of_edits_are_of_the_patients_that_it_names(tmp_path, tiny_dataset):
+    case = load_cases(tiny_dataset, "test")[0]
+    folder = tmp_path / "edited"
+    (folder / "labelsTr").mkdir(parents=True)
+    shutil.copy(case.label, folder / "labelsTr/case_edit00.nii.gz")
+    shutil.copy(case.label, folder / "labelsTr/mine.nii.gz")
+    entry = {
+        "image": "./imagesTr/case_edit00.nii.gz",
+        "label": "./labelsTr/case_edit00.nii.gz",
+        "patient": case.patient,
+    }
+    write_json(folder / "dataset.json", {"training": [entry], "test": ["./imagesTs/of_another_program.nii.gz"]})
+    assert [(file.name, file.patient) for file in labels_in(folder)] == [
+        ("case_edit00", case.patient), ("mine", "mine"),
+    ]  # fmt: skip
+    assert label_files([folder / "labelsTr/case_edit00.nii.gz"])[0].patient == case.patient

@@ -59,7 +59,7 @@ def test_all_names_that_no_method_or_config_defines_are_answered_with_the_neares
         "spade": {"gan": {"processes": 2}, "inference": {"processes": 2}},
         "lefusion": {"inference": {"processes": 2}},
     }
-    sections = {"methods": methods, "segment": {"networks": ["unet"]}}
+    sections = {"methods": methods, "segment": {"networks": ["unet", "autoencoder"]}}
     with pytest.raises(UserError) as error:
         load_profile(str(write_profile(tmp_path / "mine.yaml", **sections)))
     message = str(error.value)
@@ -71,7 +71,8 @@ def test_all_names_that_no_method_or_config_defines_are_answered_with_the_neares
     assert "methods#spade#gan#processes: the bundle baselines/spade does this in one process" in message
     assert "methods#lefusion#inference#processes" in message and "methods#spade#inference" not in message
     assert "methods#ddpm#inference#num_caes" in message and "did you mean num_cases?" in message
-    assert "'unet'" in message and "seg_unet" in message
+    for network in ("unet", "autoencoder"):
+        assert f"segment#networks: {network!r} is no segmentation; there are seg_dynunet, seg_resunet" in message
 
 
 def test_names_that_are_no_regime_and_no_pairs_are_named(tmp_path):

@@ -265,6 +265,7 @@ def nearest_rows(item: NearestCases, common: dict) -> list[Row]:
     note = "nearer than half the distance that three in four real cases keep"
     if item.warped is not None:
         note += ", to a training case or a warped one"
+        held_out += "; training cases as they are, without the warps by which near copies are looked for"
     if near := int((item.held_out < copy_distance(item.held_out, item.others)).sum()):
         note += f"; so near are {near} of the held-out cases: is a patient in two splits, or do patients differ little?"
     share = nearer_share(item.synthetic, item.held_out)

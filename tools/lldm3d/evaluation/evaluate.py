@@ -124,6 +124,9 @@ def check_options(output_dir: Path, segmenter_command: str | None, max_copies: f
     """Raises UserError for what is wrong before any file is read."""
     if max_copies is not None and not (type(max_copies) in (int, float) and 0 <= max_copies < 1):
         raise UserError(f"--max_copies {max_copies!r}: a share from 0 to below 1 is needed, such as 0.01")
+    for name, what in (("dataset.json", "a data set or pairs"), ("run.yaml", "a work directory")):
+        if (output_dir / name).exists():
+            raise UserError(f"--output_dir {output_dir}: is {what}; choose a folder of its own, such as one in it")
     if (output_dir / "metrics.json").exists() and not overwrite:
         raise UserError(f"{output_dir}: holds an evaluation already; choose another folder, or add --overwrite")
     if (output_dir / "metrics.json").exists() and "rows" not in read_json(output_dir / "metrics.json"):

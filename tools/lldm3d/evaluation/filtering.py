@@ -55,7 +55,7 @@ def keep_agreeing(
     schema, cases = load_schema(source), labelled(source)
     networks = [load_segmenter(path, schema.class_names) for path in paths]
     agreement = [agreement_of(case, schema, networks) for case in tqdm(cases, desc="agreement", mininterval=1)]
-    kept = set(np.argsort(agreement)[::-1][: math.ceil(share * len(cases))].tolist())
+    kept = set(np.argsort(agreement)[::-1][: math.ceil(round(share * len(cases), 6))].tolist())
     how = {"share": share, "networks": [str(path) for path in paths]}
     write_kept(source, target, [case.name for case in cases], sorted(kept), agreement, how)
     least = min(agreement[index] for index in kept)

@@ -70,7 +70,10 @@ def data_of_models(models: Path) -> Path | None:
 
 
 def claim(target: Path, content: dict, overwrite: bool) -> None:
-    """Begin `manifest.json`, or go on with the same one; refuse a folder that holds anything else."""
+    """Begin `manifest.json`, or go on with the same one; refuse a folder that holds anything else.
+
+    Cases that an earlier call drew and this one does not name stay in it, as their files do.
+    """
     path = target / "manifest.json"
     require_ours(target)
     if is_ours(target):
@@ -90,6 +93,9 @@ def claim(target: Path, content: dict, overwrite: bool) -> None:
                 (target / folder / f"{case['name']}.nii.gz").unlink(missing_ok=True)
             for name in ("cost.json", "manifest.json"):  # the manifest last: what has none is not ours to clear
                 (target / name).unlink(missing_ok=True)
+        else:
+            named = {case["name"] for case in content["cases"]}
+            content = content | {"cases": content["cases"] + [drawn[name] for name in drawn if name not in named]}
     write_json(path, content)
 
 

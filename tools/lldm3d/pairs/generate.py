@@ -31,6 +31,7 @@ from lldm3d.pairs.sources import (
     LabelFile,
     LabelSource,
     edit_settings,
+    label_files,
     labels_in,
     parse_source,
     real_labels,
@@ -223,9 +224,7 @@ def labels_of_files(text: str, n: int | None, schema: Schema, label_values: str 
             raise UserError(f"--label {path}: no such file; give a NIfTI label map")
     if n not in (None, len(paths)):
         raise UserError(f"--n {n}, but --label names {len(paths)}; leave out --n")
-    names = [path.resolve().name.removesuffix(".gz").removesuffix(".nii") for path in paths]
-    labels = [LabelFile(str(path.resolve()), name, name) for path, name in zip(paths, names, strict=True)]
-    return own_labels(labels, schema, label_values)
+    return own_labels(label_files(paths), schema, label_values)
 
 
 def source_labels(
@@ -257,7 +256,8 @@ def source_labels(
         if drawn is None:
             raise UserError(
                 f"{folders[OURS]}: holds no drawn labels for {method.name}, which draws none itself; draw them with "
-                f"`lldm3d run --workdir {quoted(work)} --methods {OURS},{method.name}`, or give --source training"
+                f"`lldm3d run --workdir {quoted(work)} --methods {OURS},{method.name} --sources drawn`, or give "
+                "--source training"
             )
         return limited(labels_in(drawn), n, source)
     seen = seen_data(work, models)  # not more labels than the models have seen

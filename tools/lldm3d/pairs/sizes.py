@@ -85,6 +85,13 @@ def told_sizes(
                 asked |= {places[name]: 0.0 for name, value in wanted.items() if value == 0 and name in places}
     if not table:
         return None
+    voxel = float(np.prod(checkpoint["spacing"])) / 1000  # ml
+    for name, volume in (volumes or {}).items():
+        voxels, number = round(volume / voxel), (numbers or {}).get(name)
+        if number is not None and ((voxels == 0) != (number == 0) or voxels < number):
+            raise UserError(
+                f"--volumes and --numbers: {name} cannot have {volume:g} ml, {voxels} voxels, in {number} pieces"
+            )
     value_of = list(checkpoint["class_names"]).index
     places = {value_of(name): place for name, place in places_of(checkpoint, VOLUME).items()}
     return ClassSizes(table, places, asked, {value_of(name): number for name, number in (numbers or {}).items()})
@@ -110,9 +117,11 @@ def asked_sizes(checkpoint: Mapping, kind: str, wanted: Mapping[str, float]) -> 
     for name, value in wanted.items():
         if name not in places:
             raise UserError(f"{option}: there is no class {name!r}; those that it knows are {', '.join(places)}")
+        if type(value) not in (int, float) or (kind == NUMBER and value % 1):
+            raise UserError(f"{option}: {name} needs a {'whole number' if kind == NUMBER else 'number'}, got {value!r}")
         known = [row[places[name]] ** exponent * scale for row in table]
         least, most = min(known), max(known)
-        if type(value) not in (int, float) or not least <= value <= most or (kind == NUMBER and value % 1):
+        if not least <= value <= most:
             raise UserError(
                 f"{option}: {name} has {least:.3g} to {most:.3g} {unit} in the training labels, "
                 f"and the network has learnt no others; got {value!r}"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lldm3d.data.dataset import load_cases
+from lldm3d.data.dataset import SPLITS, load_cases, read_description
 from lldm3d.data.sources import ENDINGS, stem
 from lldm3d.errors import UserError
 from lldm3d.files import read_json
@@ -88,7 +88,18 @@ def labels_in(folder: str | Path) -> list[LabelFile]:
     paths = sorted(path for path in held.glob("*") if path.name.endswith(ENDINGS) and path.name[0] != ".")
     if not paths:
         raise UserError(f"{folder}: holds no label maps (.nii.gz or .nii); give a folder of them")
-    return [LabelFile(str(path.resolve()), stem(path), stem(path)) for path in paths]
+    return label_files(paths)
+
+
+def label_files(paths: Sequence[Path]) -> list[LabelFile]:
+    """Label maps under their files' names, of the patients that a dataset.json beside them, or one folder up, names."""
+    known: dict[Path, str] = {}
+    for folder in {above for path in paths for above in (path.resolve().parent, path.resolve().parents[1])}:
+        content = read_description(folder / "dataset.json") if (folder / "dataset.json").is_file() else {}
+        for case in [case for split in SPLITS for case in content.get(split) or [] if isinstance(case, dict)]:
+            if isinstance(case.get("label"), str) and case.get("patient"):
+                known[(folder / case["label"]).resolve()] = str(case["patient"])
+    return [LabelFile(str(path.resolve()), stem(path), known.get(path.resolve(), stem(path))) for path in paths]
 
 
 def real_labels(dataset_dir: str | Path, split: str) -> list[LabelFile]:
