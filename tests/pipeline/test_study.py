@@ -123,7 +123,7 @@ def test_a_run_never_replaces_given_data(given, tiny_dataset, tmp_path):
         ({"regimes": "R,R+S"}, "holds 3 pairs, but the regime R.S takes 4 for the 4 real"),
         ({"tasks": "hcc"}, "has no task 'hcc'; it has multi, organ.*lldm3d tasks"),
         ({"regimes": "R+T"}, "no regime 'R.T'"),
-        ({"networks": "unet"}, "no bundle 'unet'"),
+        ({"networks": "unet"}, "'unet' is no segmentation; there are seg_dynunet"),
         ({"seeds": "one"}, "segment#seeds#0: Input should be a valid integer.*'one'"),
         ({"until": "never"}, "segment#until#0: Input should be 'steps' or 'convergence'"),
         ({"pairs": "nowhere/pairs"}, "nowhere/pairs' is neither a folder of pairs nor a method"),
