@@ -17,7 +17,7 @@ from benchmarks.machine import describe
 from lldm3d.data.labels import VOLUME, class_sizes
 from lldm3d.diffusion.noise import RectifiedFlow
 from lldm3d.pairs.sampling import LatentSampler, load_system
-from lldm3d.pairs.sizes import told_pieces, told_sizes
+from lldm3d.pairs.sizes import told_kinds, told_pieces, told_sizes
 
 BATCH = 16
 
@@ -31,8 +31,7 @@ def main(workdir: str = "", method_dir: str = "", n: int = 112, steps: int = 20,
     paths = {"codecs": {"label": str(folder / "autoencoder_label/codec.pt")}}
     system = load_system("cpu", "rectified_flow", **paths, networks={"label_ldm": str(folder / "label_ldm/model.pt")})
     checkpoint, codec = system.checkpoints["label_ldm"], system.codecs["label"]
-    names = codec.class_names
-    kinds = checkpoint.get("size_kinds") or [[name, VOLUME] for name in names[1:]]
+    names, kinds = codec.class_names, told_kinds(checkpoint)
     sampler = LatentSampler(
         codec, system.networks["label_ldm"], RectifiedFlow(steps), checkpoint["latent_shape"]["label"], seed,
         sizes=told_sizes(checkpoint), pieces=told_pieces(checkpoint),

@@ -33,6 +33,11 @@ def bundle_names() -> list[str]:
     return sorted(file.parents[1].relative_to(root).as_posix() for file in found)
 
 
+def segmentation_names() -> list[str]:
+    """The bundles that are segmentations."""
+    return [name for name in bundle_names() if name.startswith("seg_")]
+
+
 def bundle_path(name: str) -> Path:
     """The folder of the bundle `name`.
 

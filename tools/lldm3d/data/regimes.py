@@ -184,11 +184,11 @@ def synthetic_pairs(real_dir: str | Path, pairs_dir: str | Path | None, regime: 
 
     if pairs_dir is None:
         raise UserError(f"the regime {regime} needs synthetic pairs; give their folder, as `lldm3d generate` makes it")
+    pairs, real = load_cases(pairs_dir, "training"), load_schema(real_dir)
     if any(isinstance(case, dict) for case in read_json(Path(pairs_dir) / "dataset.json").get("test") or []):
         raise UserError(
             f"{pairs_dir}: is a data set with test cases, no folder of pairs; give what `lldm3d generate` made"
         )
-    pairs, real = load_cases(pairs_dir, "training"), load_schema(real_dir)
     require_alike(real_dir, pairs_dir)
     if without := [pair.patient for pair in pairs if pair.label is None]:
         raise UserError(

@@ -13,7 +13,7 @@ from monai.auto3dseg.utils import datafold_read
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
-from lldm3d.bundle import INFERENCE, TRAIN, bundle_command, bundle_names, bundle_path, defines, literal, undefined
+from lldm3d.bundle import INFERENCE, TRAIN, bundle_command, bundle_path, defines, literal, segmentation_names, undefined
 from lldm3d.data.dataset import ALL, Task, load_schema, modalities
 from lldm3d.errors import UserError
 from lldm3d.export.package_configs import read_config
@@ -28,8 +28,8 @@ def algorithms() -> dict[str, dict]:
 
     The names have no underscore: Auto3DSeg reads the fold from what follows the first one.
     """
-    names, target = bundle_names(), f"{__name__}.{SegmentationAlgo.__name__}"
-    paths = {name.replace("_", ""): str(bundle_path(name).resolve()) for name in names if name.startswith("seg_")}
+    target = f"{__name__}.{SegmentationAlgo.__name__}"
+    paths = {name.replace("_", ""): str(bundle_path(name).resolve()) for name in segmentation_names()}
     return {name: {"_target_": target, "template_path": path} for name, path in paths.items()}
 
 

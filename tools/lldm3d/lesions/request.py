@@ -100,14 +100,15 @@ def removed_or_grown(editor: Editor, case: str, factor: float | None, which: int
             middle = np.array([axis.start for axis in box]) + ndimage.center_of_mass(mask)
             own = {"lesion": number}
             edit = replace(edit, shape=own, scale=factor, centre=tuple(map(int, np.rint(middle))), donor=own)
-            edit = replace(edit, long_axis=length_of(editor.mask(edit), editor.spacing))
-            if (editor.mask(edit).sum() - mask.sum()) * (factor - 1) <= 0:
+            grown = editor.mask(edit)
+            edit = replace(edit, long_axis=length_of(grown, editor.spacing))
+            if (grown.sum() - mask.sum()) * (factor - 1) <= 0:
                 raise UserError(
                     f"{case}: the lesion {number + 1} of {len(parts)} ({mask.sum()} voxels) would have "
-                    f"{editor.mask(edit).sum()} by the factor {factor:g}; choose one farther from 1, or --which others"
+                    f"{grown.sum()} by the factor {factor:g}; choose one farther from 1, or --which others"
                 )
             without = editor.label(label, [replace(begun, removes=number)])
-            if factor > 1 and (reason := misfit(without, edit.centre, editor.mask(edit), editor.classes)):
+            if factor > 1 and (reason := misfit(without, edit.centre, grown, editor.classes)):
                 length = length_of(mask, editor.spacing)
                 raise UserError(
                     f"{case}: the lesion {number + 1} of {len(parts)} ({length:.0f} mm) cannot grow to "

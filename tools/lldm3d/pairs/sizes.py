@@ -58,8 +58,7 @@ class ClassSizes:
 
     def fits(self, label: torch.Tensor) -> bool:
         """Whether a label [1, X, Y, Z] has the numbers of pieces that were asked for."""
-        label = label[0].cpu().numpy()
-        return all(pieces_of(label, value)[1] == number for value, number in self.numbers.items())
+        return all(pieces_of(label[0].cpu().numpy(), value)[1] == number for value, number in self.numbers.items())
 
 
 def told_sizes(
@@ -99,8 +98,12 @@ def told_sizes(
 
 def places_of(checkpoint: Mapping, kind: str) -> dict[str, int]:
     """The places of one kind among the sizes that a label network is told, by class."""
-    kinds = checkpoint.get("size_kinds") or [[name, VOLUME] for name in checkpoint["class_names"][1:]]  # before 0.22
-    return {name: place for place, (name, found) in enumerate(kinds) if found == kind}
+    return {name: place for place, (name, found) in enumerate(told_kinds(checkpoint)) if found == kind}
+
+
+def told_kinds(checkpoint: Mapping) -> list[list[str]]:
+    """The `size_kinds` that a label network is told; before 0.22 the volumes alone."""
+    return checkpoint.get("size_kinds") or [[name, VOLUME] for name in checkpoint["class_names"][1:]]
 
 
 def asked_sizes(checkpoint: Mapping, kind: str, wanted: Mapping[str, float]) -> dict[int, float]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lldm3d.bundle import MULTI_GPU, bundle_names, bundle_path, misfits, undefined
+from lldm3d.bundle import MULTI_GPU, bundle_path, misfits, segmentation_names, undefined
 from lldm3d.data.regimes import parse_regime
 from lldm3d.errors import UserError, did_you_mean
 from lldm3d.files import read_yaml
@@ -204,7 +204,7 @@ def segment_faults(section: dict) -> list[str]:
                 parse(name)
             except UserError as error:
                 faults.append(f"segment#{key}: {error}")
-    networks = [name for name in bundle_names() if name.startswith("seg_")]
+    networks = segmentation_names()
     for network in section["networks"]:
         if network not in networks:
             faults.append(f"segment#networks: {network!r} is no segmentation; there are {', '.join(networks)}")
