@@ -85,6 +85,8 @@ def test_folders_with_a_label_map_drop_other_values_and_say_so(tmp_path, capsys)
     label = load(all_cases(tmp_path / "out")[0].label)
     assert ((label == 1).sum(), (label == 2).sum()) == ((volumes()[1] == 2).sum(), (volumes()[1] == 1).sum())
     assert "leaves out 1 values" in capsys.readouterr().out
+    check(**folders, label_map={"vessel": 2, "liver": 1, "HCC": 4})
+    assert "classes that no case has: HCC" in capsys.readouterr().out
     (tmp_path / "labels/a2.nii.gz").unlink()
     with pytest.raises(UserError, match=r"a2 \(no label\)"):
         prepare(tmp_path / "out2", **folders, label_map={"liver": 1})

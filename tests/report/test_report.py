@@ -177,6 +177,9 @@ def test_the_control_answers_nothing_and_stands_beside_the_pairs_that_have_to_be
     assert [item["answer"] for item in found] == ["No clear difference"]
     assert "real scans, warped as the labels are, bring +0.05" in found[0]["detail"]
     assert "it cannot be told" in next_step([line])["words"]
+    line.gains[drawn] = helps
+    assert "copies of patients" in next_step([line], copied=True)["words"]
+    assert "copies" not in next_step([line])["words"]
 
 
 def test_one_method_is_compared_with_real_data_alone(work, tmp_path):

@@ -75,10 +75,16 @@ def faults_of(source: Source, label_map: str | Path | dict | None = None, channe
 
 
 def read_cases(cases: list[Case], label_map: LabelMap, channel: int | None = None) -> list[CaseRecord]:
-    """Read and check every case; what headers leave open is printed."""
+    """Read and check every case; printed are what headers leave open, classes that none has, and values left out."""
     records = list(in_processes(partial(read_record, label_map=label_map, channel=channel), cases, "checking"))
     if notes := [note for record in records for note in record.notes]:
         print(notes[0] + (f" (and {len(notes) - 1} more files of the kind)" if notes[1:] else ""))
+    if values := {value for record in records for value in record.values}:
+        if absent := [name for name, group in label_map.classes.items() if not values.intersection(group)]:
+            print(f"classes that no case has: {', '.join(absent)}")
+        if dropped := sorted(values - label_map.named - {0} - set(label_map.unknown(values))):
+            words = "values of the data, they become background"
+            print(f"the label map leaves out {len(dropped)} {words}: {dropped}")
     return records
 
 

@@ -162,7 +162,7 @@ def prepare(
     held_out = {case.patient for case in cases if any(splits[name] != "training" for name in crop_names(case, crops))}
     records = faultless_records(cases, further, held_out, mapping, channel)
     splits |= {name: "training" for case in further for name in crop_names(case, crops)}
-    print_values(records, mapping, intensity)
+    print_intensities(records, intensity)
     orientation = choose_orientation(records, orientation)
     if orientation == "stored":
         records = [record.as_stored() for record in records]
@@ -242,16 +242,8 @@ def listed(entries: list[dict], splits: dict[str, str]) -> dict:
     return {"numTraining": len(lists["training"]), "numTest": len(lists["test"]), **lists}
 
 
-def print_values(records: list[CaseRecord], label_map: LabelMap, intensity: str) -> None:
-    """Say which classes no case has, and which values of the data become background.
-
-    Propose a window where the values look like those of CT, which mean the same in all cases until scaled.
-    """
-    values = {value for record in records for value in record.values}
-    if absent := [name for name, group in label_map.classes.items() if not values.intersection(group)]:
-        print(f"classes that no case has: {', '.join(absent)}")
-    if dropped := sorted(values - label_map.named - {0}):
-        print(f"the label map leaves out {len(dropped)} values of the data, they become background: {dropped}")
+def print_intensities(records: list[CaseRecord], intensity: str) -> None:
+    """Say where another scaling is better: cases nearly black, or values of CT, which mean the same until scaled."""
     if intensity == "min_max" and (crowded := sum(record.crowded for record in records)):
         print(
             f"intensities: in {crowded} of {len(records)} cases nearly all voxels lie in the lowest twentieth of the "

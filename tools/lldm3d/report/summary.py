@@ -61,8 +61,13 @@ def utility_answer(question: str, line: Line, arm: Arm) -> dict:
     return answer(question, words, f"{line.network}, {line.task}, {TRAINED[line.until]}: {detail}, {numbers}", tone)
 
 
-def next_step(lines: list[Line]) -> dict:
-    """What the answers on the segmentation come to, in one sentence on what to do next: its words and tone."""
+def next_step(lines: list[Line], copied: bool = False) -> dict:
+    """What the answers on the segmentation come to, in one sentence on what to do next: its words and tone.
+
+    Args:
+        lines: of the study.
+        copied: whether pairs look like copies of patients.
+    """
     found = utility_answers(lines)
     tones = {item["tone"] for item in found}
     if "none" in tones:
@@ -73,6 +78,8 @@ def next_step(lines: list[Line]) -> dict:
         return {"tone": "open", "words": words}
     if "good" in tones:
         words = "it helps: train with the pairs, and confirm the gain on scans of another site before you rely on it."
+        if copied:
+            words += " Some pairs look like copies of patients: keep them where these scans may be."
         return {"tone": "good", "words": words}
     if "bad" in tones:
         words = (
