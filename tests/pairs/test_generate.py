@@ -16,6 +16,7 @@ from tests.in_process import bundles_run_here
 
 from lldm3d.bundle import bundle_path
 from lldm3d.codec.codec import save_codec
+from lldm3d.data.dataset import load_schema
 from lldm3d.diffusion.noise import DDPM
 from lldm3d.errors import ChildError, UserError
 from lldm3d.files import read_json, sha256, write_json
@@ -140,6 +141,7 @@ def test_an_image_for_a_label_of_the_users_own_lies_where_it_lies_along_the_axes
     np.testing.assert_allclose(image.affine, ras.affine, atol=1e-5)
     np.testing.assert_array_equal(label.get_fdata(), ras.get_fdata())
     assert image.shape == (20, 16, 8) and 0 <= image.get_fdata().min() <= image.get_fdata().max() <= 1
+    assert load_schema(tmp_path / "out").roi_size == (20, 16, 8)
 
 
 @pytest.mark.parametrize(

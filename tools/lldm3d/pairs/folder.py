@@ -6,6 +6,8 @@ from glob import glob
 from itertools import product
 from pathlib import Path
 
+import nibabel as nib
+
 from lldm3d import __version__
 from lldm3d.data.dataset import load_cases, load_schema, moved
 from lldm3d.data.regimes import generator_saw
@@ -163,6 +165,9 @@ def write_dataset_json(
         "validation": [],
         "test": [],
     }
+    sizes = {nib.load(target / case["image"]).shape for case in cases}
+    if len(sizes) == 1:  # given labels may be larger than the data that were learnt
+        content["roi_size"] = list(sizes.pop())
     write_json(target / "dataset.json", content)
 
 
