@@ -126,6 +126,7 @@ def test_a_run_never_replaces_given_data(given, tiny_dataset, tmp_path):
         ({"networks": "unet"}, "'unet' is no segmentation; there are seg_dynunet"),
         ({"seeds": "one"}, "segment#seeds#0: Input should be a valid integer.*'one'"),
         ({"until": "never"}, "segment#until#0: Input should be 'steps' or 'convergence'"),
+        ({"pairs": "haar_lmd/drawn"}, "no method 'haar_lmd': did you mean haar_ldm?"),
         ({"pairs": "nowhere/pairs"}, "nowhere/pairs' is neither a folder of pairs nor a method"),
     ],
 )

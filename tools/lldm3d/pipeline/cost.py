@@ -104,7 +104,8 @@ def print_method_cost(work: Path, plan: Plan, method: Method, schema: Schema, jo
         minutes[limit_key(job)] = cost.minutes
     silent = [name for name in wanted if costs[name] is None and method.trainings[name].run == "training"]
     if silent:
-        print(f"{method.name}: what {', '.join(silent)} takes is not measured here")
+        epochs = "" if plan.minutes else ", its own epochs (minutes are for methods that are compared)"
+        print(f"{method.name}: what {', '.join(silent)} takes is not measured here{epochs}")
     known = {name: cost for name, cost in costs.items() if cost}
     learning = [name for name in used if method.trainings[name].run == "training"]
     if drawing and learning and all(name in known for name in learning):

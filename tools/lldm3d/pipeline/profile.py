@@ -1,5 +1,6 @@
 """Profiles: the settings of all stages, in one YAML file with a section for each."""
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
@@ -216,7 +217,7 @@ def segment_faults(section: dict) -> list[str]:
 
 def require_pairs_name(name: str) -> None:
     """Raises UserError for what is no method with or without a source, `WARPED`, or a folder of pairs."""
-    method, _, source = name.partition("/")
+    method, _, source = (os.path.relpath(name) if os.path.isabs(name) else name).partition("/")
     if name == WARPED or Path(name).is_dir():
         return
     try:
