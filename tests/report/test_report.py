@@ -16,6 +16,7 @@ from lldm3d.files import read_json, write_json
 from lldm3d.report import pictures
 from lldm3d.report.comparison_figure import write_comparison
 from lldm3d.report.summary import answers, next_step
+from lldm3d.report.trainings import commands
 from lldm3d.report.write import report, with_code
 from lldm3d.study.scores import HEADER
 from lldm3d.study.stages import REAL, Arm, SegmentStage
@@ -111,6 +112,16 @@ def test_what_was_run_is_told(html):
 def test_a_report_can_be_mailed_without_telling_where_it_was_made(work, html):
     assert "cd bundles/image_ldm" in html and "--x W/o.yaml" in html
     assert str(work) not in html and sys.prefix not in html and str(bundle_path("image_ldm")) not in html
+
+
+def test_nor_where_a_work_directory_was_before_it_was_moved(tmp_path):
+    (log := tmp_path / "methods/lldm/seed_0/image_ldm/log.txt").parent.mkdir(parents=True)
+    log.write_text(
+        "$ cd /at/clinic/bundles/image_ldm && /at/clinic/bin/python3 -m x '/old/W/methods/lldm/seed_0/image_ldm/o.yaml'\n"
+    )
+    assert commands(tmp_path) == {
+        "methods/lldm/seed_0/image_ldm": "cd bundles/image_ldm && python -m x 'W/methods/lldm/seed_0/image_ldm/o.yaml'"
+    }
 
 
 def test_what_is_missing_is_told(html, tmp_path):

@@ -1,7 +1,7 @@
 """What the stages of a work directory left: settings, commands, figures of the trainings and loss curves."""
 
 import platform
-import sys
+import re
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -10,7 +10,6 @@ import yaml
 from matplotlib.figure import Figure
 
 from lldm3d import __version__, plots
-from lldm3d.bundle import bundles_dir
 from lldm3d.errors import UserError
 from lldm3d.files import read_json
 
@@ -44,18 +43,23 @@ def versions() -> dict[str, str]:
     return found
 
 
+# what is installed, wherever that was when the command ran
+INSTALLED = {r"/[^'\s]*/bundles/": "bundles/", r"/[^'\s]*/lldm3d/": "lldm3d/", r"/\S*/bin/python[\d.]*": "python"}
+
+
 def commands(work: Path) -> dict[str, str]:
     """{stage: the commands in its log}, of the lines that begin with `$ `; without the folders of this machine."""
-    package = str(Path(__file__).parents[1])
-    names = {str(work): "W", str(bundles_dir()): "bundles", package: "lldm3d", sys.executable: "python"}
     found = {}
     for log in sorted(work.rglob("log.txt"), key=lambda path: path.stat().st_mtime):
         lines = [line[2:] for line in log.read_text(errors="replace").splitlines() if line.startswith("$ ")]
-        text = "\n".join(dict.fromkeys(lines))
-        for folder, name in names.items():
-            text = text.replace(folder, name)
+        text, stage = "\n".join(dict.fromkeys(lines)), log.parent.relative_to(work).as_posix()
+        earlier = re.search(rf"['\s](/[^'\s]*)/{re.escape(stage)}/", text)  # where the folder was then
+        for folder in (str(work), *([earlier[1]] if earlier else [])):
+            text = text.replace(folder, "W")
+        for pattern, name in INSTALLED.items():
+            text = re.sub(pattern, name, text)
         if text:
-            found[log.parent.relative_to(work).as_posix()] = text
+            found[stage] = text
     return found
 
 
