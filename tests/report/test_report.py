@@ -116,9 +116,8 @@ def test_a_report_can_be_mailed_without_telling_where_it_was_made(work, html):
 
 def test_nor_where_a_work_directory_was_before_it_was_moved(tmp_path):
     (log := tmp_path / "methods/lldm/seed_0/image_ldm/log.txt").parent.mkdir(parents=True)
-    log.write_text(
-        "$ cd /at/clinic/bundles/image_ldm && /at/clinic/bin/python3 -m x '/old/W/methods/lldm/seed_0/image_ldm/o.yaml'\n"
-    )
+    overrides = "/old/W/methods/lldm/seed_0/image_ldm/o.yaml"
+    log.write_text(f"$ cd /at/clinic/bundles/image_ldm && /at/clinic/bin/python3 -m x '{overrides}'\n")
     assert commands(tmp_path) == {
         "methods/lldm/seed_0/image_ldm": "cd bundles/image_ldm && python -m x 'W/methods/lldm/seed_0/image_ldm/o.yaml'"
     }
