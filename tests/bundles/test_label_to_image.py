@@ -102,6 +102,18 @@ def test_a_case_is_the_same_in_any_batch_and_follows_its_label(name, trained, ti
     assert cost["volumes"] == 2 and cost["parameters"] > 100
 
 
+@pytest.mark.parametrize("name", ["cond_ddpm", "sdm"])
+def test_what_a_network_learnt_to_answer_is_what_it_is_drawn_by(name, tiny_dataset, tmp_path):
+    """Told once, to the first training: its file hands it on."""
+    first, *later = load_method(name).trainings
+    train(name, tmp_path, tiny_dataset, until=first, prediction_type="v_prediction")
+    for training in later:
+        own = {**LENGTH, **LABEL_TO_IMAGE[name][training]}
+        config(name, training, tiny_dataset, method_dir=str(tmp_path), **own).get_parsed_content("training")
+    parser = config(name, None, tiny_dataset, method_dir=str(tmp_path))
+    assert parser.get_parsed_content("noise_scheduler").prediction_type == "v_prediction"
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_labels_of_other_classes_or_sizes_are_refused_by_name(name, trained, tiny_dataset, labels, tmp_path):
     image = nib.load(labels[0])
