@@ -112,6 +112,12 @@ def test_ancestral_sampling_is_chosen_by_the_number_of_steps(works, tiny_dataset
     np.testing.assert_allclose(first[1], again[1], atol=2e-3)
 
 
+def test_what_ddpm_learnt_to_answer_is_what_it_is_drawn_by(tiny_dataset, tmp_path):
+    train("baselines/ddpm", "diffusion", tmp_path, tiny_dataset, prediction_type="v_prediction")
+    parser = config("baselines/ddpm", "inference", tmp_path, tiny_dataset, num_inference_steps=50)
+    assert parser.get_parsed_content("noise_scheduler").prediction_type == "v_prediction"
+
+
 @pytest.mark.parametrize("bundle, training", TRAININGS)
 def test_it_learns(bundle, training, works, tiny_dataset, tmp_path):
     """On held-out cases, within 60 steps."""
