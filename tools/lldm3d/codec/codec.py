@@ -18,6 +18,7 @@ from lldm3d.files import load_checkpoint, save_checkpoint
 from lldm3d.training.checkpoints import as_lists
 
 LEAST_STD = 1e-3  # of a channel; images lie in [0, 1]
+MOST_RAISED = 4.0  # a rare class over the most common one, where bands are scaled by classes
 
 
 class TrilinearAutoencoder(AutoencoderKL):
@@ -172,8 +173,11 @@ def latent_statistics(
     mean = total / count
     # bands of a class that no case has are constant
     std = (squares / count - mean.square()).clamp(min=LEAST_STD**2).sqrt()
-    if not getattr(codec.autoencoder, "each_band_scaled", True):
-        std = std.max().expand_as(std)
+    alike = getattr(codec.autoencoder, "scaled_alike", 1)
+    widest = std.view(-1, alike).amax(1, keepdim=True)
+    if alike > 1:
+        widest = widest.clamp(min=widest.max() / MOST_RAISED)
+    std = widest.expand(-1, alike).flatten()
     return mean.float().view(1, -1, 1, 1, 1), std.float().view(1, -1, 1, 1, 1)
 
 
