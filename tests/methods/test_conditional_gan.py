@@ -9,6 +9,7 @@ from monai.networks.blocks import SPADE
 from monai.networks.nets import PatchDiscriminator
 
 from lldm3d.data.labels import one_hot
+from lldm3d.diffusion.noise import noise_like
 from lldm3d.errors import UserError
 from lldm3d.methods.conditional_gan import (
     ConditionalUpdate,
@@ -22,7 +23,7 @@ from lldm3d.methods.conditional_gan import (
 from lldm3d.methods.oasis import SegmentationJudge, SegmentingDiscriminator, class_weights, label_mix, real_loss
 from lldm3d.methods.pix2pix import UNetGenerator
 from lldm3d.methods.spade import SpadeGenerator, spade_norm
-from lldm3d.pairs.label_to_image import GeneratorDraw, LabelledGeneration
+from lldm3d.pairs.label_to_image import DenoisingDraw, GeneratorDraw, LabelledGeneration
 from lldm3d.training.state import MovingAverage
 
 SIZES = ([16, 24], [16, 16, 20])
@@ -239,3 +240,18 @@ def test_slices_of_a_volume_share_their_noise_or_have_each_its_own():
     torch.testing.assert_close(drawn(network, label, slices=5), image, atol=1e-5, rtol=0)
     assert (image[0] - drawn(network, label.flip(0))[1]).abs().max() > 1e-4  # of another case
     assert (drawn(network, label, noise="slice").diff(dim=-1).abs().amax((0, 1, 2, 3)) > 1e-4).all()
+
+
+def test_smooth_noise_is_much_alike_in_neighbouring_slices_and_not_in_distant_ones():
+    """What is drawn here is the noise of two steps."""
+    scheduler = SimpleNamespace(sample=lambda network, noise, generators: (noise + noise_like(noise, generators)) / 10)
+    draw, label = DenoisingDraw(None, scheduler, "cpu"), labels([64, 64])[..., None].expand(-1, -1, -1, -1, 20)
+    batch = {"label": label, "index": torch.arange(len(label)), "name": ["a", "b"], "affine": torch.eye(4)}
+    images = [LabelledGeneration(draw, 3, 0, "cpu", 2, n, "smooth")(None, batch)["image"] for n in (3, 20)]
+    torch.testing.assert_close(images[0], images[1])
+    slices = (images[0][0, 0] * 2 - 1).permute(2, 0, 1).flatten(1)
+    correlation = torch.corrcoef(slices)
+    assert correlation.diagonal(1).mean() == pytest.approx(0.86, abs=0.02)
+    assert abs(correlation.diagonal(7)).max() < 0.1 and slices.std() == pytest.approx(0.02**0.5, rel=0.05)
+    with pytest.raises(UserError, match="--noise smooth is of diffusion on slices"):
+        generation(GENERATORS["pix2pix"]([16, 24]), noise="smooth")

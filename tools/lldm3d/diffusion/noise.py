@@ -1,5 +1,6 @@
 """Noise processes: rectified flow, and the paper's DDPM with DDIM sampling."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -32,11 +33,30 @@ class NoiseProcess(Protocol):
         """
 
 
-def noise_like(like: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+class SharedNoise:
+    """Stands for a generator: its normal noise is the weighted sum of that of several, and of unit variance.
+
+    Of those with generators of equal seeds in common, noise is correlated.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator], weights: Sequence[float]) -> None:
+        self.generators, self.device = generators, generators[0].device
+        self.weights = [weight / math.hypot(*weights) for weight in weights]
+
+    def normal(self, shape: torch.Size) -> Tensor:
+        pairs = zip(self.weights, self.generators, strict=True)
+        return sum(weight * torch.randn(shape, generator=item, device=self.device) for weight, item in pairs)
+
+
+def noise_like(like: Tensor, generators: Sequence[torch.Generator | SharedNoise] | None) -> Tensor:
     """Normal noise like a tensor [B, C, ...]: drawn on its device, or of each case by its own generator."""
     if generators is None:
         return torch.randn_like(like)
-    drawn = [torch.randn(like.shape[1:], generator=item, device=item.device) for item in generators]
+    shape = like.shape[1:]
+    drawn = [
+        item.normal(shape) if isinstance(item, SharedNoise) else torch.randn(shape, generator=item, device=item.device)
+        for item in generators
+    ]
     return torch.stack(drawn).to(like.device)
 
 

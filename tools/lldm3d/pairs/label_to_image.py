@@ -12,13 +12,14 @@ from lldm3d.data.slices import slices_of, stack_slices
 from lldm3d.data.warping import LabelMoves
 from lldm3d.diffusion.gaussian import GaussianDiffusion
 from lldm3d.diffusion.guidance import guided
-from lldm3d.diffusion.noise import noise_like
+from lldm3d.diffusion.noise import SharedNoise, noise_like
 from lldm3d.errors import UserError
 from lldm3d.methods.conditional_gan import batched_noise
 from lldm3d.methods.slice_volumes import StartSlice
 from lldm3d.pairs.sampling import seeded_generator
 from lldm3d.training.inferers import AutocastInferer
 
+NEIGHBOURS = (1, 6, 15, 20, 15, 6, 1)  # weights of the noises that make a slice's; it and the next correlate by 0.86
 Draw = Callable[[Tensor, list[torch.Generator]], Tensor]  # one-hot labels [N, K, ...] to images [N, 1, ...] in [-1, 1]
 
 
@@ -35,12 +36,14 @@ class LabelledGeneration:
         device: where they are drawn.
         spatial_dims: of the network: 3, or 2 for slices.
         slices: of a volume, drawn at once.
-        noise: the same for all slices of a "volume", or of each "slice" its own.
+        noise: the same for all slices of a "volume", of each "slice" its own, or "smooth", which neighbours share for
+            the most part (`NEIGHBOURS`): by one noise a volume of slices has bars along them, by its own each jumps.
         starts: by a case's name the slice from which its volume begins, which `draw` takes as a third argument.
         moves: random moves of the labels, before images are drawn for them.
 
     Raises:
-        UserError: for moves of labels whose volumes keep a slice that then would not fit.
+        UserError: for moves of labels whose volumes keep a slice that then would not fit, and smooth noise of what is
+            not diffusion.
     """
 
     def __init__(
@@ -51,12 +54,14 @@ class LabelledGeneration:
         device: torch.device | str,
         spatial_dims: int = 3,
         slices: int = 16,
-        noise: Literal["volume", "slice"] = "volume",
+        noise: Literal["volume", "slice", "smooth"] = "volume",
         starts: Mapping[str, StartSlice] | None = None,
         moves: LabelMoves | None = None,
     ) -> None:
-        if noise not in ("volume", "slice"):
-            raise ValueError(f"noise must be 'volume' or 'slice', got {noise!r}")
+        if noise not in ("volume", "slice", "smooth"):
+            raise ValueError(f"noise must be 'volume', 'slice' or 'smooth', got {noise!r}")
+        if noise == "smooth" and not isinstance(draw, DenoisingDraw):
+            raise UserError("--noise smooth is of diffusion on slices; give volume or slice")
         if moves is not None and moves.moving and any(start.held for start in (starts or {}).values()):
             raise UserError(
                 "--start own keeps a slice, which moved labels do not fit; leave out --rotation, --shift and --flip, "
@@ -83,8 +88,12 @@ class LabelledGeneration:
     def by_slices(self, label: Tensor, index: int) -> Tensor:
         """The volume [1, 1, X, Y, Z] of case `index`, with the one-hot label [1, K, X, Y, Z]."""
         depth = label.shape[-1]
-        own = range(depth) if self.noise == "slice" else [0] * depth
-        generators = [self.generator(index, number) for number in own]
+        if self.noise == "smooth":
+            numbers = [range(start, start + len(NEIGHBOURS)) for start in range(depth)]
+            generators = [SharedNoise([self.generator(index, n) for n in near], NEIGHBOURS) for near in numbers]
+        else:
+            own = range(depth) if self.noise == "slice" else [0] * depth
+            generators = [self.generator(index, number) for number in own]
         parts = zip(slices_of(label).split(self.slices), batches(generators, self.slices), strict=True)
         return stack_slices(torch.cat([self.draw(*part) for part in parts]), depth)
 
