@@ -1,3 +1,3 @@
 """3D-LLDM: label-guided 3D latent diffusion for medical scans."""
 
-__version__ = "0.22.0"
+__version__ = "0.23.0"
