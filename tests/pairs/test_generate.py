@@ -21,6 +21,8 @@ from lldm3d.diffusion.noise import DDPM
 from lldm3d.errors import ChildError, UserError
 from lldm3d.files import read_json, sha256, write_json
 from lldm3d.locks import locked
+from lldm3d.methods.registry import load_method, method_names
+from lldm3d.pairs.drawing import check_settings
 from lldm3d.pairs.generate import generate
 from lldm3d.training.checkpoints import save_network
 
@@ -342,6 +344,15 @@ def test_a_run_s_settings_draw_unless_others_are_given(workdir, tmp_path, capsys
     settings = read_json(tmp_path / "out/manifest.json")["settings"]
     assert settings == {"solver": "heun", "guidance_scale": 1.5, "num_inference_steps": 2}
     assert "draws as the run does: solver heun, guidance_scale 2.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [name for name in method_names() if load_method(name).inference])
+def test_settings_are_checked_without_a_trained_network(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    method = load_method(name)
+    for given in (False, True):
+        if configs := method.configs(given=given):
+            check_settings(method, configs, {})
 
 
 @pytest.mark.parametrize(

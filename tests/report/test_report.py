@@ -1,5 +1,6 @@
 import csv
 import re
+import shlex
 import shutil
 import sys
 from html.parser import HTMLParser
@@ -114,13 +115,18 @@ def test_a_report_can_be_mailed_without_telling_where_it_was_made(work, html):
     assert str(work) not in html and sys.prefix not in html and str(bundle_path("image_ldm")) not in html
 
 
-def test_nor_where_a_work_directory_was_before_it_was_moved(tmp_path):
+@pytest.mark.parametrize("place", ["/old/W", "/old/Jane Doe/W"])
+def test_nor_where_a_work_directory_was_before_it_was_moved(tmp_path, place):
     (log := tmp_path / "methods/lldm/seed_0/image_ldm/log.txt").parent.mkdir(parents=True)
-    overrides = "/old/W/methods/lldm/seed_0/image_ldm/o.yaml"
-    log.write_text(f"$ cd /at/clinic/bundles/image_ldm && /at/clinic/bin/python3 -m x '{overrides}'\n")
-    assert commands(tmp_path) == {
-        "methods/lldm/seed_0/image_ldm": "cd bundles/image_ldm && python -m x 'W/methods/lldm/seed_0/image_ldm/o.yaml'"
-    }
+    lines = [
+        f"$ cd {shlex.quote(f'{root}2/bundles/image_ldm')} && {shlex.quote(f'{root}/bin/python3')} -m x "
+        f"\"['{root}/methods/lldm/seed_0/image_ldm/o.yaml']\""
+        for root in (place, f"{place}/again")
+    ]
+    log.write_text("\n".join(lines))
+    [found] = commands(tmp_path).values()
+    assert "old" not in found and "Doe" not in found and "again" not in found
+    assert "bundles/image_ldm" in found and "python -m x \"['W/methods/lldm/seed_0/image_ldm/o.yaml']\"" in found
 
 
 def test_what_is_missing_is_told(html, tmp_path):

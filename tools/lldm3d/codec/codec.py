@@ -18,7 +18,8 @@ from lldm3d.files import load_checkpoint, save_checkpoint
 from lldm3d.training.checkpoints import as_lists
 
 LEAST_STD = 1e-3  # of a channel; images lie in [0, 1]
-MOST_RAISED = 4.0  # a rare class over the most common one, where bands are scaled by classes
+# where bands are scaled by classes: those that are so many times smaller than the largest, and at most by how much
+SMALL, MOST_RAISED = 2.0, 4.0
 
 
 class TrilinearAutoencoder(AutoencoderKL):
@@ -176,7 +177,8 @@ def latent_statistics(
     alike = getattr(codec.autoencoder, "scaled_alike", 1)
     widest = std.view(-1, alike).amax(1, keepdim=True)
     if alike > 1:
-        widest = widest.clamp(min=widest.max() / MOST_RAISED)
+        largest = widest.max()
+        widest = torch.where(widest < largest / SMALL, widest, largest).clamp(min=largest / MOST_RAISED)
     std = widest.expand(-1, alike).flatten()
     return mean.float().view(1, -1, 1, 1, 1), std.float().view(1, -1, 1, 1, 1)
 

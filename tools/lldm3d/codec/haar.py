@@ -76,9 +76,10 @@ class HaarDistances(HaarTransform):
     """The Haar transform of how deep each voxel lies in each class, instead of whether it does.
 
     A network that errs a little moves a surface, where by one-hot channels it scatters specks. All bands of a class are
-    divided by the deviation of the largest of them, so that noise hides fine bands first and the whole is drawn before
-    its details; of one-hot bands that were scaled each by itself organs were drawn at wrong places. By one deviation
-    for all classes, noise hides a vessel before the organ around it, and vessels were drawn too short.
+    divided by one deviation, so that noise hides fine bands first and the whole is drawn before its details; of one-hot
+    bands that were scaled each by itself organs were drawn at wrong places. It is that of the largest band of all, for
+    classes of less than half of that of their own: else noise hides a vessel before the organ around it, and vessels
+    were drawn too short. By their own, two parts of a hippocampus (1.3 times less) had 1.13 pieces instead of 1.01.
 
     Args:
         reach: depth at which it is cut off, inside and outside (voxels).

@@ -132,6 +132,8 @@ def check_settings(method: Method, configs: list[str], settings: dict) -> None:
     parser = ConfigParser()
     parser.read_config([str(bundle_path(method.bundle) / config) for config in configs])
     parser.update(settings)
+    if "checkpoint" in parser:
+        parser["checkpoint"] = {}  # what it says of its process needs no check, and is not loaded for one
     try:
         if "noise_scheduler" in parser:
             parser.get_parsed_content("noise_scheduler")

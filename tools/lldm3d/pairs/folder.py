@@ -235,7 +235,7 @@ def fitting_manifests(folders: list[Path], parts: str) -> list[dict]:
     for folder in folders:
         load_cases(folder, "training")  # whose errors say what is gone
     for folder, manifest in zip(folders, found, strict=True):
-        keys = {**found[0], **manifest}.keys() - {"cases", "lldm3d"}  # another version draws the same
+        keys = {**found[0], **manifest}.keys() - {"cases"}
         if changed := [key for key in keys if found[0].get(key) != manifest.get(key)]:
             raise UserError(f"{folder}: was drawn with another {', '.join(sorted(changed))} than {folders[0]}")
     return found

@@ -224,6 +224,8 @@ def require_pairs_name(name: str) -> None:
         load_method(method)
     except UserError as error:
         raise UserError(f"{name!r} is neither a folder of pairs nor a method: {error}") from None
+    if os.path.isabs(name):
+        raise UserError(f"{name!r} is no folder of pairs")
     if source:
         parse_source(source)
 

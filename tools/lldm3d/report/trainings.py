@@ -43,8 +43,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-# what is installed, wherever that was when the command ran
-INSTALLED = {r"/[^'\s]*/bundles/": "bundles/", r"/[^'\s]*/lldm3d/": "lldm3d/", r"/\S*/bin/python[\d.]*": "python"}
+# what is installed, wherever that was when the command ran; a path with spaces stands in quotes
+INSTALLED = {r"(?<=')/[^']*/bundles/": "bundles/", r"/[^'\s]*/bundles/": "bundles/", r"/[^'\s]*/lldm3d/": "lldm3d/"}
+INSTALLED |= {r"'/[^']*/bin/python[\d.]*'": "python", r"/[^'\s]*/bin/python[\d.]*": "python"}
 
 
 def commands(work: Path) -> dict[str, str]:
@@ -53,9 +54,9 @@ def commands(work: Path) -> dict[str, str]:
     for log in sorted(work.rglob("log.txt"), key=lambda path: path.stat().st_mtime):
         lines = [line[2:] for line in log.read_text(errors="replace").splitlines() if line.startswith("$ ")]
         text, stage = "\n".join(dict.fromkeys(lines)), log.parent.relative_to(work).as_posix()
-        earlier = re.search(rf"['\s](/[^'\s]*)/{re.escape(stage)}/", text)  # where the folder was then
-        for folder in (str(work), *([earlier[1]] if earlier else [])):
-            text = text.replace(folder, "W")
+        text = text.replace(f"{work}/", "W/")
+        for path in (r"(?<=')/[^']*", r"(?<=\s)/[^'\s]*"):  # where the folder was then
+            text = re.sub(f"{path}/{re.escape(stage)}/", f"W/{stage}/", text)
         for pattern, name in INSTALLED.items():
             text = re.sub(pattern, name, text)
         if text:
