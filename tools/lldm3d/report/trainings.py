@@ -54,7 +54,7 @@ def commands(work: Path) -> dict[str, str]:
     for log in sorted(work.rglob("log.txt"), key=lambda path: path.stat().st_mtime):
         lines = [line[2:] for line in log.read_text(errors="replace").splitlines() if line.startswith("$ ")]
         text, stage = "\n".join(dict.fromkeys(lines)), log.parent.relative_to(work).as_posix()
-        text = text.replace(f"{work}/", "W/")
+        text = re.sub(rf"{re.escape(str(work))}(?![\w.-])", "W", text)
         for path in (r"(?<=')/[^']*", r"(?<=\s)/[^'\s]*"):  # where the folder was then
             text = re.sub(f"{path}/{re.escape(stage)}/", f"W/{stage}/", text)
         for pattern, name in INSTALLED.items():
