@@ -1,6 +1,5 @@
 """Profiles: the settings of all stages, in one YAML file with a section for each."""
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
@@ -217,15 +216,15 @@ def segment_faults(section: dict) -> list[str]:
 
 def require_pairs_name(name: str) -> None:
     """Raises UserError for what is no method with or without a source, `WARPED`, or a folder of pairs."""
-    method, _, source = (os.path.relpath(name) if os.path.isabs(name) else name).partition("/")
+    method, _, source = name.partition("/")
     if name == WARPED or Path(name).is_dir():
         return
+    if Path(name).is_absolute():
+        raise UserError(f"{name!r} is no folder of pairs")
     try:
         load_method(method)
     except UserError as error:
         raise UserError(f"{name!r} is neither a folder of pairs nor a method: {error}") from None
-    if os.path.isabs(name):
-        raise UserError(f"{name!r} is no folder of pairs")
     if source:
         parse_source(source)
 

@@ -154,7 +154,8 @@ def study(
     if "pairs" in grid:  # Snakemake has another current folder
         own = method_names()
         grid["pairs"] = [
-            name if name == WARPED or name.partition("/")[0] in own else absolute(name) for name in grid["pairs"]
+            name if name == WARPED or name.partition("/")[0] in own or not Path(name).is_dir() else absolute(name)
+            for name in grid["pairs"]
         ]
     if seeds is not None:
         grid["seeds"] = [int(seed) if str(seed).isdigit() else seed for seed in as_list(seeds)]

@@ -43,9 +43,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-# what is installed, wherever that was when the command ran; a path with spaces stands in quotes
-INSTALLED = {r"(?<=')/[^']*/bundles/": "bundles/", r"/[^'\s]*/bundles/": "bundles/", r"/[^'\s]*/lldm3d/": "lldm3d/"}
-INSTALLED |= {r"'/[^']*/bin/python[\d.]*'": "python", r"/[^'\s]*/bin/python[\d.]*": "python"}
+FOLDER = r"(?:(?<=')/[^']*|/[^'\s]*)"  # with spaces where it stands in quotes
+# what is installed, wherever that was when the command ran
+INSTALLED = {f"{FOLDER}/{name}/": f"{name}/" for name in ("bundles", "lldm3d")}
+INSTALLED |= {rf"'?{FOLDER}/bin/python[\d.]*'?": "python"}
 
 
 def commands(work: Path) -> dict[str, str]:
@@ -55,8 +56,7 @@ def commands(work: Path) -> dict[str, str]:
         lines = [line[2:] for line in log.read_text(errors="replace").splitlines() if line.startswith("$ ")]
         text, stage = "\n".join(dict.fromkeys(lines)), log.parent.relative_to(work).as_posix()
         text = re.sub(rf"{re.escape(str(work))}(?![\w.-])", "W", text)
-        for path in (r"(?<=')/[^']*", r"(?<=\s)/[^'\s]*"):  # where the folder was then
-            text = re.sub(f"{path}/{re.escape(stage)}/", f"W/{stage}/", text)
+        text = re.sub(f"{FOLDER}/{re.escape(stage)}/", f"W/{stage}/", text)  # where it was then
         for pattern, name in INSTALLED.items():
             text = re.sub(pattern, name, text)
         if text:
